@@ -268,7 +268,7 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
 }
 
 /// The topics that an uplink's rules want.
-fn filters_of(uplink: &config::Uplink) -> Vec<TopicFilter> {
+fn filters_of(uplink: &config::UplinkSetup) -> Vec<TopicFilter> {
     uplink
         .routes
         .send
@@ -528,7 +528,7 @@ fn secret() -> Result<[u8; 32], GatewayError> {
 /// The broker with its listeners. Engine and plain connections share a thread; encryption is left to the others.
 async fn start_broker(
     config: &config::Gateway,
-    spec: &config::Broker,
+    spec: &config::BrokerSetup,
     north: &North,
     (stop, tasks, health): (&Stop, &mut Tasks, &mut Health),
 ) -> Result<Local, GatewayError> {

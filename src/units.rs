@@ -101,7 +101,7 @@ fn meant(text: &str, units: &[&str]) -> Option<String> {
     (!number.is_empty()).then(|| format!("{number}{nearest}"))
 }
 
-/// What a number of bytes costs, such as `1.20 EUR/MB`.
+/// A price of data, such as `1.20 EUR/MB`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Price {
     /// Of one byte.
@@ -193,8 +193,8 @@ impl FromStr for Rate {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
+        struct RateVisitor;
+        impl<'de> de::Visitor<'de> for RateVisitor {
             type Value = Rate;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -228,7 +228,7 @@ impl<'de> Deserialize<'de> for Rate {
                 Ok(rate)
             }
         }
-        deserializer.deserialize_any(Visitor)
+        deserializer.deserialize_any(RateVisitor)
     }
 }
 

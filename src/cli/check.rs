@@ -130,7 +130,7 @@ pub(super) fn check(file: &Path, as_json: bool, with_points: bool) -> Result<(),
         }
         return put(out.as_bytes()).map(drop);
     }
-    let all = |found: &[config::Fault]| found.iter().map(told).collect();
+    let all = |found: &[config::Diagnostic]| found.iter().map(told).collect();
     match loaded {
         Ok(config) => put_json(&Report {
             ok: true,
@@ -154,7 +154,7 @@ pub(super) fn check(file: &Path, as_json: bool, with_points: bool) -> Result<(),
     }
 }
 
-fn told(fault: &config::Fault) -> Told {
+fn told(fault: &config::Diagnostic) -> Told {
     Told {
         file: fault.file.clone(),
         line: fault.line,
@@ -164,7 +164,7 @@ fn told(fault: &config::Fault) -> Told {
 }
 
 fn plan(config: &config::Gateway) -> Plan {
-    let uplink = |uplink: &config::Uplink| uplink_plan(config, uplink);
+    let uplink = |uplink: &config::UplinkSetup| uplink_plan(config, uplink);
     Plan {
         lines: config.lines.iter().map(line_plan).collect(),
         devices: config.lines.iter().map(|line| line.devices.len()).sum(),
@@ -324,7 +324,7 @@ fn describe_points(points: &[PointPlan], out: &mut String) {
     }
 }
 
-fn uplink_plan(config: &config::Gateway, uplink: &config::Uplink) -> UplinkPlan {
+fn uplink_plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> UplinkPlan {
     let traffic = config::traffic(&config.lines, &config.points, uplink);
     let bytes_per_day_together = [traffic.least_together, traffic.most_together];
     let [bytes_per_month, bytes_per_month_together] =
@@ -404,11 +404,11 @@ fn line_plan(line: &Line) -> LinePlan {
 }
 
 /// The plan as a person reads it.
-fn describe(file: &Path, plan: &Plan, warnings: &[config::Fault]) -> String {
+fn describe(file: &Path, plan: &Plan, warnings: &[config::Diagnostic]) -> String {
     let mut out = String::new();
     // Writing to a text cannot fail.
     for warning in warnings {
-        let config::Fault {
+        let config::Diagnostic {
             file,
             line,
             column,

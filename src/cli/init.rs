@@ -114,7 +114,7 @@ pub(super) fn init(init: &Init) -> Result<(), Failure> {
 
 /// What is wrong with a piece of a file, in the words of `wellhead check`.
 fn checked(yaml: &str) -> Result<(), String> {
-    let first = |faults: Vec<config::Fault>| {
+    let first = |faults: Vec<config::Diagnostic>| {
         faults.first().map_or_else(
             || "this cannot be".to_owned(),
             |fault| fault.message.clone(),

@@ -104,7 +104,7 @@ fn import(path: &Path) -> Result<(), Failure> {
     }
     let mut records = records.into_iter();
     let columns = records.next().unwrap_or_default();
-    let found = table::Table {
+    let found = table::PointTable {
         columns,
         rows: records.collect(),
     };

@@ -1,194 +1,71 @@
-//! From one configuration to the next while the gateway runs: what keeps its number, what is another, what cannot change.
+//! From one configuration to the next while the gateway runs: numbers that stay, parts that restart, sections that cannot change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{Gateway, HealthMessages};
+use super::{BrokerSetup, Gateway, HealthMessages, UplinkSetup};
 use crate::field::{Device, Line};
+use crate::outbox::Routes;
 use crate::reading::{DeviceId, PointId};
 use crate::uplink::Settings;
 
-/// What differs between two configurations.
+/// Differences between two configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Lines that are to be stopped: gone, or different.
     pub stops: Vec<String>,
     /// Lines that are to be started: new, or different.
     pub starts: Vec<String>,
-    /// Uplinks that are to connect anew, by their place.
+    /// Uplinks that have to reconnect, by their place.
     pub uplinks: Vec<usize>,
     /// For people: everything that changes.
     pub told: Vec<String>,
-    /// What cannot change while the gateway runs.
+    /// Sections that cannot change while the gateway runs.
     pub needs_restart: Vec<String>,
 }
 
 impl Gateway {
-    /// Gives devices and points the numbers that they have in `running`, by their names; new ones get numbers that nobody had. What is
+    /// Gives devices and points the numbers that they have in `running`, by their names; new ones get numbers that were never used. What is
     /// gone keeps its place in the lists.
     pub fn continue_from(&mut self, running: &Self) {
-        let known = Numbers::of(running);
-        let (mut next_device, mut next_point) = (running.availability.len(), running.points.len());
-        let (mut devices, mut points) = (
-            vec![None; self.availability.len()],
-            vec![None; self.points.len()],
-        );
-        let new = |next: &mut usize| {
-            *next += 1;
-            *next - 1
-        };
-        for device in self.lines.iter().flat_map(|line| &line.devices) {
-            let number = known.devices.get(&device.name).copied();
-            set(
-                &mut devices,
-                device.id.0 as usize,
-                number.unwrap_or_else(|| new(&mut next_device)),
-            );
-            for point in &device.points {
-                let number = known
-                    .points
-                    .get(&(device.name.clone(), point.name.to_string()))
-                    .copied();
-                set(
-                    &mut points,
-                    point.id.0 as usize,
-                    number.unwrap_or_else(|| new(&mut next_point)),
-                );
-            }
-        }
-        // Those of lines that are switched off.
-        let devices: Vec<usize> = devices
-            .into_iter()
-            .map(|number| number.unwrap_or_else(|| new(&mut next_device)))
-            .collect();
-        let points: Vec<usize> = points
-            .into_iter()
-            .map(|number| number.unwrap_or_else(|| new(&mut next_point)))
-            .collect();
-        self.availability = placed(&running.availability, &self.availability, &devices);
-        self.points = Arc::new(placed(&running.points, &self.points, &points));
-        let device_id = |id: DeviceId| {
-            DeviceId(
-                devices
-                    .get(id.0 as usize)
-                    .and_then(|number| u32::try_from(*number).ok())
-                    .unwrap_or(u32::MAX),
-            )
-        };
-        let point_id = |id: PointId| {
-            PointId(
-                points
-                    .get(id.0 as usize)
-                    .and_then(|number| u32::try_from(*number).ok())
-                    .unwrap_or(u32::MAX),
-            )
-        };
+        let numbers = Renumbering::new(self, running);
+        self.availability = placed(&running.availability, &self.availability, &numbers.devices);
+        self.points = Arc::new(placed(&running.points, &self.points, &numbers.points));
         for group in &mut self.groups {
-            group.device = device_id(group.device);
+            group.device = numbers.device(group.device);
         }
         for device in self.lines.iter_mut().flat_map(|line| &mut line.devices) {
             let mut moved = Device::clone(device);
-            moved.id = device_id(moved.id);
-            moved
-                .points
-                .iter_mut()
-                .for_each(|point| point.id = point_id(point.id));
+            moved.id = numbers.device(moved.id);
+            for point in &mut moved.points {
+                point.id = numbers.point(point.id);
+            }
             *device = Arc::new(moved);
         }
     }
 
-    /// What is to be done so that `self`, which continues from `running`, is what runs.
+    /// The steps from `running` to `self`, which continues from it.
     pub fn differs_from(&self, running: &Self) -> Diff {
         let mut diff = Diff {
             needs_restart: self.needs_restart(running),
             ..Diff::default()
         };
-        let by_name = |lines: &[Line]| -> HashMap<String, Line> {
-            lines
-                .iter()
-                .map(|line| (line.name.clone(), line.clone()))
-                .collect()
-        };
-        let (old, new) = (by_name(&running.lines), by_name(&self.lines));
-        for line in running
-            .lines
-            .iter()
-            .filter(|line| !new.contains_key(&line.name))
-        {
-            diff.stops.push(line.name.clone());
-            diff.told.push(format!("line {} is gone", line.name));
-        }
-        for line in &self.lines {
-            match old.get(&line.name) {
-                Some(before) if before == line => {}
-                Some(before) => {
-                    diff.stops.push(line.name.clone());
-                    diff.starts.push(line.name.clone());
-                    diff.told.extend(what_changed(before, line));
-                }
-                None => {
-                    diff.starts.push(line.name.clone());
-                    diff.told.push(format!(
-                        "line {} is new, with {} devices",
-                        line.name,
-                        line.devices.len()
-                    ));
-                }
-            }
-        }
-        let shown = self
-            .points
-            .iter()
-            .zip(running.points.iter())
-            .filter(|(one, other)| one != other)
-            .count();
+        diff.lines(&self.lines, &running.lines);
+        let points = self.points.iter().zip(running.points.iter());
+        let shown = points.filter(|(one, other)| one != other).count();
         if shown > 0 {
             diff.told
                 .push(format!("{shown} points are reported in another way"));
         }
-        for (index, (one, other)) in self.uplinks.iter().zip(&running.uplinks).enumerate() {
-            if one.settings != other.settings {
-                diff.uplinks.push(index);
-                let is_content = one.settings
-                    == Settings {
-                        content: one.settings.content,
-                        ..other.settings.clone()
-                    };
-                let why = if is_content {
-                    ": its certificates or its password file hold something else"
-                } else {
-                    ""
-                };
-                diff.told
-                    .push(format!("uplink {} connects anew{why}", one.settings.name));
-            }
+        let uplinks = || self.uplinks.iter().zip(&running.uplinks);
+        for (index, (uplink, before)) in uplinks().enumerate() {
+            diff.settings(index, &uplink.settings, &before.settings);
         }
-        for (one, other) in self.uplinks.iter().zip(&running.uplinks) {
-            let (name, one, other) = (&one.settings.name, &one.routes, &other.routes);
-            if one.send != other.send {
-                let are_as_many = one.send.len() == other.send.len();
-                let what = if are_as_many {
-                    "other send rules".to_owned()
-                } else {
-                    format!(
-                        "{} send rules instead of {}",
-                        one.send.len(),
-                        other.send.len()
-                    )
-                };
-                diff.told.push(format!("uplink {name}: {what}"));
-            }
-            if one.rate != other.rate {
-                diff.told.push(format!("uplink {name}: its rate"));
-            }
-            if one.receive != other.receive || one.commands != other.commands {
-                diff.told.push(format!(
-                    "uplink {name}: receive rules or command topics changed"
-                ));
-            }
+        for (uplink, before) in uplinks() {
+            diff.routes(&uplink.settings.name, &uplink.routes, &before.routes);
         }
-        if let (Some(one), Some(other)) = (&self.broker, &running.broker)
-            && one.access != other.access
+        if let (Some(broker), Some(before)) = (&self.broker, &running.broker)
+            && broker.access != before.access
         {
             diff.told
                 .push("broker: users or what they may do".to_owned());
@@ -196,47 +73,15 @@ impl Gateway {
         diff
     }
 
+    /// Sections that cannot change while the gateway runs.
     fn needs_restart(&self, running: &Self) -> Vec<String> {
-        let mut parts = Vec::new();
-        let mut check = |is_same: bool, what: &str| {
-            if !is_same {
-                parts.push(what.to_owned());
-            }
-        };
-        check(self.site == running.site, "site");
-        // Its topic is that of the site.
+        // The topic of health messages is that of the site.
         let health = |gateway: &Self| {
             gateway.health.clone().map(|health| HealthMessages {
                 topic: String::new(),
                 ..health
             })
         };
-        check(health(self) == health(running), "health");
-        check(
-            self.folder == running.folder && self.outbox == running.outbox,
-            "outbox",
-        );
-        check(self.log == running.log, "log");
-        check(
-            self.shutdown_grace == running.shutdown_grace,
-            "shutdown_grace",
-        );
-        match (&self.broker, &running.broker) {
-            (Some(one), Some(other)) => {
-                check(
-                    one.listen == other.listen && one.tls == other.tls,
-                    "broker.listen and broker.tls",
-                );
-                check(one.origins == other.origins, "broker.allow_origins");
-                check(
-                    one.limits == other.limits
-                        && one.admission == other.admission
-                        && one.is_durable == other.is_durable,
-                    "limits of the broker",
-                );
-            }
-            (one, other) => check(one.is_none() && other.is_none(), "broker"),
-        }
         let names = |gateway: &Self| -> Vec<String> {
             gateway
                 .uplinks
@@ -244,27 +89,216 @@ impl Gateway {
                 .map(|uplink| uplink.settings.name.clone())
                 .collect()
         };
-        check(names(self) == names(running), "the list of uplinks");
-        for (one, other) in self
-            .uplinks
-            .iter()
-            .zip(&running.uplinks)
-            .filter(|(one, other)| one.settings.name == other.settings.name)
-        {
-            let (one, other) = (&one.settings, &other.settings);
-            let is_same = one.index == other.index
-                && one.use_when == other.use_when
-                && one.connect_within == other.connect_within;
-            check(
-                is_same && one.client_id == other.client_id,
-                &format!(
-                    "use_when, connect_within and client_id of uplink {}",
-                    one.name
-                ),
-            );
-            check(one.save_every == other.save_every, "outbox");
+        let is_same_outbox = self.folder == running.folder && self.outbox == running.outbox;
+        let mut parts = different(&[
+            (self.site == running.site, "site"),
+            (health(self) == health(running), "health"),
+            (is_same_outbox, "outbox"),
+            (self.log == running.log, "log"),
+            (
+                self.shutdown_grace == running.shutdown_grace,
+                "shutdown_grace",
+            ),
+        ]);
+        parts.extend(match (&self.broker, &running.broker) {
+            (Some(broker), Some(before)) => broker.needs_restart(before),
+            (broker, before) => different(&[(broker.is_none() && before.is_none(), "broker")]),
+        });
+        parts.extend(different(&[(
+            names(self) == names(running),
+            "the list of uplinks",
+        )]));
+        for (uplink, before) in self.uplinks.iter().zip(&running.uplinks) {
+            if uplink.settings.name == before.settings.name {
+                parts.extend(uplink.needs_restart(before));
+            }
         }
         parts
+    }
+}
+
+/// The names of the parts that are not the same.
+fn different(parts: &[(bool, &str)]) -> Vec<String> {
+    parts
+        .iter()
+        .filter(|(is_same, _)| !is_same)
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
+}
+
+impl BrokerSetup {
+    fn needs_restart(&self, running: &Self) -> Vec<String> {
+        let are_same_limits = self.limits == running.limits
+            && self.admission == running.admission
+            && self.is_durable == running.is_durable;
+        different(&[
+            (
+                self.listen == running.listen && self.tls == running.tls,
+                "broker.listen and broker.tls",
+            ),
+            (self.origins == running.origins, "broker.allow_origins"),
+            (are_same_limits, "limits of the broker"),
+        ])
+    }
+}
+
+impl UplinkSetup {
+    fn needs_restart(&self, running: &Self) -> Vec<String> {
+        let (settings, before) = (&self.settings, &running.settings);
+        let is_same = settings.index == before.index
+            && settings.use_when == before.use_when
+            && settings.connect_within == before.connect_within
+            && settings.client_id == before.client_id;
+        let name = format!(
+            "use_when, connect_within and client_id of uplink {}",
+            settings.name
+        );
+        different(&[
+            (is_same, &name),
+            (settings.save_every == before.save_every, "outbox"),
+        ])
+    }
+}
+
+impl Diff {
+    fn lines(&mut self, lines: &[Line], running: &[Line]) {
+        let has = |line: &Line| lines.iter().any(|other| other.name == line.name);
+        for line in running.iter().filter(|line| !has(line)) {
+            self.stops.push(line.name.clone());
+            self.told.push(format!("line {} is gone", line.name));
+        }
+        for line in lines {
+            match running.iter().find(|before| before.name == line.name) {
+                Some(before) if before == line => {}
+                Some(before) => {
+                    self.stops.push(line.name.clone());
+                    self.starts.push(line.name.clone());
+                    self.told.extend(what_changed(before, line));
+                }
+                None => {
+                    self.starts.push(line.name.clone());
+                    let devices = line.devices.len();
+                    self.told
+                        .push(format!("line {} is new, with {devices} devices", line.name));
+                }
+            }
+        }
+    }
+
+    fn settings(&mut self, index: usize, settings: &Settings, running: &Settings) {
+        if settings == running {
+            return;
+        }
+        self.uplinks.push(index);
+        let is_content = *settings
+            == Settings {
+                content: settings.content,
+                ..running.clone()
+            };
+        let why = if is_content {
+            ": its certificates or its password file hold something else"
+        } else {
+            ""
+        };
+        self.told
+            .push(format!("uplink {} connects anew{why}", settings.name));
+    }
+
+    fn routes(&mut self, uplink: &str, routes: &Routes, running: &Routes) {
+        let (count, before) = (routes.send.len(), running.send.len());
+        if routes.send != running.send {
+            let what = if count == before {
+                "other send rules".to_owned()
+            } else {
+                format!("{count} send rules instead of {before}")
+            };
+            self.told.push(format!("uplink {uplink}: {what}"));
+        }
+        if routes.rate != running.rate {
+            self.told.push(format!("uplink {uplink}: its rate"));
+        }
+        if routes.receive != running.receive || routes.commands != running.commands {
+            self.told.push(format!(
+                "uplink {uplink}: receive rules or command topics changed"
+            ));
+        }
+    }
+}
+
+/// The number of each device and point, by its number before.
+struct Renumbering {
+    devices: Vec<usize>,
+    points: Vec<usize>,
+}
+
+impl Renumbering {
+    fn new(gateway: &Gateway, running: &Gateway) -> Self {
+        let known = Numbers::of(running);
+        let mut devices = Assignment::new(gateway.availability.len(), running.availability.len());
+        let mut points = Assignment::new(gateway.points.len(), running.points.len());
+        for device in gateway.lines.iter().flat_map(|line| &line.devices) {
+            devices.assign(device.id.0, known.devices.get(&device.name));
+            for point in &device.points {
+                let key = (device.name.clone(), point.name.to_string());
+                points.assign(point.id.0, known.points.get(&key));
+            }
+        }
+        // Those of disabled lines are on no line.
+        Self {
+            devices: devices.filled(),
+            points: points.filled(),
+        }
+    }
+
+    fn device(&self, id: DeviceId) -> DeviceId {
+        DeviceId(number_of(&self.devices, id.0))
+    }
+
+    fn point(&self, id: PointId) -> PointId {
+        PointId(number_of(&self.points, id.0))
+    }
+}
+
+fn number_of(numbers: &[usize], id: u32) -> u32 {
+    numbers
+        .get(id as usize)
+        .and_then(|number| u32::try_from(*number).ok())
+        .unwrap_or(u32::MAX)
+}
+
+/// Numbers as they are given out; new ones follow those in use.
+struct Assignment {
+    numbers: Vec<Option<usize>>,
+    next: usize,
+}
+
+impl Assignment {
+    fn new(count: usize, in_use: usize) -> Self {
+        Self {
+            numbers: vec![None; count],
+            next: in_use,
+        }
+    }
+
+    fn new_number(&mut self) -> usize {
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn assign(&mut self, id: u32, known: Option<&usize>) {
+        let number = known.copied().unwrap_or_else(|| self.new_number());
+        if let Some(place) = self.numbers.get_mut(id as usize) {
+            *place = Some(number);
+        }
+    }
+
+    /// New numbers for all that have none.
+    fn filled(mut self) -> Vec<usize> {
+        let numbers = std::mem::take(&mut self.numbers);
+        numbers
+            .into_iter()
+            .map(|number| number.unwrap_or_else(|| self.new_number()))
+            .collect()
     }
 }
 
@@ -294,13 +328,7 @@ impl Numbers {
     }
 }
 
-fn set(list: &mut [Option<usize>], index: usize, number: usize) {
-    if let Some(place) = list.get_mut(index) {
-        *place = Some(number);
-    }
-}
-
-/// `new` at its numbers, and `old` where nothing new stands.
+/// `new` at its numbers, and `old` at all others.
 fn placed<T: Clone>(old: &[T], new: &[T], numbers: &[usize]) -> Vec<T> {
     let mut all: Vec<Option<T>> = old.iter().cloned().map(Some).collect();
     all.resize(
@@ -328,36 +356,39 @@ fn what_changed(before: &Line, line: &Line) -> Vec<String> {
             line.name
         ));
     }
-    let names = |line: &Line| -> HashSet<String> {
-        line.devices
-            .iter()
-            .map(|device| device.name.clone())
-            .collect()
-    };
-    let (old, new) = (names(before), names(line));
-    let mut list = |what: &str, mut names: Vec<&String>| {
-        names.sort();
+    let (old, new) = (devices_by_name(before), devices_by_name(line));
+    let mut list = |what: &str, names: Vec<&str>| {
         if !names.is_empty() {
-            let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
             told.push(format!("line {}: {what} {}", line.name, names.join(", ")));
         }
     };
-    list("without", old.difference(&new).collect());
-    list("with", new.difference(&old).collect());
-    let is_other = |name: &&String| {
-        let of = |line: &Line| {
-            line.devices
-                .iter()
-                .find(|device| device.name == **name)
-                .cloned()
-        };
-        of(before) != of(line)
-    };
-    list(
-        "changed:",
-        new.intersection(&old).filter(is_other).collect(),
-    );
+    list("without", missing_in(&new, &old));
+    list("with", missing_in(&old, &new));
+    let is_other =
+        |(name, device): &(&&str, &&Device)| old.get(*name).is_some_and(|before| before != *device);
+    let changed = new.iter().filter(is_other);
+    list("changed:", changed.map(|(name, _)| *name).collect());
     told
+}
+
+fn devices_by_name(line: &Line) -> BTreeMap<&str, &Device> {
+    line.devices
+        .iter()
+        .rev()
+        .map(|device| (device.name.as_str(), &**device))
+        .collect()
+}
+
+/// The names of `these` that are not among `those`.
+fn missing_in<'a>(
+    those: &BTreeMap<&str, &Device>,
+    these: &BTreeMap<&'a str, &Device>,
+) -> Vec<&'a str> {
+    these
+        .keys()
+        .filter(|name| !those.contains_key(*name))
+        .copied()
+        .collect()
 }
 
 #[cfg(test)]

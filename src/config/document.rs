@@ -12,11 +12,14 @@ mod syntax;
 pub mod table;
 mod users;
 
+use std::collections::HashSet;
+
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 use serde_yaml::Value;
 
-use super::fault::{Faults, Place, suggestion};
+use super::diagnostics::{Diagnostics, SourceLocation};
+use super::suggestion::suggestion;
 use super::{other_tools, schema};
 use lenient::Lenient;
 use nodes::{Builder, Children, Node};
@@ -29,7 +32,7 @@ const LEAST_FAULTS: usize = 10;
 /// Settings that are planned: not known, but not a slip of the pen either.
 const NOT_YET: [&str; 2] = ["format", "budget"];
 
-/// The key below which points stand.
+/// The key of points.
 const POINTS: &str = "points";
 /// Lists of mappings: at the top, and inside others.
 const LISTS: [&str; 6] = ["lines", "devices", "uplinks", "users", "send", "receive"];
@@ -37,24 +40,24 @@ const LISTS_INSIDE: [&str; 3] = ["users", "send", "receive"];
 
 /// A step from a node to one below it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     Key(String),
     Index(usize),
 }
 
-impl From<&str> for Step {
+impl From<&str> for PathStep {
     fn from(key: &str) -> Self {
         Self::Key(key.to_owned())
     }
 }
 
-impl From<&String> for Step {
+impl From<&String> for PathStep {
     fn from(key: &String) -> Self {
         Self::Key(key.clone())
     }
 }
 
-impl From<usize> for Step {
+impl From<usize> for PathStep {
     fn from(index: usize) -> Self {
         Self::Index(index)
     }
@@ -70,20 +73,22 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// Parses YAML. Syntax faults and keys that stand twice are noted.
-    pub(super) fn parse(text: &str, faults: &mut Faults) -> Option<Self> {
+    /// Parses YAML. Syntax faults and keys that are used twice are noted.
+    pub(super) fn parse(text: &str, faults: &mut Diagnostics) -> Option<Self> {
         Self::parse_file(0, text, faults)
     }
 
     /// The same for a file that has a number.
-    pub(super) fn parse_file(number: usize, text: &str, faults: &mut Faults) -> Option<Self> {
+    pub(super) fn parse_file(number: usize, text: &str, faults: &mut Diagnostics) -> Option<Self> {
         let places = Builder::build(number, text, faults)?;
         let mut value: Value = match serde_yaml::from_str(text) {
             Ok(Lenient(value)) => value,
             Err(error) => {
                 let place = error
                     .location()
-                    .map_or((number, 1, 1), |at| (number, at.line(), at.column()));
+                    .map_or(SourceLocation::start_of(number), |at| {
+                        SourceLocation::new(number, at.line(), at.column())
+                    });
                 let second = text
                     .lines()
                     .enumerate()
@@ -92,7 +97,7 @@ impl Document {
                     .map(|(index, _)| index + 1);
                 match second.filter(|_| error.to_string().contains("more than one document")) {
                     Some(line) => faults.at(
-                        (number, line, 1),
+                        SourceLocation::new(number, line, 1),
                         "a file is one document; remove `---` and what follows".to_owned(),
                     ),
                     None if faults.is_empty() => faults.at(place, format!("not YAML: {error}")),
@@ -103,7 +108,7 @@ impl Document {
         };
         if let Err(error) = value.apply_merge() {
             faults.at(
-                (number, 1, 1),
+                SourceLocation::start_of(number),
                 format!("`<<` does not name a mapping: {error}"),
             );
         }
@@ -118,7 +123,7 @@ impl Document {
     }
 
     /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
-    pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Faults) -> Option<T> {
+    pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Diagnostics) -> Option<T> {
         let mut removed = self.take_away(faults);
         let most_faults = (MOST_READ / self.places.size()).clamp(LEAST_FAULTS, MAX_FAULTS);
         for _ in 0..most_faults {
@@ -126,28 +131,8 @@ impl Document {
                 Ok(typed) => return Some(typed),
                 Err(error) => error,
             };
-            let mut path = steps(error.path());
-            let message = error.inner().to_string();
-            if let Some(unknown) = quoted(&message, "unknown field `") {
-                if path.last() != Some(&Step::Key(unknown.to_owned())) {
-                    path.push(Step::Key(unknown.to_owned()));
-                }
-                faults.at(self.key_place(&path), unknown_key(unknown, &message));
-            } else if let Some(missing) = quoted(&message, "missing field `") {
-                // Not the person's fault if it was taken out here for another one.
-                if !removed.contains(&(self.place(&path), missing.to_owned())) {
-                    faults.at(
-                        self.place(&path),
-                        format!("\"{missing}\" is missing; add `{missing}: ...` here"),
-                    );
-                }
-            } else {
-                faults.at(
-                    self.place(&path),
-                    self.misfit(&path).unwrap_or_else(|| readable(&message)),
-                );
-            }
-            if let Some((Step::Key(key), parent)) = path.split_last() {
+            let path = self.note(&error, &removed, faults);
+            if let Some((PathStep::Key(key), parent)) = path.split_last() {
                 removed.insert((self.place(parent), key.clone()));
             }
             if path.is_empty() || !self.remove(&path) {
@@ -155,31 +140,61 @@ impl Document {
             }
         }
         faults.at(
-            (self.places.place.0, 1, 1),
+            SourceLocation::start_of(self.places.place.file),
             format!("more than {most_faults} faults; correct these first"),
         );
         None
     }
 
-    /// What a mapping says that stands where it does not belong: in the place of a list, or one level too high.
-    fn misfit(&self, path: &[Step]) -> Option<String> {
+    /// Notes a fault of serde; returns the path of the node that caused it. `removed` are keys that were taken out before.
+    fn note(
+        &self,
+        error: &serde_path_to_error::Error<serde_yaml::Error>,
+        removed: &HashSet<(SourceLocation, String)>,
+        faults: &mut Diagnostics,
+    ) -> Vec<PathStep> {
+        let mut path = steps(error.path());
+        let message = error.inner().to_string();
+        let place = self.place(&path);
+        if let Some(unknown) = quoted(&message, "unknown field `") {
+            if path.last() != Some(&PathStep::Key(unknown.to_owned())) {
+                path.push(PathStep::Key(unknown.to_owned()));
+            }
+            faults.at(self.key_place(&path), unknown_key(unknown, &message));
+        } else if let Some(missing) = quoted(&message, "missing field `") {
+            // A key that was taken out for a fault of its own is not missing.
+            if !removed.contains(&(place, missing.to_owned())) {
+                faults.at(
+                    place,
+                    format!("\"{missing}\" is missing; add `{missing}: ...` here"),
+                );
+            }
+        } else {
+            let why = self.misfit(&path).unwrap_or_else(|| readable(&message));
+            faults.at(place, why);
+        }
+        path
+    }
+
+    /// The message for a mapping in the wrong place: instead of a list, or one level too high.
+    fn misfit(&self, path: &[PathStep]) -> Option<String> {
         let value = path
             .iter()
             .try_fold(&self.value, |value, step| match step {
-                Step::Key(key) => value.get(key.as_str()),
-                Step::Index(index) => value.get(*index),
+                PathStep::Key(key) => value.get(key.as_str()),
+                PathStep::Index(index) => value.get(*index),
             })?;
-        let (Step::Key(key), above) = path.split_last()? else {
+        let (PathStep::Key(key), above) = path.split_last()? else {
             return None;
         };
-        let is_point = matches!(above.last(), Some(Step::Key(above)) if above == POINTS);
+        let is_point = matches!(above.last(), Some(PathStep::Key(above)) if above == POINTS);
         if is_point && !value.is_mapping() && schema::is_key_of_a_point(key) {
             return Some(format!(
                 "`{key}` belongs to a point; indent it below the name of its point"
             ));
         }
         if key == "units"
-            && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS)
+            && matches!(above, [.., PathStep::Key(above), PathStep::Key(_)] if above == POINTS)
             && value.is_string()
         {
             return Some(
@@ -188,7 +203,7 @@ impl Document {
             );
         }
         if key == "write"
-            && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS)
+            && matches!(above, [.., PathStep::Key(above), PathStep::Key(_)] if above == POINTS)
             && !value.is_mapping()
         {
             return Some(
@@ -208,18 +223,18 @@ impl Document {
         }
     }
 
-    /// Where a node stands, or the nearest one above it.
-    pub(super) fn place(&self, path: &[Step]) -> Place {
+    /// The place of a node, or of the nearest one above it.
+    pub(super) fn place(&self, path: &[PathStep]) -> SourceLocation {
         self.nearest(path).place
     }
 
     /// Where a node begins and ends.
-    pub(super) fn extent(&self, path: &[Step]) -> (Place, Place) {
+    pub(super) fn extent(&self, path: &[PathStep]) -> (SourceLocation, SourceLocation) {
         let node = self.nearest(path);
         (node.place, node.end)
     }
 
-    /// True if this key stands at the top with nothing below it.
+    /// True if this key is at the top with nothing below it.
     pub(super) fn is_empty(&self, key: &str) -> bool {
         self.original.get(key).is_some_and(Value::is_null)
     }
@@ -229,7 +244,7 @@ impl Document {
         self.original.get(key).is_some()
     }
 
-    /// True if a section has a key, whatever stands there.
+    /// True if a section has a key, with any value.
     pub(super) fn has_in(&self, section: &str, key: &str) -> bool {
         self.original
             .get(section)
@@ -238,24 +253,24 @@ impl Document {
     }
 
     /// True if a node was typed.
-    pub(super) fn has_at(&self, path: &[Step]) -> bool {
+    pub(super) fn has_at(&self, path: &[PathStep]) -> bool {
         path.iter()
             .try_fold(&self.places, |node, step| node.child(step))
             .is_some()
     }
 
-    /// Where the key of a node stands.
-    pub(super) fn key_place(&self, path: &[Step]) -> Place {
+    /// The place of the key of a node.
+    pub(super) fn key_place(&self, path: &[PathStep]) -> SourceLocation {
         self.nearest(path).key_place
     }
 
-    /// A whole number at the top, with its place; something else that stands there is left to the types.
-    pub(super) fn number_at_top(&self, key: &str) -> Option<(u64, Place)> {
+    /// A whole number at the top, with its place; any other value is left to the types.
+    pub(super) fn number_at_top(&self, key: &str) -> Option<(u64, SourceLocation)> {
         let number = self.value.get(key)?.as_u64()?;
-        Some((number, self.place(&[Step::from(key)])))
+        Some((number, self.place(&[PathStep::from(key)])))
     }
 
-    fn nearest(&self, path: &[Step]) -> &Node {
+    fn nearest(&self, path: &[PathStep]) -> &Node {
         let mut node = &self.places;
         for step in path {
             match node.child(step) {
@@ -286,7 +301,7 @@ impl Document {
             .collect()
     }
 
-    fn remove(&mut self, path: &[Step]) -> bool {
+    fn remove(&mut self, path: &[PathStep]) -> bool {
         let Some((last, above)) = path.split_last() else {
             return false;
         };
@@ -294,8 +309,8 @@ impl Document {
         let mut node = Some(&mut self.places);
         for step in above {
             let next = match step {
-                Step::Key(key) => value.get_mut(key.as_str()),
-                Step::Index(index) => value.get_mut(*index),
+                PathStep::Key(key) => value.get_mut(key.as_str()),
+                PathStep::Index(index) => value.get_mut(*index),
             };
             let Some(next) = next else { return false };
             value = next;
@@ -303,16 +318,16 @@ impl Document {
         }
         if let Some(node) = node {
             match (&mut node.children, last) {
-                (Children::Map(entries), Step::Key(key)) => drop(entries.shift_remove(key)),
-                (Children::Seq(items), Step::Index(index)) if *index < items.len() => {
+                (Children::Map(entries), PathStep::Key(key)) => drop(entries.shift_remove(key)),
+                (Children::Seq(items), PathStep::Index(index)) if *index < items.len() => {
                     drop(items.remove(*index));
                 }
                 _ => {}
             }
         }
         match (value, last) {
-            (Value::Mapping(map), Step::Key(key)) => remove_key(map, key),
-            (Value::Sequence(items), Step::Index(index)) if *index < items.len() => {
+            (Value::Mapping(map), PathStep::Key(key)) => remove_key(map, key),
+            (Value::Sequence(items), PathStep::Index(index)) if *index < items.len() => {
                 items.remove(*index);
                 true
             }
@@ -333,11 +348,11 @@ fn remove_key(map: &mut serde_yaml::Mapping, key: &str) -> bool {
     found.is_some_and(|key| map.remove(&key).is_some())
 }
 
-fn steps(path: &Path) -> Vec<Step> {
+fn steps(path: &Path) -> Vec<PathStep> {
     path.iter()
         .filter_map(|segment| match segment {
-            Segment::Seq { index } => Some(Step::Index(*index)),
-            Segment::Map { key } => Some(Step::Key(key.clone())),
+            Segment::Seq { index } => Some(PathStep::Index(*index)),
+            Segment::Map { key } => Some(PathStep::Key(key.clone())),
             Segment::Enum { .. } | Segment::Unknown => None,
         })
         .collect()

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::diagnostics::Diagnostics;
 use super::document::Document;
-use super::fault::Faults;
 use super::file::{self, Profile};
 use super::profiles;
 use crate::field::serial::Speed;
@@ -37,8 +37,8 @@ impl Factory {
     }
 }
 
-impl From<&file::Factory> for Factory {
-    fn from(typed: &file::Factory) -> Self {
+impl From<&file::FactoryConfig> for Factory {
+    fn from(typed: &file::FactoryConfig) -> Self {
         let speeds = typed
             .speed
             .iter()
@@ -101,7 +101,7 @@ fn as_texts<S: Serializer>(speeds: &[Speed], serializer: S) -> Result<S::Ok, S::
 /// `profiles/` below `folder` nor in the program, or if it has faults.
 pub fn factory(folder: &Path, name: &str) -> Option<Factory> {
     let text = profiles::text(folder, name)?;
-    let mut faults = Faults::new(name, &text);
+    let mut faults = Diagnostics::new(name, &text);
     let profile = Document::parse(&text, &mut faults)?.typed::<Profile>(&mut faults)?;
     Some(
         profile

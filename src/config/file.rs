@@ -23,22 +23,23 @@ mod manners;
 mod point;
 mod text;
 mod uplink;
+mod value;
 
-pub(super) use point::{
-    BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed,
-    RawWord, ReadBack, Several, Writable,
+pub(super) use broker::{
+    BrokerConfig, BrokerKeep, Deny, LoginMethod, RulesConfig, TlsConfig, UserConfig,
 };
-
 pub(super) use given::{Defaults, GIVEN, Given};
-
-pub(super) use text::Text;
-
-pub(super) use manners::{Accept, Compared, Pause};
-
 pub(super) use health::{Health, HowHealthy};
-pub(super) use uplink::{HowPresent, PasswordCommand, Presence, Remotes, Send, Uplink, UseWhen};
-
-pub(super) use broker::{Broker, Deny, Keep as BrokerKeep, Login, Rules, Tls, User};
+pub(super) use manners::{AcceptConfig, Compared, PauseConfig};
+pub(super) use point::{BitOrder, HowReadBack, PointConfig, ReadBackConfig, Writable, WriteConfig};
+pub(super) use text::TextConfig;
+pub(super) use uplink::{
+    HowPresent, PasswordCommand, PresenceConfig, ReceiveConfig, Remotes, SendConfig, UplinkConfig,
+    UseWhenConfig,
+};
+pub(super) use value::{
+    BrokenValue, DeadbandConfig, Factor, FromZero, OneOrMore, Printed, RawWord, Several,
+};
 
 fn yes() -> bool {
     true
@@ -59,7 +60,7 @@ pub(super) struct File {
     pub(super) site: Option<String>,
     /// Serial ports, Modbus TCP devices and terminal servers.
     #[serde(default)]
-    pub(super) lines: Vec<Line>,
+    pub(super) lines: Vec<LineConfig>,
     /// Descriptions of instruments, each usable by several devices.
     #[serde(default)]
     pub(super) profiles: IndexMap<String, Profile>,
@@ -67,22 +68,22 @@ pub(super) struct File {
     pub(super) defaults: Option<Defaults>,
     /// The instruments on the lines.
     #[serde(default)]
-    pub(super) devices: Vec<Device>,
+    pub(super) devices: Vec<DeviceConfig>,
     /// The topics of values. Default `{site}/{device}/{point}`; `{line}` can be used too.
     pub(super) topics: Option<TopicTemplate>,
     /// The topics of the retained messages `online` and `offline` of each device. Default `{site}/{device}/availability`.
     pub(super) availability: Option<TopicTemplate>,
     /// The local MQTT broker. Without this key there is none.
-    pub(super) broker: Option<Broker>,
+    pub(super) broker: Option<BrokerConfig>,
     /// Where and how long messages for remote brokers are stored.
     #[serde(default)]
-    pub(super) outbox: Outbox,
+    pub(super) outbox: OutboxConfig,
     /// Classes of messages by name: their QoS and lane. Messages without a class get `normal`.
     #[serde(default)]
-    pub(super) classes: IndexMap<String, Class>,
+    pub(super) classes: IndexMap<String, ClassConfig>,
     /// Remote brokers.
     #[serde(default)]
-    pub(super) uplinks: Vec<Uplink>,
+    pub(super) uplinks: Vec<UplinkConfig>,
     /// Messages about lines, uplinks and losses on `{site}/gateway/...`, which `send` rules match. Losses are sent to the remote even
     /// without a rule. False turns them off. Default on.
     #[serde(default)]
@@ -105,7 +106,7 @@ pub(super) struct Log {
 gives! {
     #[derive(Debug, Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
-    pub(in crate::config) struct Line {
+    pub(in crate::config) struct LineConfig {
         #[schemars(length(min = 1))]
         /// Name of the line: `line` of devices, and `{line}` in topics.
         pub(in crate::config) name: String,
@@ -124,32 +125,32 @@ gives! {
         pub(in crate::config) tcp: Option<String>,
         /// Modbus frames of a serial line: rtu (default) or ascii.
         #[serde(default)]
-        pub(in crate::config) framing: Framing,
+        pub(in crate::config) framing: FramingConfig,
         /// Baud rate, data bits, parity (N, E, O) and stop bits of a serial line. Default 9600 8N1.
         pub(in crate::config) speed: Option<Speed>,
         /// A transceiver that the kernel switches. Default none; adapters on USB do it themselves.
         pub(in crate::config) rs485: Option<Rs485>,
         /// Simulated values, no hardware: `{}`.
-        pub(in crate::config) simulated: Option<Simulated>,
+        pub(in crate::config) simulated: Option<SimulatedConfig>,
         /// How long a device may take to answer, or the bounds of the time that is learned from it. Default 1s.
-        pub(in crate::config) answer_within: Option<AnswerWithin>,
+        pub(in crate::config) answer_within: Option<AnswerWithinConfig>,
         /// How long the first answer of a device may take, after the line was opened or the device was not heard for a minute; at most 60s.
         /// Default as long as any other.
         pub(in crate::config) first_answer_within: Option<Span>,
         /// Silence before a request. Default what the standard requires.
-        pub(in crate::config) pause: Option<Pause>,
+        pub(in crate::config) pause: Option<PauseConfig>,
         /// Close a connection that was idle for this long until the next request; for devices that accept one client at a time. Default
         /// never.
         pub(in crate::config) close_when_idle: Option<Span>,
         /// Accept answers with other identifiers than those of the request. Default none.
-        pub(in crate::config) accept: Option<Accept>,
+        pub(in crate::config) accept: Option<AcceptConfig>,
     }
 }
 
 /// How Modbus looks on a serial device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Framing {
+pub(super) enum FramingConfig {
     #[default]
     Rtu,
     Ascii,
@@ -157,12 +158,12 @@ pub(super) enum Framing {
 
 /// `300ms`, or `{ least: 50ms, most: 2s }`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AnswerWithin {
+pub(super) struct AnswerWithinConfig {
     pub(super) least: Option<Span>,
     pub(super) most: Span,
 }
 
-impl<'de> Deserialize<'de> for AnswerWithin {
+impl<'de> Deserialize<'de> for AnswerWithinConfig {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let typed = serde_json::Value::deserialize(deserializer)?;
         let span = |value: &serde_json::Value| Span::deserialize(value).map_err(de::Error::custom);
@@ -215,9 +216,9 @@ impl<'de> Deserialize<'de> for Hole {
 
 /// Several Modbus addresses: `1-20`, or `1-4, 7`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Units(pub(super) Vec<u8>);
+pub(super) struct UnitList(pub(super) Vec<u8>);
 
-impl<'de> Deserialize<'de> for Units {
+impl<'de> Deserialize<'de> for UnitList {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let typed = serde_json::Value::deserialize(deserializer)?;
         let words: Vec<String> = match &typed {
@@ -251,12 +252,12 @@ impl<'de> Deserialize<'de> for Units {
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Simulated {}
+pub(super) struct SimulatedConfig {}
 
 /// How a device leaves its factory. Where makers or sources name several settings, the usual one is the first.
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Factory {
+pub(super) struct FactoryConfig {
     /// Speed of a serial line: one or a list.
     pub(super) speed: Option<OneOrMore<Speed>>,
     /// Modbus address: one or a list.
@@ -272,9 +273,9 @@ gives! {
     #[serde(deny_unknown_fields)]
     pub(in crate::config) struct Profile {
         /// Factory settings of the device: `init` and `scan` suggest them, `check` compares with them. Default unknown.
-        pub(in crate::config) factory: Option<Factory>,
+        pub(in crate::config) factory: Option<FactoryConfig>,
         /// Protocol of a plain serial instrument.
-        pub(in crate::config) text: Option<Text>,
+        pub(in crate::config) text: Option<TextConfig>,
         /// Byte and word order of all points. Default ABCD.
         pub(in crate::config) byte_order: Option<ByteOrder>,
         /// Ask the device once for its identification (functions 43/14 and 17). Default false.
@@ -290,19 +291,19 @@ gives! {
         /// Registers that no request may cover. Registers that the device refuses are found out by themselves. Default none.
         pub(in crate::config) holes: Option<Vec<Hole>>,
         /// Silence before a request. Default that of the line.
-        pub(in crate::config) pause: Option<Pause>,
+        pub(in crate::config) pause: Option<PauseConfig>,
         /// How long the first answer may take. Default that of the line.
         pub(in crate::config) first_answer_within: Option<Span>,
         /// Points by name.
         #[serde(default)]
-        pub(in crate::config) points: IndexMap<String, Point>,
+        pub(in crate::config) points: IndexMap<String, PointConfig>,
     }
 }
 
 gives! {
     #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
-    pub(in crate::config) struct Device {
+    pub(in crate::config) struct DeviceConfig {
         #[schemars(length(min = 1))]
         /// Its name: `{device}` in topics. With `units`, `{unit}` in it stands for the address.
         pub(in crate::config) name: String,
@@ -311,7 +312,7 @@ gives! {
         /// Modbus address, 1 to 247; 0 is the broadcast address, for writing only.
         pub(in crate::config) unit: Option<u8>,
         /// Modbus addresses of several devices of the same kind: `1-20`, or `1-4, 7`.
-        pub(in crate::config) units: Option<Units>,
+        pub(in crate::config) units: Option<UnitList>,
         /// Added to every register number. Default 0.
         pub(in crate::config) base: Option<u16>,
         /// Points of the profile to use. Default all.
@@ -323,7 +324,7 @@ gives! {
         /// A plain instrument that sends lines: a regular expression whose named groups are values.
         pub(in crate::config) each_line: Option<Pattern>,
         /// Protocol of a plain serial instrument. It overrides that of the profile key by key.
-        pub(in crate::config) text: Option<Text>,
+        pub(in crate::config) text: Option<TextConfig>,
         /// The address of a plain instrument: `{address}` in requests.
         pub(in crate::config) address: Option<String>,
         /// Byte and word order of all points. Default ABCD.
@@ -341,12 +342,12 @@ gives! {
         /// Registers that no request may cover. Registers that the device refuses are found out by themselves. Default none.
         pub(in crate::config) holes: Option<Vec<Hole>>,
         /// Silence before a request. Default that of the line.
-        pub(in crate::config) pause: Option<Pause>,
+        pub(in crate::config) pause: Option<PauseConfig>,
         /// How long the first answer may take. Default that of the line.
         pub(in crate::config) first_answer_within: Option<Span>,
         /// Points by name. They override those of the profile key by key.
         #[serde(default)]
-        pub(in crate::config) points: IndexMap<String, Point>,
+        pub(in crate::config) points: IndexMap<String, PointConfig>,
         /// What is taken away from the profile.
         #[serde(default, rename = "(taken away)")]
         #[schemars(skip)]
@@ -354,7 +355,7 @@ gives! {
     }
 }
 
-impl Device {
+impl DeviceConfig {
     /// True if it takes away what its profile says of this.
     pub(super) fn takes_away(&self, key: &str) -> bool {
         self.removed.iter().any(|removed| removed == key)
@@ -363,12 +364,12 @@ impl Device {
 
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Outbox {
+pub(super) struct OutboxConfig {
     /// Folder for everything that must survive a restart. Default /var/lib/wellhead.
     pub(super) folder: Option<PathBuf>,
     /// Limits on size and age.
     #[serde(default)]
-    pub(super) keep: Keep,
+    pub(super) keep: OutboxKeep,
     /// What happens at the size limit: drop-oldest (default), drop-newest or refuse.
     #[serde(default)]
     pub(super) when_full: WhenFull,
@@ -379,7 +380,7 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Keep {
+pub(super) struct OutboxKeep {
     /// Size of the outbox of each uplink, at least 16MB. Default 1GB.
     pub(super) size: Option<Size>,
     /// Older messages are dropped; at least 1m. Default unlimited.
@@ -395,7 +396,7 @@ pub(super) struct Save {
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Class {
+pub(super) struct ClassConfig {
     /// 0: may be lost on the way; 1: at least once; 2: exactly once. Default that of the message.
     #[schemars(range(max = 2))]
     pub(super) qos: Option<u8>,

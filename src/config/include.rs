@@ -1,11 +1,11 @@
-//! `include:`: a file in parts. Lists of the parts are put together in their order, profiles and classes by name; everything else stands
+//! `include:`: a file in parts. Lists of the parts are put together in their order, profiles and classes by name; everything else is
 //! in one part only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::document::{Document, Step};
-use super::fault::Faults;
+use super::diagnostics::{Diagnostics, SourceLocation};
+use super::document::{Document, PathStep};
 use super::migrate::migrate;
 use super::ours;
 use crate::files;
@@ -18,15 +18,15 @@ const LARGEST: usize = 32 << 20;
 
 /// Reads the files that a document includes, and puts their content into it. Relative paths in them are meant from `folder` too; `own` is the name of
 /// the first file, which is never a part of itself.
-pub(super) fn include(document: &mut Document, (own, folder): (&str, &Path), faults: &mut Faults) {
-    read_parts(document, (own, folder), faults);
+pub(super) fn include(document: &mut Document, own: &str, folder: &Path, faults: &mut Diagnostics) {
+    read_parts(document, own, folder, faults);
     document.settle();
 }
 
-fn read_parts(document: &mut Document, (own, folder): (&str, &Path), faults: &mut Faults) {
+fn read_parts(document: &mut Document, own: &str, folder: &Path, faults: &mut Diagnostics) {
     let (mut read, mut bytes) = (0, 0);
     for (index, typed) in document.texts_at(KEY).into_iter().enumerate() {
-        let place = document.place(&[Step::from(KEY), Step::from(index)]);
+        let place = document.place(&[PathStep::from(KEY), PathStep::from(index)]);
         let files = match files(&folder.join(&typed), own) {
             Ok(files) if !files.is_empty() => files,
             Ok(_) => {
@@ -70,7 +70,7 @@ fn read_parts(document: &mut Document, (own, folder): (&str, &Path), faults: &mu
                         );
                         return;
                     }
-                    part(document, (&name, &text), faults);
+                    part(document, &name, &text, faults);
                 }
                 Err(error) => faults.at(
                     place,
@@ -83,13 +83,13 @@ fn read_parts(document: &mut Document, (own, folder): (&str, &Path), faults: &mu
     }
 }
 
-fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults) {
+fn part(document: &mut Document, name: &str, text: &str, faults: &mut Diagnostics) {
     let text = text.trim_start_matches('\u{feff}');
     let is_ours = ours::is_of_a_gateway(text);
     let number = faults.add_file(name, text, is_ours);
     if !is_ours && !ours::is_empty(text) {
         faults.at(
-            (number, 1, 1),
+            SourceLocation::start_of(number),
             "this file is no part of a gateway's: it has none of their keys; a part begins with a key such as `devices:`".to_owned(),
         );
         return;
@@ -99,7 +99,7 @@ fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults
     };
     if other.has(KEY) {
         faults.at(
-            other.key_place(&[Step::from(KEY)]),
+            other.key_place(&[PathStep::from(KEY)]),
             "a file that is included includes no others; name them all in the first file"
                 .to_owned(),
         );
@@ -110,7 +110,7 @@ fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults
     }
 }
 
-/// The file of a path, or those that `*` in its last part stands for.
+/// The file of a path, or those that `*` in its last part matches.
 fn files(path: &Path, own: &str) -> std::io::Result<Vec<PathBuf>> {
     let name = path
         .file_name()

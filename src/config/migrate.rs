@@ -1,17 +1,17 @@
-//! Versions of the file: old ones are read as what they mean today, for ever.
+//! Versions of the file: old ones stay readable for ever.
 //!
-//! A version ends when a key gets another name or another place. Then [`VERSION`] grows, the change becomes a [`Step`], and files as they
+//! A version ends when a key gets another name or another place. Then [`VERSION`] grows, the change becomes a [`Migration`], and files as they
 //! were stay in `tests/config/old/<version>/`.
 
+use super::diagnostics::Diagnostics;
 use super::document::Document;
-use super::fault::Faults;
 
 /// The version that this program writes. A file that names none is of version 1.
 pub const VERSION: u32 = 1;
 
-/// What changed from a version to the next.
+/// A change from one version to the next.
 #[derive(Debug)]
-struct Step {
+struct Migration {
     /// The version since which it is so.
     since: u32,
     /// The keys above it, from the top; `*` stands for any key or item.
@@ -21,14 +21,19 @@ struct Step {
 }
 
 /// Every change there ever was, the oldest first.
-const STEPS: [Step; 0] = [];
+const STEPS: [Migration; 0] = [];
 
-/// Brings a document to the newest version; keys under old names are told of. False if the file is not for this program.
-pub(super) fn migrate(document: &mut Document, faults: &mut Faults) -> bool {
-    apply(document, (&STEPS, VERSION), faults)
+/// Brings a document to the newest version; keys under old names are warnings. False if the file is not for this program.
+pub(super) fn migrate(document: &mut Document, faults: &mut Diagnostics) -> bool {
+    apply(document, &STEPS, VERSION, faults)
 }
 
-fn apply(document: &mut Document, (steps, newest): (&[Step], u32), faults: &mut Faults) -> bool {
+fn apply(
+    document: &mut Document,
+    steps: &[Migration],
+    newest: u32,
+    faults: &mut Diagnostics,
+) -> bool {
     let Some((typed, place)) = document.number_at_top("version") else {
         return from(document, 1, steps, faults);
     };
@@ -51,10 +56,15 @@ fn apply(document: &mut Document, (steps, newest): (&[Step], u32), faults: &mut 
     }
 }
 
-fn from(document: &mut Document, version: u32, steps: &[Step], faults: &mut Faults) -> bool {
+fn from(
+    document: &mut Document,
+    version: u32,
+    steps: &[Migration],
+    faults: &mut Diagnostics,
+) -> bool {
     for step in steps.iter().filter(|step| step.since > version) {
         for place in document.rename(step.below, step.was, step.is) {
-            let Step { since, was, is, .. } = step;
+            let Migration { since, was, is, .. } = step;
             faults.warn(place, format!("`{was}` is called `{is}` since version {since} of this file; it is read as that. Write `{is}`, and `version: {since}` at the top"));
         }
     }
@@ -66,14 +76,14 @@ mod tests {
     use super::*;
     use crate::config::file::File;
 
-    const LATER: [Step; 2] = [
-        Step {
+    const LATER: [Migration; 2] = [
+        Migration {
             since: 2,
             below: &["devices", "*"],
             was: "address_of_unit",
             is: "unit",
         },
-        Step {
+        Migration {
             since: 3,
             below: &["profiles", "*", "points", "*"],
             was: "interval",
@@ -82,9 +92,9 @@ mod tests {
     ];
 
     fn migrated(text: &str) -> (Option<File>, Vec<String>) {
-        let mut faults = Faults::new("old.yaml", text);
+        let mut faults = Diagnostics::new("old.yaml", text);
         let mut document = Document::parse(text, &mut faults).unwrap();
-        let file = if apply(&mut document, (&LATER, 3), &mut faults) {
+        let file = if apply(&mut document, &LATER, 3, &mut faults) {
             document.typed(&mut faults)
         } else {
             None
@@ -110,7 +120,7 @@ mod tests {
             told[1].starts_with("old.yaml:5:25 `address_of_unit` is called `unit` since version 2"),
             "{told:?}"
         );
-        // What was renamed before the file's version is a mistake in it.
+        // A name from before the file's own version is a mistake in it.
         let (_, told) = migrated(&format!("version: 2\n{old}"));
         assert!(
             told.iter()

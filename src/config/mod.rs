@@ -8,9 +8,9 @@
 //! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `ours` (whether a file is one of ours), `users` (in a file of their own), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `factory` (how devices are delivered), `renamed` (points of profiles that had other names), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
 
 mod change;
+mod diagnostics;
 mod document;
 mod factory;
-mod fault;
 mod file;
 mod include;
 mod migrate;
@@ -22,7 +22,9 @@ mod references;
 mod renamed;
 mod resolve;
 pub mod schema;
+mod secrets;
 mod set_by;
+mod suggestion;
 mod sunspec;
 mod telegrams;
 mod traffic;
@@ -35,13 +37,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use change::Diff;
+pub use diagnostics::Diagnostic;
 pub use document::table;
 pub use factory::{Factory, factory};
-pub use fault::{Fault, suggestion};
 pub use migrate::VERSION;
 pub use profiles::{names as profile_names, text as profile_text};
 pub use set_by::SetBy;
-pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};
+pub use suggestion::suggestion;
+pub use traffic::{DailyTraffic, MONTH, load as load_of, size, traffic};
 
 use crate::broker::access::Access;
 use crate::broker::admission::AdmissionLimits;
@@ -67,32 +70,32 @@ pub struct Gateway {
     pub lines: Vec<Line>,
     /// How each point is reported, by point index.
     pub points: Arc<Vec<PointReport>>,
-    /// Who sets `every`, `deadband`, `at_least_every`, `stale_after`, `class` and `decimals` of each point, by point index.
+    /// The sources of `every`, `deadband`, `at_least_every`, `stale_after`, `class` and `decimals` of each point, by point index.
     pub set_by: Vec<[SetBy; 6]>,
     /// The names of the classes, by their numbers.
     pub classes: Vec<String>,
     /// The availability topic of each device, by device index.
     pub availability: Vec<TopicName>,
     /// Points that can be written at once.
-    pub groups: Vec<Group>,
+    pub groups: Vec<WriteGroup>,
     /// The local broker.
-    pub broker: Option<Broker>,
+    pub broker: Option<BrokerSetup>,
     /// Where outboxes are kept; a folder per uplink below it.
     pub folder: PathBuf,
     /// How outboxes are kept.
     pub outbox: outbox::Settings,
     /// Its remote brokers.
-    pub uplinks: Vec<Uplink>,
+    pub uplinks: Vec<UplinkSetup>,
     /// How messages about lines, uplinks and losses are published; `None` for not at all.
     pub health: Option<HealthMessages>,
     /// How long a stop may take to send what waits.
     pub shutdown_grace: Duration,
     /// How the log is written; asked at the start.
     pub log: Format,
-    /// What is possible but will hurt, in the order of the file.
-    pub warnings: Vec<Fault>,
-    /// Files of the service that whoever reads this may not read; a gateway without them does not start.
-    pub unread: Vec<Fault>,
+    /// Warnings, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+    /// Files that only the service can read, and not this user; a gateway without them does not start.
+    pub unread: Vec<Diagnostic>,
     /// Real-time priority of the threads of serial lines (SCHED_FIFO, 1 to 99), if the machine is to give them one.
     pub line_priority: Option<u8>,
 }
@@ -103,7 +106,7 @@ pub const HEALTH_EVERY: Duration = Duration::from_secs(60);
 /// Messages about the health of the gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthMessages {
-    /// What their topics begin with, without the slash behind it.
+    /// The first levels of their topics, without the slash behind them.
     pub topic: String,
     /// Their class.
     pub class: Class,
@@ -115,7 +118,7 @@ pub struct HealthMessages {
 
 /// Points of a device that are written by one request.
 #[derive(Debug)]
-pub struct Group {
+pub struct WriteGroup {
     /// As in the YAML.
     pub name: String,
     /// Whose points.
@@ -126,18 +129,18 @@ pub struct Group {
 
 /// The local broker as meant.
 #[derive(Debug)]
-pub struct Broker {
+pub struct BrokerSetup {
     /// Where it listens.
     pub listen: Vec<Listen>,
     /// Web pages that may connect.
     pub origins: Arc<Origins>,
-    /// What encrypted listeners need.
+    /// Certificates for encrypted listeners.
     pub tls: Option<TlsSettings>,
-    /// Who may do what.
+    /// Users and permissions.
     pub access: Arc<Access>,
     /// How many connections, and how fast.
     pub admission: AdmissionLimits,
-    /// What it allows.
+    /// Limits on sessions, queues and packets.
     pub limits: engine::Limits,
     /// Sessions and retained messages survive it.
     pub is_durable: bool,
@@ -145,16 +148,16 @@ pub struct Broker {
 
 /// One remote broker as meant.
 #[derive(Debug)]
-pub struct Uplink {
+pub struct UplinkSetup {
     /// The connection.
     pub settings: uplink::Settings,
-    /// What goes there and what comes from there, and how topics are written on each side.
+    /// Rules in both directions, and how topics are written on each side.
     pub routes: Arc<Routes>,
     /// Those of the subscriptions that are for commands to points.
     pub commands: Vec<uplink::Receive>,
-    /// What it carries of the gateway itself.
+    /// Messages about the gateway itself that it carries.
     pub own: Vec<OwnMessage>,
-    /// What it costs.
+    /// Its budget and price.
     pub tariff: Tariff,
 }
 
@@ -173,12 +176,12 @@ pub struct OwnMessage {
     pub payload: f64,
 }
 
-/// What the operator of a link takes for it; for what `wellhead check` says only.
+/// Budget and price of a link; used by `wellhead check` only.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tariff {
     /// Bytes that are meant to be used in a month.
     pub per_month: Option<u64>,
-    /// What they cost.
+    /// The price of data.
     pub price: Option<Price>,
 }
 
@@ -188,7 +191,7 @@ pub enum LoadError {
     /// The file cannot be read.
     Unreadable(PathBuf, std::io::Error),
     /// The file is wrong: every fault, in the order of the file.
-    Faults(Vec<Fault>),
+    Faults(Vec<Diagnostic>),
 }
 
 impl fmt::Display for LoadError {
@@ -222,7 +225,7 @@ impl std::error::Error for LoadError {}
 
 /// Modbus addresses as in `units:`, such as `1-20` or `1-4, 7`.
 pub fn units(text: &str) -> Result<Vec<u8>, String> {
-    let units: file::Units =
+    let units: file::UnitList =
         serde_json::from_value(text.into()).map_err(|error| error.to_string())?;
     Ok(units.0)
 }
@@ -241,7 +244,7 @@ pub fn load(path: &Path) -> Result<Gateway, LoadError> {
     parse(&name, &text, folder).map_err(LoadError::Faults)
 }
 
-/// The same for whoever runs the gateway: what they cannot read is a fault.
+/// The same for the user who runs the gateway: files that cannot be read are faults.
 pub fn load_to_run(path: &Path) -> Result<Gateway, LoadError> {
     match load(path)? {
         gateway if gateway.unread.is_empty() => Ok(gateway),
@@ -250,15 +253,16 @@ pub fn load_to_run(path: &Path) -> Result<Gateway, LoadError> {
 }
 
 /// Checks the text of a file; `name` is for messages, `folder` is where relative paths begin.
-pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault>> {
+pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Diagnostic>> {
     // Some editors begin a file with a mark that is no part of it.
     let text = text.trim_start_matches('\u{feff}');
-    let mut faults = fault::Faults::of_a_stranger(name, text, ours::is_of_a_gateway(text));
+    let mut faults =
+        diagnostics::Diagnostics::of_a_stranger(name, text, ours::is_of_a_gateway(text));
     let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
         if !migrate::migrate(&mut document, &mut faults) {
             return None;
         }
-        include::include(&mut document, (name, folder), &mut faults);
+        include::include(&mut document, name, folder, &mut faults);
         users::include(&mut document, folder, &mut faults);
         document.expand_filters();
         references::fill(&mut document, folder, &mut faults);
@@ -268,7 +272,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
             .for_each(|secret| faults.hide(secret, "***"));
         let file = document.typed::<file::File>(&mut faults)?;
         let outside = profiles::load(&file, folder, &mut faults);
-        resolve::resolve(&file, &document, (folder, &outside), &mut faults)
+        resolve::resolve(&file, &document, folder, &outside, &mut faults)
     });
     match (gateway, faults.is_empty()) {
         (Some(gateway), true) => Ok(Gateway {
@@ -277,7 +281,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
         }),
         (None, true) => {
             faults.at(
-                fault::START,
+                diagnostics::START,
                 "nothing in this file; begin with `site: <name>`".to_owned(),
             );
             Err(faults.in_order())

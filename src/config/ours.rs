@@ -1,7 +1,7 @@
-//! Whether a text is a file of ours: of any other file, such as one of passwords that was included by mistake or on purpose, messages say
+//! Recognizes our own files: of any other file, such as one of passwords that was included by mistake or on purpose, messages say
 //! nothing of what is in it. Pure.
 
-use super::fault::is_slip_of_one;
+use super::suggestion::is_slip_of_one;
 
 /// The keys at the top of a file of a gateway; those that are at the top of many other files, too, are left out.
 const OF_PARTS: [&str; 13] = [

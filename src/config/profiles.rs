@@ -1,7 +1,6 @@
-//! Profiles outside the YAML: `profiles/<name>.yaml` beside it, or one that comes with the program. Each is what stands below a name of
-//! `profiles:`, which goes before both.
+//! Profiles outside the YAML: `profiles/<name>.yaml` beside it, or one that comes with the program. Each is like an entry of `profiles:`,
+//! which goes before both.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -9,15 +8,15 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
+use super::diagnostics::{Diagnostics, START};
 use super::document::Document;
-use super::fault::{self, Faults};
 use super::file::{File, Profile};
 use super::{ours, presets};
 use crate::files;
 
 const FOLDER: &str = "profiles";
 
-/// The profiles that devices of a file name and that stand in files of their own; `None` for one with faults.
+/// Profiles in files of their own that devices name; `None` for one with faults.
 pub(super) type Profiles = IndexMap<String, Option<Profile>>;
 
 /// The text of a profile in a file of its own, or of one that comes with the program; what cannot be read counts as not there.
@@ -29,7 +28,7 @@ pub fn text(folder: &Path, name: &str) -> Option<String> {
 }
 
 /// Reads the profiles that devices of `file` name; faults of their files are noted.
-pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles {
+pub(super) fn load(file: &File, folder: &Path, faults: &mut Diagnostics) -> Profiles {
     let wanted: BTreeSet<&String> = file
         .devices
         .iter()
@@ -41,48 +40,53 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
         .filter(|name| !file.profiles.contains_key(*name) && is_simple(name))
     {
         let shown = format!("{FOLDER}/{name}.yaml");
-        let text = match files::text(&folder.join(&shown)) {
-            Ok(text) => Cow::Owned(text),
+        let profile = match files::text(&folder.join(&shown)) {
+            Ok(text) => parsed(&shown, &text, faults),
             Err(error) if error.kind() == ErrorKind::NotFound => match presets::text(name) {
-                Some(text) => Cow::Borrowed(text),
+                Some(text) => parsed(&shown, text, faults),
                 None => continue,
             },
             Err(error) => {
                 faults.at(
-                    fault::START,
+                    START,
                     format!("{shown}: {error}; the user who runs wellhead must be able to read it"),
                 );
-                found.insert(name.clone(), None);
-                continue;
+                None
             }
         };
-        let is_ours = ours::is_profile(&text);
-        let mut own = Faults::of_a_stranger(&shown, &text, is_ours);
-        if !is_ours && !ours::is_empty(&text) {
-            own.at(
-                fault::START,
-                "this file is no profile: it has none of their keys; begin with `points:`"
-                    .to_owned(),
-            );
-            found.insert(name.clone(), None);
-            faults.append(own);
-            continue;
-        }
-        let profile = Document::parse(&text, &mut own)
-            .and_then(|mut document| document.typed::<Profile>(&mut own));
-        if profile.is_none() && own.is_empty() {
-            own.at(
-                fault::START,
-                "nothing in this file; begin with `points:`".to_owned(),
-            );
-        }
-        found.insert(name.clone(), profile.filter(|_| own.is_empty()));
-        faults.append(own);
+        found.insert(name.clone(), profile);
     }
     found
 }
 
-/// True if a name stands for a profile that comes with the program, and not for a file.
+/// A profile of this text; `None` if it has faults, which are added to `faults`.
+fn parsed(shown: &str, text: &str, faults: &mut Diagnostics) -> Option<Profile> {
+    let is_ours = ours::is_profile(text);
+    let mut own = Diagnostics::of_a_stranger(shown, text, is_ours);
+    let profile = if !is_ours && !ours::is_empty(text) {
+        own.at(
+            START,
+            "this file is no profile: it has none of their keys; begin with `points:`".to_owned(),
+        );
+        None
+    } else {
+        let mut document = Document::parse(text, &mut own);
+        document
+            .as_mut()
+            .and_then(|document| document.typed::<Profile>(&mut own))
+    };
+    if profile.is_none() && own.is_empty() {
+        own.at(
+            START,
+            "nothing in this file; begin with `points:`".to_owned(),
+        );
+    }
+    let profile = profile.filter(|_| own.is_empty());
+    faults.append(own);
+    profile
+}
+
+/// True if a profile comes with the program, and no file overrides it.
 pub(super) fn is_of_the_program(folder: &Path, name: &str) -> bool {
     presets::text(name).is_some() && !folder.join(format!("{FOLDER}/{name}.yaml")).exists()
 }

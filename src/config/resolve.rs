@@ -1,26 +1,38 @@
 //! As typed to as meant: names are looked up, defaults filled in, contradictions noted.
 
-mod advice;
 mod broker;
+mod broker_limits;
+mod broker_tls;
 mod cloud;
+mod context;
 mod credentials;
+mod decoding;
+mod device;
 mod factory;
 mod field;
+mod file_access;
 mod given;
 mod health;
+mod line;
+mod lints;
 mod manners;
-mod meaning;
-mod north;
 mod point;
 mod presence;
 mod rates;
-mod reach;
+mod register_address;
+mod registry;
+mod reporting;
 mod routes;
 mod simulated;
 mod slips;
 mod text;
+mod text_value;
 mod unused;
+mod uplink_lints;
+mod uplink_settings;
+mod uplinks;
 mod users;
+mod writing;
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -28,28 +40,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use reach::are_credentials_closed;
+pub(super) use file_access::are_credentials_closed;
 
-use super::document::{Document, Step};
-use super::fault::Faults;
+use super::diagnostics::Diagnostics;
+use super::document::{Document, PathStep};
 use super::file::File;
 use super::profiles::Profiles;
 use super::renamed::renamed;
-use super::{Gateway, fault};
+use super::suggestion::suggestion;
+use super::{Gateway, UplinkSetup, diagnostics};
 use crate::message::{Class, SessionLost};
 use crate::mqtt::{QoS, TopicName};
 use crate::units::Span;
 
-/// What the checks share.
+/// State that all checks share.
 struct Check<'a> {
     file: &'a File,
     document: &'a Document,
     folder: &'a Path,
-    /// Profiles that stand in files of their own.
+    /// Profiles in files of their own.
     profiles: &'a Profiles,
-    faults: &'a mut Faults,
-    /// What could not be read here and can be by the service.
-    unread: Vec<fault::Fault>,
+    faults: &'a mut Diagnostics,
+    /// Files that cannot be read here, but by the service.
+    unread: Vec<diagnostics::Diagnostic>,
     /// The places of the lines, by name.
     lines: HashMap<&'a str, usize>,
     /// The names of lines and profiles, faulty ones included: for those who misspell them.
@@ -59,15 +72,16 @@ struct Check<'a> {
 
 /// The path of a node, such as `at!["devices", 2, "line"]`.
 macro_rules! at {
-    ($($step:expr),* $(,)?) => { [$($crate::config::document::Step::from($step)),*] };
+    ($($step:expr),* $(,)?) => { [$($crate::config::document::PathStep::from($step)),*] };
 }
 use at;
 
+const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Files beside the YAML that only root and the service manager read; the service gets copies of them.
 const CREDENTIALS: &str = "credentials";
 
-/// Where a file is that the YAML names: a systemd credential of that name, by itself or out of the folder that the unit loads; a path from
-/// the folder of the YAML; or the original of a credential, for whoever checks the file by hand.
+/// The path of a file that the YAML names: a systemd credential of that name, by itself or out of the folder that the unit loads; a path from
+/// the folder of the YAML; or the original of a credential, for a check of the file by hand.
 pub(super) fn file_named(typed: &Path, folder: &Path) -> PathBuf {
     let usual = folder.join(typed);
     let (Some(name), true) = (typed.to_str(), typed.is_relative()) else {
@@ -83,33 +97,57 @@ pub(super) fn file_named(typed: &Path, folder: &Path) -> PathBuf {
     found.next().unwrap_or(usual)
 }
 
-impl Check<'_> {
-    /// Where a file is that the YAML names.
+impl<'a> Check<'a> {
+    fn new(
+        file: &'a File,
+        document: &'a Document,
+        folder: &'a Path,
+        profiles: &'a Profiles,
+        faults: &'a mut Diagnostics,
+    ) -> Self {
+        let mut lines = HashMap::new();
+        for (index, line) in file.lines.iter().enumerate() {
+            lines.entry(line.name.as_str()).or_insert(index);
+        }
+        Check {
+            file,
+            document,
+            folder,
+            profiles,
+            faults,
+            unread: Vec::new(),
+            lines,
+            known_lines: OnceCell::new(),
+            known_profiles: OnceCell::new(),
+        }
+    }
+
+    /// The path of a file that the YAML names.
     fn path(&self, typed: &Path) -> PathBuf {
         file_named(typed, self.folder)
     }
 
     /// Notes a fault at a value.
-    fn fault(&mut self, path: &[Step], message: impl Into<String>) {
+    fn fault(&mut self, path: &[PathStep], message: impl Into<String>) {
         let place = self.document.place(path);
         self.faults.at(place, message.into());
     }
 
     /// Notes a duration of zero where that makes no sense, unless it was noted before.
-    fn not_zero(&mut self, path: &[Step], span: Option<Span>, message: &str) {
+    fn not_zero(&mut self, path: &[PathStep], span: Option<Span>, message: &str) {
         if span.is_some_and(|span| span.0.is_zero()) && !self.is_faulty(path) {
             self.fault(path, message);
         }
     }
 
-    /// Notes what is possible but will hurt.
-    fn warn(&mut self, path: &[Step], message: impl Into<String>) {
+    /// Notes a warning: possible, but hardly meant.
+    fn warn(&mut self, path: &[PathStep], message: impl Into<String>) {
         let place = self.document.place(path);
         self.faults.warn(place, message.into());
     }
 
     /// Notes that something is missing in a node, unless a fault in it may be the reason.
-    fn missing(&mut self, path: &[Step], message: impl Into<String>) {
+    fn missing(&mut self, path: &[PathStep], message: impl Into<String>) {
         if !self.is_faulty(path) {
             let (start, _) = self.document.extent(path);
             self.faults.at(start, message.into());
@@ -117,22 +155,22 @@ impl Check<'_> {
     }
 
     /// True if a fault in a node has been noted.
-    fn is_faulty(&self, path: &[Step]) -> bool {
+    fn is_faulty(&self, path: &[PathStep]) -> bool {
         let (start, end) = self.document.extent(path);
         self.faults.between(start, end)
     }
 
-    /// Notes a name that is none.
-    fn unknown(&mut self, path: &[Step], what: &str, name: &str, known: &[String]) {
+    /// Notes an unknown name, with the nearest known one.
+    fn unknown(&mut self, path: &[PathStep], what: &str, name: &str, known: &[String]) {
         let renamed = renamed(name, |new| known.iter().any(|known| known == new));
         let hint = match renamed.filter(|_| what.starts_with("point")) {
             Some(new) => format!("it is called \"{new}\""),
-            None => fault::suggestion(name, known.iter().map(String::as_str)),
+            None => suggestion(name, known.iter().map(String::as_str)),
         };
         self.fault(path, format!("there is no {what} \"{name}\"; {hint}"));
     }
 
-    /// Notes names that stand twice in a list of mappings.
+    /// Notes names that are used twice in a list of mappings.
     fn unique<'n>(
         &mut self,
         list: &'static str,
@@ -140,7 +178,11 @@ impl Check<'_> {
     ) {
         let mut taken = HashSet::new();
         for (index, name) in names {
-            let path = [Step::from(list), Step::from(index), Step::from("name")];
+            let path = [
+                PathStep::from(list),
+                PathStep::from(index),
+                PathStep::from("name"),
+            ];
             if !taken.insert(name) {
                 self.fault(
                     &path,
@@ -167,8 +209,8 @@ impl Check<'_> {
         }
     }
 
-    /// The class of a name, with its QoS.
-    fn class(&mut self, name: &str, path: &[Step]) -> Option<(Class, Option<QoS>)> {
+    /// The class of a name; a fault at `path` if there is none.
+    fn class(&mut self, name: &str, path: &[PathStep]) -> Option<NamedClass> {
         match self.file.classes.get_full(name) {
             Some((index, _, class)) => {
                 let id = if name == NORMAL {
@@ -176,16 +218,16 @@ impl Check<'_> {
                 } else {
                     u16::try_from(index + 1).unwrap_or(u16::MAX)
                 };
-                Some((
-                    Class {
+                Some(NamedClass {
+                    class: Class {
                         id,
                         lane: class.lane,
                         if_session_lost: class.if_session_lost,
                     },
-                    class.qos.and_then(QoS::from_bits),
-                ))
+                    qos: class.qos.and_then(QoS::from_bits),
+                })
             }
-            None if name == NORMAL => Some((Class::default(), None)),
+            None if name == NORMAL => Some(NamedClass::default()),
             None => {
                 let mut known = self.document.keys("classes");
                 known.push(NORMAL.to_owned());
@@ -198,98 +240,51 @@ impl Check<'_> {
     }
 }
 
-/// The class of everything that has none.
+/// The class of messages without one.
 const NORMAL: &str = "normal";
 
-/// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
+/// The names of all classes, by their numbers.
+fn class_names(file: &File) -> Vec<String> {
+    let normal = std::iter::once(NORMAL.to_owned());
+    normal.chain(file.classes.keys().cloned()).collect()
+}
+
+/// A class that the file names, with its QoS if it has one.
+#[derive(Debug, Clone, Copy, Default)]
+struct NamedClass {
+    class: Class,
+    qos: Option<QoS>,
+}
+
+/// Checks the whole file. `None` if a part without a default is missing; faults may have been noted in any case.
 pub(super) fn resolve(
     file: &File,
     document: &Document,
-    (folder, profiles): (&Path, &Profiles),
-    faults: &mut Faults,
+    folder: &Path,
+    profiles: &Profiles,
+    faults: &mut Diagnostics,
 ) -> Option<Gateway> {
-    let mut lines = HashMap::new();
-    for (index, line) in file.lines.iter().enumerate() {
-        lines.entry(line.name.as_str()).or_insert(index);
-    }
-    let (known_lines, known_profiles) = (OnceCell::new(), OnceCell::new());
-    let mut check = Check {
-        file,
-        document,
-        folder,
-        profiles,
-        faults,
-        unread: Vec::new(),
-        lines,
-        known_lines,
-        known_profiles,
-    };
+    let mut check = Check::new(file, document, folder, profiles, faults);
     check.no_empty_sections();
-    let site = file.site.clone().unwrap_or_else(|| "site".to_owned());
-    // A plain broker has nothing that is called after its site.
-    let is_named = ["lines", "devices", "uplinks"]
-        .iter()
-        .any(|key| document.has(key));
-    if file.site.is_none() && is_named && !document.has("site") {
-        check.faults.at(
-            fault::START,
-            "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned(),
-        );
-    }
-    if site.is_empty() || site.starts_with('$') || TopicName::new(site.clone()).is_err() {
-        check.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");
-    }
-    for (name, class) in &file.classes {
-        if class.if_session_lost == SessionLost::Drop && class.qos != Some(2) {
-            check.fault(
-                &at!["classes", name, "if_session_lost"],
-                "only qos 2 knows what may have arrived; add `qos: 2` or write resend",
-            );
-        }
-        if class.qos.is_some_and(|qos| qos > 2) {
-            check.fault(
-                &at!["classes", name, "qos"],
-                "type 0 (may be lost), 1 (at least once) or 2 (exactly once)",
-            );
-        }
-    }
-    let field::Field {
-        lines,
-        reports,
-        set_by,
-        availability,
-        groups,
-    } = field::resolve(&mut check);
+    let site = check.site();
+    check.classes();
+    let field = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
-    let local = routes::LocalTopics::of(&lines, &reports, &groups);
+    let local = routes::LocalTopics::of(&field.lines, &field.reports, &field.groups);
     let health = health::health(&mut check, &site);
-    let mut uplinks = north::uplinks(&mut check, broker.is_some(), &local);
-    health::messages(&check, &mut uplinks, &lines, health.as_ref());
-    factory::settings(&mut check);
-    slips::uplinks(&mut check);
-    advice::loads(&mut check, &lines);
-    advice::uplinks(&mut check, &uplinks, &lines, (&reports, &availability));
-    let (data_folder, outbox) = north::outbox(&mut check);
-    if file.lines.is_empty()
-        && file.broker.is_none()
-        && !document.has("lines")
-        && !document.has("broker")
-    {
-        check.fault(
-            &[],
-            "neither lines nor a broker: there is nothing to do; add `lines:` or `broker:`",
-        );
-    }
+    let mut uplinks = uplinks::uplinks(&mut check, broker.is_some(), &local);
+    health::messages(&check, &mut uplinks, &field.lines, health.as_ref());
+    check.lint(&uplinks, &field);
+    let (data_folder, outbox) = uplinks::outbox(&mut check);
+    check.has_work();
     Some(Gateway {
         site,
-        lines,
-        points: Arc::new(reports),
-        set_by,
-        classes: std::iter::once(NORMAL.to_owned())
-            .chain(file.classes.keys().cloned())
-            .collect(),
-        availability,
-        groups,
+        lines: field.lines,
+        points: Arc::new(field.reports),
+        set_by: field.set_by,
+        classes: class_names(file),
+        availability: field.availability,
+        groups: field.groups,
         broker,
         folder: data_folder,
         outbox,
@@ -301,6 +296,66 @@ pub(super) fn resolve(
         log: file.log.format,
         shutdown_grace: file
             .shutdown_grace
-            .map_or(Duration::from_secs(10), |span| span.0),
+            .map_or(DEFAULT_SHUTDOWN_GRACE, |span| span.0),
     })
+}
+
+impl Check<'_> {
+    /// Settings that are possible and hardly meant.
+    fn lint(&mut self, uplinks: &[UplinkSetup], field: &field::Field) {
+        factory::settings(self);
+        slips::uplinks(self);
+        lints::loads(self, &field.lines);
+        uplink_lints::uplinks(self, uplinks, field);
+    }
+
+    /// The site's name; a placeholder if it is missing.
+    fn site(&mut self) -> String {
+        // A plain broker has nothing that is called after its site.
+        let is_named = ["lines", "devices", "uplinks"]
+            .iter()
+            .any(|key| self.document.has(key));
+        if self.file.site.is_none() && is_named && !self.document.has("site") {
+            self.faults.at(
+                diagnostics::START,
+                "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned(),
+            );
+        }
+        let site = self.file.site.clone().unwrap_or_else(|| "site".to_owned());
+        if site.is_empty() || site.starts_with('$') || TopicName::new(site.clone()).is_err() {
+            self.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");
+        }
+        site
+    }
+
+    fn classes(&mut self) {
+        for (name, class) in &self.file.classes {
+            if class.if_session_lost == SessionLost::Drop && class.qos != Some(2) {
+                self.fault(
+                    &at!["classes", name, "if_session_lost"],
+                    "only qos 2 knows what may have arrived; add `qos: 2` or write resend",
+                );
+            }
+            if class.qos.is_some_and(|qos| qos > 2) {
+                self.fault(
+                    &at!["classes", name, "qos"],
+                    "type 0 (may be lost), 1 (at least once) or 2 (exactly once)",
+                );
+            }
+        }
+    }
+
+    /// A gateway needs lines or a broker.
+    fn has_work(&mut self) {
+        let is_given = self.file.broker.is_some()
+            || !self.file.lines.is_empty()
+            || self.document.has("lines")
+            || self.document.has("broker");
+        if !is_given {
+            self.fault(
+                &[],
+                "neither lines nor a broker: there is nothing to do; add `lines:` or `broker:`",
+            );
+        }
+    }
 }

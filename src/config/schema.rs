@@ -1,13 +1,13 @@
-//! The JSON Schema of the YAML file, for editors: structs tell it by themselves, what is read in a way of its own is told here.
+//! The JSON Schema of the YAML file, for editors: derived from structs, and written here for types with a `Deserialize` of their own.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Health, Hole, HowHealthy,
-    HowPresent, HowReadBack, OneOrMore, Presence, Printed, Profile, RawWord, ReadBack, Remotes,
-    Several, Units, UseWhen,
+    AnswerWithinConfig, BrokenValue, DeadbandConfig, Factor, File, FromZero, Health, Hole,
+    HowHealthy, HowPresent, HowReadBack, OneOrMore, PresenceConfig, Printed, Profile, RawWord,
+    ReadBackConfig, Remotes, Several, UnitList, UseWhenConfig,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
@@ -34,7 +34,7 @@ pub fn of_profile() -> serde_json::Value {
 /// True if points have a key of this name.
 pub(super) fn is_key_of_a_point(key: &str) -> bool {
     of_profile()
-        .pointer("/definitions/Point/properties")
+        .pointer("/definitions/PointConfig/properties")
         .is_some_and(|keys| keys.get(key).is_some())
 }
 
@@ -49,58 +49,55 @@ fn titled<T: JsonSchema>(title: &str) -> serde_json::Value {
     schema
 }
 
-/// Where `none` takes away what a profile says, editors must not call it wrong.
+/// Where `none` takes a setting away, or a list replaces a single filter, editors must not call it wrong.
 fn takes_none(schema: &mut serde_json::Value) {
     let definitions = schema
         .get_mut("definitions")
         .and_then(serde_json::Value::as_object_mut);
     for (name, definition) in definitions.into_iter().flatten() {
-        let Some(properties) = definition
+        let properties = definition
             .get_mut("properties")
-            .and_then(serde_json::Value::as_object_mut)
-        else {
-            continue;
-        };
-        for (key, property) in properties {
+            .and_then(serde_json::Value::as_object_mut);
+        for (key, property) in properties.into_iter().flatten() {
             let takes = match name.as_str() {
-                "Text" => key != "frame",
-                "Frame" | "Point" | "Pause" => true,
-                "Device" => OF_DEVICES.contains(&key.as_str()),
+                "TextConfig" => key != "frame",
+                "FrameConfig" | "PointConfig" | "PauseConfig" => true,
+                "DeviceConfig" => OF_DEVICES.contains(&key.as_str()),
                 _ => false,
             };
-            if ["Send", "Receive"].contains(&name.as_str())
-                && key == "filter"
-                && let Some(map) = property.as_object_mut()
-            {
-                let description = map.remove("description");
-                let one = serde_json::Value::Object(std::mem::take(map));
-                map.insert(
-                    "anyOf".to_owned(),
-                    serde_json::json!([one, { "type": "array", "items": one, "minItems": 1 }]),
+            if ["SendConfig", "ReceiveConfig"].contains(&name.as_str()) && key == "filter" {
+                or_else(
+                    property,
+                    |one| serde_json::json!({ "type": "array", "items": one, "minItems": 1 }),
                 );
-                map.extend(description.map(|description| ("description".to_owned(), description)));
-                continue;
-            }
-            if takes && let Some(map) = property.as_object_mut() {
-                let description = map.remove("description");
-                let one = serde_json::Value::Object(std::mem::take(map));
-                let is_write = name == "Point" && key == "write";
-                let words = if is_write {
-                    serde_json::json!(["none", null, true, false])
-                } else {
-                    serde_json::json!(["none", null])
-                };
-                map.insert(
-                    "anyOf".to_owned(),
-                    serde_json::json!([one, { "enum": words }]),
+            } else if takes && name == "PointConfig" && key == "write" {
+                or_else(
+                    property,
+                    |_| serde_json::json!({ "enum": ["none", null, true, false] }),
                 );
-                map.extend(description.map(|description| ("description".to_owned(), description)));
+            } else if takes {
+                or_else(property, |_| serde_json::json!({ "enum": ["none", null] }));
             }
         }
     }
 }
 
-/// Types that look alike wherever they stand.
+/// Lets a property have another form, too; its description stays.
+fn or_else(
+    property: &mut serde_json::Value,
+    other: impl Fn(&serde_json::Value) -> serde_json::Value,
+) {
+    let Some(map) = property.as_object_mut() else {
+        return;
+    };
+    let description = map.remove("description");
+    let one = serde_json::Value::Object(std::mem::take(map));
+    let forms = serde_json::json!([one, other(&one)]);
+    map.insert("anyOf".to_owned(), forms);
+    map.extend(description.map(|description| ("description".to_owned(), description)));
+}
+
+/// Types with one schema wherever they are used.
 macro_rules! looks {
     ($($type:ty: $name:literal = $schema:tt;)*) => {$(
         impl JsonSchema for $type {
@@ -220,7 +217,7 @@ looks! {
         "description": "A register counted from zero, as on the wire.",
         "type": "integer", "minimum": 0, "maximum": 65535, "examples": [0, 107]
     };
-    Deadband: "Deadband" = {
+    DeadbandConfig: "Deadband" = {
         "description": "A change in the unit of the point, or a part of the value.",
         "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$|\$\{(env|credential):" }],
         "examples": [0.5, "2%"]
@@ -237,7 +234,7 @@ looks! {
         "description": "A table and registers from zero.",
         "type": "string", "pattern": r"^(holding|input|coil|discrete) \d+(\s*-\s*\d+)?\s*$|\$\{(env|credential):", "examples": ["holding 100-120"]
     };
-    Units: "Units" = {
+    UnitList: "Units" = {
         "description": "Modbus addresses.",
         "anyOf": [
             { "type": "integer", "minimum": 1, "maximum": 255 },
@@ -246,11 +243,11 @@ looks! {
         ],
         "examples": ["1-20", "1-4, 7"]
     };
-    UseWhen: "UseWhen" = {
+    UseWhenConfig: "UseWhen" = {
         "description": "Another uplink, and how long it must have been down.",
         "type": "string", "pattern": r"^.+ down for .+$|\$\{(env|credential):", "examples": ["cloud down for 10m"]
     };
-    AnswerWithin: "AnswerWithin" = {
+    AnswerWithinConfig: "AnswerWithin" = {
         "description": "A duration, or both bounds.",
         "anyOf": [
             { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-z]+\s*$|\$\{(env|credential):" },
@@ -324,7 +321,7 @@ impl JsonSchema for Health {
     }
 }
 
-impl JsonSchema for Presence {
+impl JsonSchema for PresenceConfig {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Presence".into()
     }
@@ -335,7 +332,7 @@ impl JsonSchema for Presence {
     }
 }
 
-impl JsonSchema for ReadBack {
+impl JsonSchema for ReadBackConfig {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "ReadBack".into()
     }

@@ -1,6 +1,6 @@
-//! Who sets what a point can be given, for `wellhead check --points`.
+//! Sources of settings that points inherit, for `wellhead check --points`.
 
-/// Who sets a setting of a point.
+/// The source of a setting of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetBy {

@@ -1,4 +1,4 @@
-//! What lines and uplinks will carry: bus time, and bytes as an operator bills them, both ways, from the intervals and topics of the
+//! The load of lines and uplinks: bus time, and bytes as an operator bills them, both ways, from the intervals and topics of the
 //! file. Pure.
 //!
 //! Messages of points that are read equally often leave together: they share headers of TCP/IP, records of TLS and acknowledgements, and
@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Uplink;
+use super::UplinkSetup;
 use crate::field::decode::Kind;
 use crate::field::modbus::plan::Block;
 use crate::field::modbus::{blocks, costs};
@@ -37,7 +37,7 @@ const HEADERS: f64 = 40.0;
 const SEGMENT: f64 = 1448.0;
 const PUBLISH: f64 = 11.0;
 const ANSWER: f64 = 5.0;
-/// What TLS adds to a packet and to its answer.
+/// Bytes that TLS adds to a packet and to its answer.
 const TLS: f64 = 44.0;
 /// A segment with PINGREQ and its answer.
 const PING: f64 = 124.0;
@@ -68,9 +68,9 @@ pub fn size(bytes: f64) -> String {
         .to_string()
 }
 
-/// What goes through an uplink in a day.
+/// The data of an uplink in a day.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Traffic {
+pub struct DailyTraffic {
     /// Messages if every reading is sent.
     pub most_messages: f64,
     /// Messages if nothing changes.
@@ -85,7 +85,7 @@ pub struct Traffic {
     pub least_together: f64,
 }
 
-/// What an uplink or one of its rules is to carry in a day, if every reading is sent.
+/// The data that an uplink or one of its rules has to carry in a day, if every reading is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Demand {
     pub(super) messages: f64,
@@ -94,7 +94,7 @@ pub(super) struct Demand {
 }
 
 /// One message of a point.
-struct Message {
+struct MessageTraffic {
     /// The number of its `send` rule; `None` for one of the gateway itself.
     rule: Option<usize>,
     /// How often it is sent in a day: if nothing changes, and if every reading is sent.
@@ -119,7 +119,7 @@ struct Company {
 }
 
 impl Company {
-    fn add(&mut self, times: f64, message: &Message) {
+    fn add(&mut self, times: f64, message: &MessageTraffic) {
         let (answers, more_trips) = match message.qos {
             QoS::AtMostOnce => (0.0, 0.0),
             QoS::AtLeastOnce => (ANSWER, 0.0),
@@ -148,7 +148,7 @@ impl Company {
 }
 
 /// Bytes of a day, if messages that are due equally often leave together.
-fn together(messages: &[Message], times: impl Fn(&Message) -> f64, tls: f64) -> f64 {
+fn together(messages: &[MessageTraffic], times: impl Fn(&MessageTraffic) -> f64, tls: f64) -> f64 {
     let mut companies: HashMap<u64, Company> = HashMap::new();
     for message in messages {
         let times = times(message);
@@ -161,7 +161,7 @@ fn together(messages: &[Message], times: impl Fn(&Message) -> f64, tls: f64) -> 
 }
 
 /// Bytes of a day, if each message travels alone.
-fn alone(messages: &[Message], times: impl Fn(&Message) -> f64, tls: f64) -> f64 {
+fn alone(messages: &[MessageTraffic], times: impl Fn(&MessageTraffic) -> f64, tls: f64) -> f64 {
     let headers = |qos: QoS| {
         ALONE
             .iter()
@@ -174,16 +174,16 @@ fn alone(messages: &[Message], times: impl Fn(&Message) -> f64, tls: f64) -> f64
         .sum()
 }
 
-/// What the points of `lines` make `uplink` carry, or only one of its `send` rules, whatever their rates are.
+/// The data that the points of `lines` send through `uplink`, or only through one of its `send` rules, without regard to rates.
 pub(super) fn demand(
     lines: &[Line],
     reports: &[PointReport],
-    uplink: &Uplink,
+    uplink: &UplinkSetup,
     rule: Option<usize>,
 ) -> Demand {
     let mut demand = Demand::default();
     let own = own(uplink).map(|(_, message)| message);
-    let is_meant = |message: &Message| rule.is_none() || message.rule == rule;
+    let is_meant = |message: &MessageTraffic| rule.is_none() || message.rule == rule;
     for message in of_points(lines, reports, uplink)
         .into_iter()
         .chain(own)
@@ -195,13 +195,13 @@ pub(super) fn demand(
     demand
 }
 
-/// No more of these messages goes than their rate lets pass.
-fn limit<'a>(messages: impl Iterator<Item = &'a mut Message>, rate: Option<Rate>) {
+/// Scales messages down to their rate.
+fn limit<'a>(messages: impl Iterator<Item = &'a mut MessageTraffic>, rate: Option<Rate>) {
     let Some(rate) = rate else {
         return;
     };
-    let mut messages: Vec<&mut Message> = messages.collect();
-    let passing = |times: fn(&Message) -> f64, messages: &[&mut Message]| {
+    let mut messages: Vec<&mut MessageTraffic> = messages.collect();
+    let passing = |times: fn(&MessageTraffic) -> f64, messages: &[&mut MessageTraffic]| {
         let part = |an_hour: Option<u64>, sent: f64| {
             an_hour.map_or(1.0, |an_hour| (an_hour as f64 * HOURS / sent).min(1.0))
         };
@@ -220,38 +220,37 @@ fn limit<'a>(messages: impl Iterator<Item = &'a mut Message>, rate: Option<Rate>
     }
 }
 
-/// Messages of the points of `lines` that go through `uplink`.
-fn of_points(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Vec<Message> {
+/// Messages of the points of `lines` that go through `uplink`: one for each topic that a rule sends.
+fn of_points(
+    lines: &[Line],
+    reports: &[PointReport],
+    uplink: &UplinkSetup,
+) -> Vec<MessageTraffic> {
     let mut messages = Vec::new();
-    let devices = lines.iter().flat_map(|line| &line.devices);
-    let points = devices.flat_map(|device| {
+    for device in lines.iter().flat_map(|line| &line.devices) {
         let own: HashMap<&str, Duration> = device
             .points
             .iter()
             .map(|point| (&*point.name, point.every))
             .collect();
-        device
-            .points
-            .iter()
-            .map(move |point| (point, interval(&own, point)))
-            .collect::<Vec<_>>()
-    });
-    for (point, every) in points {
-        let Some(report) = reports.get(point.id.0 as usize) else {
-            continue;
-        };
-        for topic in report.topics() {
-            let mut rules = uplink.routes.send.iter().enumerate();
-            if let Some((number, rule)) = rules.find(|(_, rule)| rule.wants(topic, report.class)) {
-                let payload = empty_payload() + f64::from(characters(point));
-                let (least, most) = a_day(every, report);
-                let qos = rule.qos.unwrap_or(report.qos).min(rule.most);
-                messages.push(Message {
+        for point in &device.points {
+            let Some(report) = reports.get(point.id.0 as usize) else {
+                continue;
+            };
+            let payload = empty_payload() + f64::from(characters(point));
+            let (least, most) = a_day(interval(&own, point), report);
+            for topic in report.topics() {
+                let mut rules = uplink.routes.send.iter().enumerate();
+                let Some((number, rule)) = rules.find(|(_, rule)| rule.wants(topic, report.class))
+                else {
+                    continue;
+                };
+                messages.push(MessageTraffic {
                     rule: Some(number),
                     least,
                     most,
                     body: body(uplink, rule, topic) + payload,
-                    qos,
+                    qos: rule.qos.unwrap_or(report.qos).min(rule.most),
                 });
             }
         }
@@ -259,36 +258,24 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Vec<Me
     messages
 }
 
-/// What the points of `lines` make `uplink` carry, as far as its rates let it pass; a backup as if it were needed all the time.
-pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traffic {
+/// The traffic that the points of `lines` cause on `uplink`, as far as its rates let it pass; a backup as if it were needed all the time.
+pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> DailyTraffic {
     let mut messages = of_points(lines, reports, uplink);
     let (status, health): (Vec<_>, Vec<_>) =
         own(uplink).partition(|(topic, _)| topic.is_reserved());
     messages.extend(status.into_iter().map(|(_, message)| message));
-    for (number, rule) in uplink.routes.send.iter().enumerate() {
-        let of_rule = messages
-            .iter_mut()
-            .filter(|message| message.rule == Some(number));
-        limit(of_rule, rule.rate);
-    }
-    limit(messages.iter_mut(), uplink.routes.rate);
-    let health: Vec<Message> = health.into_iter().map(|(_, message)| message).collect();
+    limit_by_rates(&mut messages, uplink);
+    let health: Vec<MessageTraffic> = health.into_iter().map(|(_, message)| message).collect();
     let tls = if is_tls(uplink) { TLS } else { 0.0 };
+    let state = state(uplink, tls) + alone(&health, |message| message.most, tls);
     let pings = DAY / uplink.settings.keep_alive.as_secs_f64().max(1.0) * (PING + tls);
-    // As if it connects once a day: the state goes with it.
-    let state = uplink.settings.presence.as_ref().map_or(0.0, |presence| {
-        AT_LEAST_ONCE
-            + tls
-            + f64::from(u32::try_from(bytes_of_presence(presence)).unwrap_or(u32::MAX))
-    });
-    let state = state + alone(&health, |message| message.most, tls);
     // A link that is silent is tested.
     let tested = |bytes: f64| (bytes + state).max(pings);
     let (least, most) = (
-        |message: &Message| message.least,
-        |message: &Message| message.most,
+        |message: &MessageTraffic| message.least,
+        |message: &MessageTraffic| message.most,
     );
-    Traffic {
+    DailyTraffic {
         least_messages: messages.iter().map(least).sum(),
         most_messages: messages.iter().map(most).sum(),
         least: tested(alone(&messages, least, tls)),
@@ -298,15 +285,38 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
     }
 }
 
+/// Limits messages by the rates of their rules, and all together by that of the uplink.
+fn limit_by_rates(messages: &mut [MessageTraffic], uplink: &UplinkSetup) {
+    for (number, rule) in uplink.routes.send.iter().enumerate() {
+        let of_rule = messages
+            .iter_mut()
+            .filter(|message| message.rule == Some(number));
+        limit(of_rule, rule.rate);
+    }
+    limit(messages.iter_mut(), uplink.routes.rate);
+}
+
+/// Bytes for the state of the gateway, as if the uplink connects once a day.
+fn state(uplink: &UplinkSetup, tls: f64) -> f64 {
+    let presence = uplink.settings.presence.as_ref();
+    presence.map_or(0.0, |presence| {
+        AT_LEAST_ONCE + tls + as_f64(bytes_of_presence(presence))
+    })
+}
+
+fn as_f64(bytes: usize) -> f64 {
+    f64::from(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
 /// Messages of the gateway itself, with their local topics.
-fn own(uplink: &Uplink) -> impl Iterator<Item = (&TopicName, Message)> {
+fn own(uplink: &UplinkSetup) -> impl Iterator<Item = (&TopicName, MessageTraffic)> {
     uplink.own.iter().filter_map(|own| {
         let (rule, _) = uplink.routes.for_own(&own.topic, own.class)?;
         let qos = rule.qos.unwrap_or(own.qos).min(rule.most);
         let body = body(uplink, rule, &own.topic) + own.payload;
         Some((
             &own.topic,
-            Message {
+            MessageTraffic {
                 rule: None,
                 least: own.a_day,
                 most: own.a_day,
@@ -317,7 +327,7 @@ fn own(uplink: &Uplink) -> impl Iterator<Item = (&TopicName, Message)> {
     })
 }
 
-fn is_tls(uplink: &Uplink) -> bool {
+fn is_tls(uplink: &UplinkSetup) -> bool {
     uplink
         .settings
         .remotes
@@ -326,7 +336,7 @@ fn is_tls(uplink: &Uplink) -> bool {
 }
 
 /// Of one message: what it holds beside its payload.
-fn body(uplink: &Uplink, rule: &Rule, topic: &TopicName) -> f64 {
+fn body(uplink: &UplinkSetup, rule: &Rule, topic: &TopicName) -> f64 {
     let number = if uplink.settings.numbered && uplink.settings.protocol == Protocol::V5 {
         NUMBER
     } else {
@@ -341,7 +351,7 @@ fn body(uplink: &Uplink, rule: &Rule, topic: &TopicName) -> f64 {
         .map_or(there.as_str().len(), |cloud| {
             cloud.bytes_of_topic(there, settings.numbered)
         });
-    number + f64::from(u32::try_from(topic).unwrap_or(u32::MAX))
+    number + as_f64(topic)
 }
 
 /// How often a point has a value; a computed one whenever one of its parts has.
@@ -389,7 +399,7 @@ fn empty_payload() -> f64 {
         quality: Quality::Good,
     };
     let length = json::encode(&reading).len().saturating_sub("null".len());
-    f64::from(u32::try_from(length).unwrap_or(u32::MAX))
+    as_f64(length)
 }
 
 /// About how many characters a value has.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::document::{Document, Step};
-use super::fault::{Faults, Place};
+use super::diagnostics::{Diagnostics, SourceLocation};
+use super::document::{Document, PathStep};
 use super::resolve::{are_credentials_closed, file_named};
 use crate::files;
 
@@ -11,8 +11,8 @@ use crate::files;
 const OF_USERS: [&str; 3] = ["name", "password", "scram"];
 
 /// Reads the file that the broker names, and adds its users to those of the document.
-pub(super) fn include(document: &mut Document, folder: &Path, faults: &mut Faults) {
-    let path = [Step::from("broker"), Step::from("users_file")];
+pub(super) fn include(document: &mut Document, folder: &Path, faults: &mut Diagnostics) {
+    let path = [PathStep::from("broker"), PathStep::from("users_file")];
     let Some(typed) = document.text_at(&path) else {
         return;
     };
@@ -24,8 +24,8 @@ pub(super) fn include(document: &mut Document, folder: &Path, faults: &mut Fault
         .display()
         .to_string();
     match files::text(&file) {
-        Ok(text) if is_list(&text) => of_yaml(document, (&name, &text), faults),
-        Ok(text) => of_mosquitto(document, (&name, &text), (place, faults)),
+        Ok(text) if is_list(&text) => of_yaml(document, &name, &text, faults),
+        Ok(text) => of_mosquitto(document, &name, &text, place, faults),
         // Told where certificates are, too.
         Err(error)
             if error.kind() == std::io::ErrorKind::NotFound && are_credentials_closed(folder) => {}
@@ -50,13 +50,13 @@ fn is_list(text: &str) -> bool {
     })
 }
 
-fn of_yaml(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults) {
+fn of_yaml(document: &mut Document, name: &str, text: &str, faults: &mut Diagnostics) {
     // Of a list of anything else, such as keys, nothing is shown.
     let is_ours = OF_USERS.iter().any(|key| text.contains(&format!("{key}:")));
     let number = faults.add_file(name, text, is_ours);
     if !is_ours && !super::ours::is_empty(text) {
         faults.at(
-            (number, 1, 1),
+            SourceLocation::start_of(number),
             "this is no list of users; write `- name: ...` and `password: ...` for each".to_owned(),
         );
         return;
@@ -70,17 +70,19 @@ fn of_yaml(document: &mut Document, (name, text): (&str, &str), faults: &mut Fau
 /// Lines of `name:hash`.
 fn of_mosquitto(
     document: &mut Document,
-    (name, text): (&str, &str),
-    (at, faults): (Place, &mut Faults),
+    name: &str,
+    text: &str,
+    at: SourceLocation,
+    faults: &mut Diagnostics,
 ) {
     let number = faults.add_file(name, text, false);
-    let mut users: Vec<(String, String, Place)> = Vec::new();
+    let mut users: Vec<(String, String, SourceLocation)> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim_end();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let place = (number, index + 1, 1);
+        let place = SourceLocation::new(number, index + 1, 1);
         match line.split_once(':') {
             Some((name, hash)) if !name.is_empty() && hash.starts_with('$') => {
                 users.push((name.to_owned(), hash.to_owned(), place));

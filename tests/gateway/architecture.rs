@@ -90,7 +90,7 @@ const PURE: [&str; 68] = [
     "config/document/change.rs",
     "config/migrate.rs",
     "config/traffic.rs",
-    "config/fault.rs",
+    "config/diagnostics.rs",
     "config/file.rs",
     "config/resolve/field.rs",
     "config/resolve.rs",

@@ -70,7 +70,7 @@ fn expected(text: &str, mark: &str) -> Vec<String> {
         .collect()
 }
 
-fn told(faults: &[config::Fault], file: &Path) -> Vec<String> {
+fn told(faults: &[config::Diagnostic], file: &Path) -> Vec<String> {
     let folder = file.parent().unwrap().display().to_string();
     faults
         .iter()

@@ -69,7 +69,7 @@ fn command(routes: &Routes) -> Option<Example> {
 }
 
 /// The rules of an uplink, each with an example: a topic of a point where one matches.
-pub(super) fn plan(config: &config::Gateway, uplink: &config::Uplink) -> RoutePlan {
+pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> RoutePlan {
     let routes = &uplink.routes;
     let mut firsts: Vec<Option<TopicName>> = vec![None; routes.send.len()];
     for (topic, class) in config

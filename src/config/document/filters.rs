@@ -2,7 +2,7 @@
 
 use serde_yaml::Value;
 
-use super::{Children, Document, Node, Step};
+use super::{Children, Document, Node, PathStep};
 
 const FILTER: &str = "filter";
 
@@ -11,7 +11,7 @@ impl Document {
     pub(in crate::config) fn expand_filters(&mut self) {
         let (Some(Value::Sequence(uplinks)), Some(node)) = (
             self.value.get_mut("uplinks"),
-            self.places.child_mut(&Step::from("uplinks")),
+            self.places.child_mut(&PathStep::from("uplinks")),
         ) else {
             return;
         };
@@ -21,7 +21,7 @@ impl Document {
         for (uplink, node) in uplinks.iter_mut().zip(nodes) {
             for list in ["send", "receive"] {
                 let (Some(Value::Sequence(rules)), Some(node)) =
-                    (uplink.get_mut(list), node.child_mut(&Step::from(list)))
+                    (uplink.get_mut(list), node.child_mut(&PathStep::from(list)))
                 else {
                     continue;
                 };
@@ -42,7 +42,10 @@ fn expand(rules: &mut Vec<Value>, nodes: &mut Vec<Node>) {
             .and_then(Value::as_sequence)
             .cloned()
             .unwrap_or_default();
-        let filter_nodes = match node.child(&Step::from(FILTER)).map(|node| &node.children) {
+        let filter_nodes = match node
+            .child(&PathStep::from(FILTER))
+            .map(|node| &node.children)
+        {
             Some(Children::Seq(nodes)) => nodes.clone(),
             _ => Vec::new(),
         };

@@ -1,11 +1,11 @@
-//! YAML as it stands, with what serde_yaml would refuse. Pure.
+//! YAML with keys that are used twice, which serde_yaml would refuse. Pure.
 
 use std::fmt;
 
 use serde::de;
 use serde_yaml::Value;
 
-/// Any YAML value. Of a key that stands twice the first one counts: the positions tell of the second.
+/// Any YAML value. Of a key that is used twice the first one counts; the second one is noted with the positions.
 pub(super) struct Lenient(pub(super) Value);
 
 impl<'de> serde::Deserialize<'de> for Lenient {

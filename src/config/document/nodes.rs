@@ -5,14 +5,14 @@ use std::collections::HashMap;
 
 use indexmap::IndexMap;
 use indexmap::map::Entry;
-use saphyr_parser::{Event, Parser, Span};
+use saphyr_parser::{Event, Marker, Parser, Span};
 
-use super::{Step, syntax};
-use crate::config::fault::{Faults, Place};
+use super::{PathStep, syntax};
+use crate::config::diagnostics::{Diagnostics, SourceLocation};
 
 /// Nodes of a file: far more than a gateway can have, and few enough for its memory.
 const MOST_NODES: usize = 2_000_000;
-/// Nodes that aliases may repeat; a few lines could otherwise stand for billions.
+/// Nodes that aliases may repeat; a few lines could otherwise expand to billions.
 const MAX_ALIASED: usize = 100_000;
 /// Nodes deep a file may be.
 const MAX_DEPTH: usize = 64;
@@ -21,17 +21,17 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     /// Of the key for values of a mapping, of the node itself otherwise.
-    pub(super) key_place: Place,
-    pub(super) place: Place,
+    pub(super) key_place: SourceLocation,
+    pub(super) place: SourceLocation,
     /// Just behind its last character.
-    pub(super) end: Place,
+    pub(super) end: SourceLocation,
     pub(super) children: Children,
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum Children {
     None,
-    /// Of a key that stands twice the first.
+    /// Of a key that is used twice the first one.
     Map(IndexMap<String, Node>),
     Seq(Vec<Node>),
 }
@@ -45,18 +45,18 @@ impl Node {
         }
     }
 
-    pub(super) fn child(&self, step: &Step) -> Option<&Self> {
+    pub(super) fn child(&self, step: &PathStep) -> Option<&Self> {
         match (&self.children, step) {
-            (Children::Map(entries), Step::Key(key)) => entries.get(key),
-            (Children::Seq(items), Step::Index(index)) => items.get(*index),
+            (Children::Map(entries), PathStep::Key(key)) => entries.get(key),
+            (Children::Seq(items), PathStep::Index(index)) => items.get(*index),
             _ => None,
         }
     }
 
-    pub(super) fn child_mut(&mut self, step: &Step) -> Option<&mut Self> {
+    pub(super) fn child_mut(&mut self, step: &PathStep) -> Option<&mut Self> {
         match (&mut self.children, step) {
-            (Children::Map(entries), Step::Key(key)) => entries.get_mut(key),
-            (Children::Seq(items), Step::Index(index)) => items.get_mut(*index),
+            (Children::Map(entries), PathStep::Key(key)) => entries.get_mut(key),
+            (Children::Seq(items), PathStep::Index(index)) => items.get_mut(*index),
             _ => None,
         }
     }
@@ -72,7 +72,7 @@ pub(super) struct Builder<'a, 'f> {
     aliased: usize,
     /// All others.
     nodes: usize,
-    faults: &'f mut Faults,
+    faults: &'f mut Diagnostics,
     /// Of the file.
     number: usize,
     text: &'a str,
@@ -80,7 +80,7 @@ pub(super) struct Builder<'a, 'f> {
 
 impl<'a, 'f> Builder<'a, 'f> {
     /// The node at the top; `None` if something is so wrong that there is none.
-    pub(super) fn build(number: usize, text: &'a str, faults: &'f mut Faults) -> Option<Node> {
+    pub(super) fn build(number: usize, text: &'a str, faults: &'f mut Diagnostics) -> Option<Node> {
         let mut builder = Builder {
             events: Parser::new_from_str(text),
             anchors: HashMap::new(),
@@ -96,9 +96,9 @@ impl<'a, 'f> Builder<'a, 'f> {
                 (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
                 (Event::StreamEnd | Event::DocumentEnd, _) => {
                     return Some(Node {
-                        key_place: (number, 1, 1),
-                        place: (number, 1, 1),
-                        end: (number, 1, 1),
+                        key_place: SourceLocation::start_of(number),
+                        place: SourceLocation::start_of(number),
+                        end: SourceLocation::start_of(number),
                         children: Children::None,
                     });
                 }
@@ -112,11 +112,15 @@ impl<'a, 'f> Builder<'a, 'f> {
             Ok(event) => Some(event),
             Err(error) => {
                 let at = error.marker();
-                let told = syntax::explain(self.text, (at.line(), at.col() + 1), error.info());
-                self.faults.at((self.number, at.line(), at.col() + 1), told);
+                let told = syntax::explain(self.text, at.line(), at.col() + 1, error.info());
+                self.faults.at(self.location(at), told);
                 None
             }
         }
+    }
+
+    fn location(&self, marker: &Marker) -> SourceLocation {
+        SourceLocation::new(self.number, marker.line(), marker.col() + 1)
     }
 
     /// The node an event begins, with its text if it is a scalar.
@@ -124,26 +128,14 @@ impl<'a, 'f> Builder<'a, 'f> {
         &mut self,
         event: Event<'a>,
         span: Span,
-        key_place: Option<Place>,
+        key_place: Option<SourceLocation>,
         depth: usize,
     ) -> Option<(String, Node)> {
-        let place = (self.number, span.start.line(), span.start.col() + 1);
+        let place = self.location(&span.start);
         let key_place = key_place.unwrap_or(place);
-        if depth > MAX_DEPTH {
-            self.faults
-                .at(place, format!("nested more than {MAX_DEPTH} deep"));
-            return None;
-        }
-        self.nodes += 1;
-        if self.nodes > MOST_NODES {
-            self.faults.at(
-                place,
-                format!("more than {MOST_NODES} keys and values; no gateway is that large"),
-            );
-            return None;
-        }
+        self.check_size(place, depth)?;
         let mut text = String::new();
-        let mut end = (self.number, span.end.line(), span.end.col() + 1);
+        let mut end = self.location(&span.end);
         let (anchor, children) = match event {
             Event::Scalar(scalar, _, anchor, _) => {
                 text = scalar.into_owned();
@@ -151,19 +143,7 @@ impl<'a, 'f> Builder<'a, 'f> {
             }
             Event::SequenceStart(anchor, _) => (anchor, self.sequence(depth, &mut end)?),
             Event::MappingStart(anchor, _) => (anchor, self.mapping(depth, &mut end)?),
-            Event::Alias(anchor) => {
-                self.aliased += self.sizes.get(&anchor).copied().unwrap_or(0);
-                if self.aliased > MAX_ALIASED {
-                    self.faults
-                        .at(place, "too much is repeated by `*` aliases".to_owned());
-                    return None;
-                }
-                let children = self
-                    .anchors
-                    .get(&anchor)
-                    .map_or(Children::None, |node| node.children.clone());
-                (0, children)
-            }
+            Event::Alias(anchor) => (0, self.aliased(anchor, place)?),
             _ => (0, Children::None),
         };
         let node = Node {
@@ -179,12 +159,38 @@ impl<'a, 'f> Builder<'a, 'f> {
         Some((text, node))
     }
 
-    fn sequence(&mut self, depth: usize, end: &mut Place) -> Option<Children> {
+    /// `None` with a fault if the file is deeper or larger than any gateway's.
+    fn check_size(&mut self, place: SourceLocation, depth: usize) -> Option<()> {
+        self.nodes += 1;
+        let why = if depth > MAX_DEPTH {
+            format!("nested more than {MAX_DEPTH} deep")
+        } else if self.nodes > MOST_NODES {
+            format!("more than {MOST_NODES} keys and values; no gateway is that large")
+        } else {
+            return Some(());
+        };
+        self.faults.at(place, why);
+        None
+    }
+
+    /// The content that an alias repeats.
+    fn aliased(&mut self, anchor: usize, place: SourceLocation) -> Option<Children> {
+        self.aliased += self.sizes.get(&anchor).copied().unwrap_or(0);
+        if self.aliased > MAX_ALIASED {
+            self.faults
+                .at(place, "too much is repeated by `*` aliases".to_owned());
+            return None;
+        }
+        let node = self.anchors.get(&anchor);
+        Some(node.map_or(Children::None, |node| node.children.clone()))
+    }
+
+    fn sequence(&mut self, depth: usize, end: &mut SourceLocation) -> Option<Children> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
                 (Event::SequenceEnd, span) => {
-                    *end = (self.number, span.end.line(), span.end.col() + 1);
+                    *end = self.location(&span.end);
                     return Some(Children::Seq(items));
                 }
                 (event, span) => items.push(self.node(event, span, None, depth + 1)?.1),
@@ -192,12 +198,12 @@ impl<'a, 'f> Builder<'a, 'f> {
         }
     }
 
-    fn mapping(&mut self, depth: usize, end: &mut Place) -> Option<Children> {
+    fn mapping(&mut self, depth: usize, end: &mut SourceLocation) -> Option<Children> {
         let mut entries: IndexMap<String, Node> = IndexMap::new();
         loop {
             let (event, span) = match self.next()? {
                 (Event::MappingEnd, span) => {
-                    *end = (self.number, span.end.line(), span.end.col() + 1);
+                    *end = self.location(&span.end);
                     return Some(Children::Map(entries));
                 }
                 key => key,
@@ -209,7 +215,7 @@ impl<'a, 'f> Builder<'a, 'f> {
                 Entry::Vacant(entry) => drop(entry.insert(value)),
                 Entry::Occupied(entry) if entry.key() == "<<" => {}
                 Entry::Occupied(entry) => {
-                    let (key, first) = (entry.key(), entry.get().key_place.1);
+                    let (key, first) = (entry.key(), entry.get().key_place.line);
                     self.faults.at(
                         key_node.place,
                         format!(

@@ -5,16 +5,16 @@ use std::collections::HashSet;
 
 use serde_yaml::Value;
 
-use super::{Document, Step, syntax};
-use crate::config::fault::{Faults, Place};
+use super::{Document, PathStep, syntax};
+use crate::config::diagnostics::{Diagnostics, SourceLocation};
 
 /// The key below which the names of what is taken away are kept; no one can mean it by accident.
 pub(in crate::config) const REMOVED: &str = "(taken away)";
 /// The word that takes away.
 const NONE: &str = "none";
-/// The key of points that true and false stand for: all defaults, or `none`.
+/// The key of points that takes true for all defaults, and false for `none`.
 const WRITE: &str = "write";
-/// What a device may take away from its profile, its line and the file, beside `text:` and its points.
+/// Keys that a device may take away from its profile, its line and the file, beside `text:` and its points.
 pub(in crate::config) const OF_DEVICES: [&str; 14] = [
     "byte_order",
     "identify",
@@ -35,19 +35,22 @@ pub(in crate::config) const OF_DEVICES: [&str; 14] = [
 impl Document {
     /// Moves the keys that take something away into a list of their own, and notes those that have no value and take nothing away.
     /// Returns what was taken out: the place of the mapping, and the key.
-    pub(super) fn take_away(&mut self, faults: &mut Faults) -> HashSet<(Place, String)> {
+    pub(super) fn take_away(
+        &mut self,
+        faults: &mut Diagnostics,
+    ) -> HashSet<(SourceLocation, String)> {
         let mut taken = HashSet::new();
-        let mut empty: Vec<Vec<Step>> = Vec::new();
+        let mut empty: Vec<Vec<PathStep>> = Vec::new();
         walk(&mut self.value, &mut Vec::new(), &mut empty);
         for path in empty {
-            let Some((Step::Key(key), above)) = path.split_last() else {
+            let Some((PathStep::Key(key), above)) = path.split_last() else {
                 continue;
             };
             taken.insert((self.place(above), key.clone()));
             let place = self.key_place(&path);
             let line = faults
                 .line(place)
-                .get(place.2.saturating_sub(1)..)
+                .get(place.column.saturating_sub(1)..)
                 .unwrap_or_default();
             let rest = line
                 .trim_start_matches(|c: char| c != ':')
@@ -70,11 +73,40 @@ impl Document {
     }
 }
 
-fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
+/// The meaning of a key that may have no value.
+enum Fate {
+    Kept,
+    /// `write: true`.
+    AllDefaults,
+    /// `none`, nothing at all, or `write: false`.
+    TakesAway,
+    /// A fault: nothing is said.
+    Empty,
+}
+
+fn fate(path: &[PathStep], key: &str, value: &Value) -> Fate {
+    let is_null = value.is_null();
+    let switch = value.as_bool().filter(|_| key == WRITE);
+    let is_none = is_null || value.as_str() == Some(NONE);
+    if (switch.is_some() || is_none) && takes_away(path, key) {
+        return match switch {
+            Some(true) => Fate::AllDefaults,
+            _ => Fate::TakesAway,
+        };
+    }
+    // Empty sections at the top are noted where they are used.
+    if is_null && !path.is_empty() {
+        Fate::Empty
+    } else {
+        Fate::Kept
+    }
+}
+
+fn walk(value: &mut Value, path: &mut Vec<PathStep>, empty: &mut Vec<Vec<PathStep>>) {
     match value {
         Value::Sequence(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                path.push(Step::Index(index));
+                path.push(PathStep::Index(index));
                 walk(item, path, empty);
                 path.pop();
             }
@@ -85,29 +117,22 @@ fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
                 let Some(name) = key.as_str() else {
                     return true;
                 };
-                let is_null = value.is_null();
-                let switch = value
-                    .as_bool()
-                    .filter(|_| name == WRITE && takes_away(path, name));
-                if switch == Some(true) {
-                    *value = Value::Mapping(serde_yaml::Mapping::new());
+                match fate(path, name, value) {
+                    Fate::Kept => return true,
+                    Fate::AllDefaults => {
+                        *value = Value::Mapping(serde_yaml::Mapping::new());
+                        return true;
+                    }
+                    Fate::TakesAway => removed.push(key.clone()),
+                    Fate::Empty => {
+                        empty.push(path.iter().cloned().chain([PathStep::from(name)]).collect());
+                    }
                 }
-                if switch == Some(false)
-                    || ((is_null || value.as_str() == Some(NONE)) && takes_away(path, name))
-                {
-                    removed.push(key.clone());
-                    return false;
-                }
-                // Empty sections at the top are told of where they are used.
-                if is_null && !path.is_empty() {
-                    empty.push(path.iter().cloned().chain([Step::from(name)]).collect());
-                    return false;
-                }
-                true
+                false
             });
             for (key, value) in map.iter_mut() {
                 let Some(name) = key.as_str() else { continue };
-                path.push(Step::from(name));
+                path.push(PathStep::from(name));
                 walk(value, path, empty);
                 path.pop();
             }
@@ -120,11 +145,11 @@ fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
 }
 
 /// True for a key of a place that may take something away: the text, the frame or a point of a device or a profile, the pauses of a device.
-fn takes_away(path: &[Step], key: &str) -> bool {
+fn takes_away(path: &[PathStep], key: &str) -> bool {
     let words: Vec<&str> = path
         .iter()
         .map(|step| {
-            if let Step::Key(key) = step {
+            if let PathStep::Key(key) = step {
                 key.as_str()
             } else {
                 "*"

@@ -1,4 +1,4 @@
-//! What is wrong with a text that is no YAML, in words for somebody who did not mean to learn YAML. Pure.
+//! Explains syntax errors in words for people who do not know YAML. Pure.
 
 /// The parser's words for lines that begin at the wrong column.
 const OF_COLUMNS: [&str; 2] = ["block collection", "block mapping"];
@@ -28,8 +28,8 @@ fn beginning(line: &str) -> Option<Beginning<'_>> {
     })
 }
 
-/// What a fault of the parser at a line (from 1) means; `info` are the parser's words.
-pub(super) fn explain(text: &str, (line, column): (usize, usize), info: &str) -> String {
+/// Explains an error of the parser at a line and column (from 1); `info` are the parser's words.
+pub(super) fn explain(text: &str, line: usize, column: usize, info: &str) -> String {
     let this = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     if let Some(sign) = this.chars().nth(column.saturating_sub(1)).filter(|sign| {
         matches!(sign, '%' | '@' | '`')
@@ -141,7 +141,7 @@ mod tests {
 
     fn check(text: &str, line: usize, expected: &str) {
         assert_eq!(
-            explain(text, (line, 1), "while parsing a block collection"),
+            explain(text, line, 1, "while parsing a block collection"),
             expected,
             "{text}"
         );
@@ -170,7 +170,8 @@ mod tests {
         assert_eq!(
             explain(
                 "a:\n  b: { unit: % }\n",
-                (2, 14),
+                2,
+                14,
                 "found character that cannot start any token"
             ),
             "not YAML: a value does not begin with %; write it in quotes: '%'"

@@ -6,9 +6,9 @@ use indexmap::{IndexMap, IndexSet};
 use serde_yaml::Value;
 
 use super::Document;
-use crate::config::fault::Faults;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::file::Profile;
-use crate::config::{Fault, profiles};
+use crate::config::{Diagnostic, profiles};
 
 /// The column of the points' names.
 pub const NAME: &str = "name";
@@ -27,19 +27,19 @@ const TEXTS: [&str; 9] = [
 
 /// Points, one in each row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Table {
+pub struct PointTable {
     /// The name first, then the keys of points that occur.
     pub columns: Vec<String>,
     /// As many cells as there are columns; empty where a point says nothing.
     pub rows: Vec<Vec<String>>,
 }
 
-type Points = IndexMap<String, Value>;
+type PointValues = IndexMap<String, Value>;
 
 /// The points of a device, over those of its profile, or of a profile; `None` if `text`, the files in `profiles/` below `folder` and the
 /// program know none of that name.
-pub fn points_of(text: &str, folder: &Path, name: &str) -> Option<Table> {
-    let mut faults = Faults::new("", text);
+pub fn points_of(text: &str, folder: &Path, name: &str) -> Option<PointTable> {
+    let mut faults = Diagnostics::new("", text);
     let document = Document::parse(text, &mut faults);
     let value = document.map_or(Value::Null, |document| document.value);
     let device = value
@@ -70,23 +70,23 @@ pub fn points_of(text: &str, folder: &Path, name: &str) -> Option<Table> {
     Some(table(points))
 }
 
-fn profile(file: &Value, folder: &Path, name: &str) -> Option<Points> {
+fn profile(file: &Value, folder: &Path, name: &str) -> Option<PointValues> {
     if let Some(profile) = file.get("profiles").and_then(|profiles| profiles.get(name)) {
         return Some(mapping(profile.get("points")));
     }
     let text = profiles::text(folder, name)?;
-    let document = Document::parse(&text, &mut Faults::new("", &text))?;
+    let document = Document::parse(&text, &mut Diagnostics::new("", &text))?;
     Some(mapping(document.value.get("points")))
 }
 
-fn mapping(value: Option<&Value>) -> Points {
+fn mapping(value: Option<&Value>) -> PointValues {
     let entries = value.and_then(Value::as_mapping).into_iter().flatten();
     entries
         .filter_map(|(name, point)| Some((name.as_str()?.to_owned(), point.clone())))
         .collect()
 }
 
-fn table(points: Points) -> Table {
+fn table(points: PointValues) -> PointTable {
     let keys: IndexSet<String> = points
         .values()
         .filter_map(Value::as_mapping)
@@ -100,7 +100,7 @@ fn table(points: Points) -> Table {
         std::iter::once(name).chain(cells).collect()
     };
     let rows = points.into_iter().map(row).collect();
-    Table {
+    PointTable {
         columns: std::iter::once(NAME.to_owned()).chain(keys).collect(),
         rows,
     }
@@ -151,103 +151,125 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// The section `points:` that says what a table says, a point a line. Faults name row and column of the table, the row of the columns
-/// being 1.
-pub fn points_from(table: &Table) -> Result<String, Vec<Fault>> {
+/// The section `points:` of a table, a point a line. Faults name row and column of the table, the row of the column names being 1.
+pub fn points_from(table: &PointTable) -> Result<String, Vec<Diagnostic>> {
     let Some(name_at) = table.columns.iter().position(|column| column == NAME) else {
         let message = format!(
             "no column \"{NAME}\"; the first row names the columns: {NAME}, and keys of points such as holding, type, scale"
         );
         return Err(vec![fault(1, 1, message)]);
     };
-    let mut text = String::from("points:\n");
-    // Where the value of each key begins, by row.
-    let mut places: Vec<Vec<(usize, usize)>> = Vec::new();
-    let mut faults: Vec<Fault> = Vec::new();
-    for (number, row) in table.rows.iter().enumerate() {
-        // Every row is a line, so that faults find their rows.
-        if row.iter().all(|cell| cell.trim().is_empty()) {
-            text.push('\n');
-            places.push(Vec::new());
-            continue;
-        }
-        if row.get(name_at).is_none_or(|name| name.trim().is_empty()) {
-            faults.push(fault(
-                number + 2,
-                name_at + 1,
-                "the point has no name".to_owned(),
-            ));
-        }
-        if let Some(extra) = row
-            .iter()
-            .skip(table.columns.len())
-            .position(|cell| !cell.trim().is_empty())
-        {
-            let column = table.columns.len() + extra + 1;
-            faults.push(fault(
-                number + 2,
-                column,
-                "a cell without a name above it; a comma in a cell needs quotes around the cell"
-                    .to_owned(),
-            ));
-        }
-        let mut line = format!(
-            "  {}: {{",
-            quoted(row.get(name_at).map(String::as_str).unwrap_or_default())
-        );
-        let mut starts = Vec::new();
-        for (index, (column, cell)) in table
-            .columns
-            .iter()
-            .zip(row)
-            .enumerate()
-            .filter(|(index, (_, cell))| *index != name_at && !cell.trim().is_empty())
-        {
-            line.push_str(if starts.is_empty() { " " } else { ", " });
-            starts.push((line.chars().count() + 1, index + 1));
-            let cell = cell.trim();
-            line.push_str(&format!(
-                "{column}: {}",
-                if TEXTS.contains(&column.as_str()) {
-                    quoted(cell)
-                } else {
-                    cell.to_owned()
-                }
-            ));
-        }
-        line.push_str(" }\n");
-        text.push_str(&line);
-        places.push(starts);
+    let mut written = TableWriter {
+        name_at,
+        text: String::from("points:\n"),
+        cells: Vec::new(),
+        faults: Vec::new(),
+    };
+    for (index, row) in table.rows.iter().enumerate() {
+        // The row of the column names is the first one.
+        written.row(table, index + 2, row);
     }
-    let mut found = Faults::new("", &text);
-    let typed = Document::parse(&text, &mut found)
-        .and_then(|mut document| document.typed::<Profile>(&mut found));
-    if typed.is_some() && found.is_empty() && faults.is_empty() {
-        return Ok(text
-            .lines()
-            .filter(|line| !line.is_empty())
-            .map(|line| format!("{line}\n"))
-            .collect());
-    }
-    let told = found.in_order().into_iter().map(|found| {
-        let starts = places
-            .get(found.line.saturating_sub(2))
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let column = starts
-            .iter()
-            .rev()
-            .find(|(start, _)| *start <= found.column)
-            .map_or(name_at + 1, |(_, column)| *column);
-        fault(found.line, column, found.message)
-    });
-    faults.extend(told);
-    faults.sort_by_key(|fault| (fault.line, fault.column));
-    Err(faults)
+    written.checked()
 }
 
-fn fault(row: usize, column: usize, message: String) -> Fault {
-    Fault {
+/// Points as YAML while a table is written.
+struct TableWriter {
+    /// The column of the names.
+    name_at: usize,
+    /// Row 2 is line 2: every row is a line, so that faults find their rows.
+    text: String,
+    /// The cells of each row.
+    cells: Vec<Vec<WrittenCell>>,
+    faults: Vec<Diagnostic>,
+}
+
+/// A cell in the YAML, by the column at which its key begins there, and its column in the table, both from 1.
+struct WrittenCell {
+    begins: usize,
+    column: usize,
+}
+
+impl TableWriter {
+    fn row(&mut self, table: &PointTable, number: usize, row: &[String]) {
+        if row.iter().all(|cell| cell.trim().is_empty()) {
+            self.text.push('\n');
+            self.cells.push(Vec::new());
+            return;
+        }
+        self.check_row(table, number, row);
+        let name = row.get(self.name_at).map_or("", String::as_str);
+        let mut line = format!("  {}: {{", quoted(name));
+        let mut cells = Vec::new();
+        for (index, (key, cell)) in table.columns.iter().zip(row).enumerate() {
+            let cell = cell.trim();
+            if index == self.name_at || cell.is_empty() {
+                continue;
+            }
+            line.push_str(if cells.is_empty() { " " } else { ", " });
+            cells.push(WrittenCell {
+                begins: line.chars().count() + 1,
+                column: index + 1,
+            });
+            let value = if TEXTS.contains(&key.as_str()) {
+                quoted(cell)
+            } else {
+                cell.to_owned()
+            };
+            line.push_str(&format!("{key}: {value}"));
+        }
+        line.push_str(" }\n");
+        self.text.push_str(&line);
+        self.cells.push(cells);
+    }
+
+    /// Every row has a name, and no cell beyond the last column.
+    fn check_row(&mut self, table: &PointTable, number: usize, row: &[String]) {
+        let name = row.get(self.name_at).map_or("", |name| name.trim());
+        if name.is_empty() {
+            let message = "the point has no name".to_owned();
+            self.faults.push(fault(number, self.name_at + 1, message));
+        }
+        let count = table.columns.len();
+        let mut extra = row.iter().skip(count);
+        if let Some(extra) = extra.position(|cell| !cell.trim().is_empty()) {
+            let message =
+                "a cell without a name above it; a comma in a cell needs quotes around the cell";
+            self.faults
+                .push(fault(number, count + extra + 1, message.to_owned()));
+        }
+    }
+
+    /// The text without empty lines, if it has no faults.
+    fn checked(mut self) -> Result<String, Vec<Diagnostic>> {
+        let mut found = Diagnostics::new("", &self.text);
+        let typed = Document::parse(&self.text, &mut found)
+            .and_then(|mut document| document.typed::<Profile>(&mut found));
+        if typed.is_some() && found.is_empty() && self.faults.is_empty() {
+            let lines = self.text.lines().filter(|line| !line.is_empty());
+            return Ok(lines.map(|line| format!("{line}\n")).collect());
+        }
+        for found in found.in_order() {
+            let column = self.column(found.line, found.column);
+            self.faults.push(fault(found.line, column, found.message));
+        }
+        self.faults.sort_by_key(|fault| (fault.line, fault.column));
+        Err(self.faults)
+    }
+
+    /// The column of the table for a place in the text; that of the name if no cell begins before it.
+    fn column(&self, line: usize, column: usize) -> usize {
+        let cells = self.cells.get(line.saturating_sub(2));
+        let cell = cells
+            .into_iter()
+            .flatten()
+            .rev()
+            .find(|cell| cell.begins <= column);
+        cell.map_or(self.name_at + 1, |cell| cell.column)
+    }
+}
+
+fn fault(row: usize, column: usize, message: String) -> Diagnostic {
+    Diagnostic {
         file: String::new(),
         line: row,
         column,
@@ -258,7 +280,7 @@ fn fault(row: usize, column: usize, message: String) -> Fault {
 
 /// The devices and profiles of a file.
 pub fn names_of(text: &str) -> Vec<String> {
-    let mut faults = Faults::new("", text);
+    let mut faults = Diagnostics::new("", text);
     let Some(document) = Document::parse(text, &mut faults) else {
         return Vec::new();
     };
@@ -335,14 +357,14 @@ mod tests {
 
     #[test]
     fn faults_of_a_table_name_row_and_column() {
-        let table = |columns: &[&str], rows: &[&[&str]]| Table {
+        let table = |columns: &[&str], rows: &[&[&str]]| PointTable {
             columns: columns.iter().map(ToString::to_string).collect(),
             rows: rows
                 .iter()
                 .map(|row| row.iter().map(ToString::to_string).collect())
                 .collect(),
         };
-        let told = |table: &Table| {
+        let told = |table: &PointTable| {
             points_from(table)
                 .unwrap_err()
                 .iter()

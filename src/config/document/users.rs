@@ -3,20 +3,20 @@
 use indexmap::IndexMap;
 use serde_yaml::{Mapping, Value};
 
-use super::{Children, Document, Node, Step};
-use crate::config::fault::{Faults, Place};
+use super::{Children, Document, Node, PathStep};
+use crate::config::diagnostics::{Diagnostics, SourceLocation};
 
 impl Document {
-    /// The text of a node; something else that stands there is left to the types.
-    pub(in crate::config) fn text_at(&self, path: &[Step]) -> Option<String> {
+    /// The text of a node; any other value is left to the types.
+    pub(in crate::config) fn text_at(&self, path: &[PathStep]) -> Option<String> {
         let found = path.iter().try_fold(&self.value, |value, step| match step {
-            Step::Key(key) => value.get(key.as_str()),
-            Step::Index(index) => value.get(*index),
+            PathStep::Key(key) => value.get(key.as_str()),
+            PathStep::Index(index) => value.get(*index),
         });
         found?.as_str().map(str::to_owned)
     }
 
-    /// Makes what stands below a key, if it is the only one, the whole document.
+    /// Makes the value of a key, if it is the only one, the whole document.
     pub(in crate::config) fn unwrap_key(&mut self, key: &str) {
         let (Some(map), Children::Map(nodes)) =
             (self.value.as_mapping_mut(), &mut self.places.children)
@@ -32,7 +32,7 @@ impl Document {
     }
 
     /// Adds the users of a list.
-    pub(in crate::config) fn add_users(&mut self, other: Self, faults: &mut Faults) {
+    pub(in crate::config) fn add_users(&mut self, other: Self, faults: &mut Diagnostics) {
         let (Value::Sequence(users), Children::Seq(nodes)) = (other.value, other.places.children)
         else {
             faults.at(
@@ -45,8 +45,11 @@ impl Document {
     }
 
     /// Adds users of whom name, hash and place are known.
-    pub(in crate::config) fn add_named_users(&mut self, users: Vec<(String, String, Place)>) {
-        let node = |place: Place, children: Children| Node {
+    pub(in crate::config) fn add_named_users(
+        &mut self,
+        users: Vec<(String, String, SourceLocation)>,
+    ) {
+        let node = |place: SourceLocation, children: Children| Node {
             key_place: place,
             place,
             end: place,
@@ -73,7 +76,7 @@ impl Document {
             children: Children::Map(keys),
             place,
             ..
-        }) = self.places.child_mut(&Step::from("broker"))
+        }) = self.places.child_mut(&PathStep::from("broker"))
         else {
             return;
         };

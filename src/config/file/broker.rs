@@ -11,7 +11,7 @@ use crate::units::{Size, Span};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Broker {
+pub(in crate::config) struct BrokerConfig {
     /// Listening addresses, one or a list: mqtt://, mqtts://, ws://, wss:// with <address>:<port>, or unix:///<path>. Default
     /// mqtt://127.0.0.1:1883, which only this machine can reach.
     #[serde(default = "this_machine")]
@@ -21,21 +21,21 @@ pub(in crate::config) struct Broker {
     #[serde(default)]
     pub(in crate::config) allow_origins: Vec<String>,
     /// Certificates of encrypted listeners.
-    pub(in crate::config) tls: Option<Tls>,
+    pub(in crate::config) tls: Option<TlsConfig>,
     /// Clients on other machines may connect without a user name. Default false.
     #[serde(default)]
     pub(in crate::config) allow_anonymous: bool,
     /// Rights of clients without a user name.
-    pub(in crate::config) anonymous: Option<Rules>,
+    pub(in crate::config) anonymous: Option<RulesConfig>,
     /// Users who may log in, with their rights.
     #[serde(default)]
-    pub(in crate::config) users: Vec<User>,
+    pub(in crate::config) users: Vec<UserConfig>,
     /// More users, in a file of their own that is read again at each reload: a YAML list like `users`, or a password file of mosquitto.
     /// Default none.
     pub(in crate::config) users_file: Option<PathBuf>,
     /// Where sessions, queues and retained messages are kept: disk (default), or memory, where they do not survive a restart.
     #[serde(default)]
-    pub(in crate::config) keep: Keep,
+    pub(in crate::config) keep: BrokerKeep,
     /// Open connections. Default 500.
     pub(in crate::config) max_connections: Option<usize>,
     /// Open connections from one address. An IPv6 /64 may have four times as many, but at most three quarters of all. Default half of all,
@@ -102,7 +102,7 @@ fn this_machine() -> Several<Listen> {
 /// What survives the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(in crate::config) enum Keep {
+pub(in crate::config) enum BrokerKeep {
     #[default]
     Disk,
     Memory,
@@ -110,7 +110,7 @@ pub(in crate::config) enum Keep {
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Tls {
+pub(in crate::config) struct TlsConfig {
     /// The certificate (PEM) with its intermediate certificates.
     pub(in crate::config) cert: PathBuf,
     /// Its key (PEM).
@@ -123,13 +123,13 @@ pub(in crate::config) struct Tls {
     pub(in crate::config) client_certificates: Option<ClientCertificates>,
     /// How a client identifies its user: password (default), or certificate, whose common name is the user name.
     #[serde(default)]
-    pub(in crate::config) login: Login,
+    pub(in crate::config) login: LoginMethod,
 }
 
 /// What tells who a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(in crate::config) enum Login {
+pub(in crate::config) enum LoginMethod {
     #[default]
     Password,
     Certificate,
@@ -137,7 +137,7 @@ pub(in crate::config) enum Login {
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct User {
+pub(in crate::config) struct UserConfig {
     /// The user name.
     pub(in crate::config) name: String,
     /// Another user, whose `client_ids`, `read`, `write`, `subscribe` and `deny` apply where this one has none of its own. A user without a
@@ -162,7 +162,7 @@ pub(in crate::config) struct User {
 
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Rules {
+pub(in crate::config) struct RulesConfig {
     /// Topics that may be read, with +, # and %c, %u for client identifier and user. Default all.
     pub(in crate::config) read: Option<Vec<String>>,
     /// Topics that may be published to. Default all except those that write to instruments.
@@ -184,9 +184,9 @@ pub(in crate::config) struct Deny {
     pub(in crate::config) subscribe: Option<Vec<String>>,
 }
 
-impl User {
-    pub(in crate::config) fn rules(&self) -> Rules {
-        Rules {
+impl UserConfig {
+    pub(in crate::config) fn rules(&self) -> RulesConfig {
+        RulesConfig {
             read: self.read.clone(),
             write: self.write.clone(),
             subscribe: self.subscribe.clone(),

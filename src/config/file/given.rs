@@ -1,6 +1,6 @@
 //! Settings of points that a file, a line, a device or a profile gives to points that do not set them themselves.
 
-use super::point::Deadband;
+use super::value::DeadbandConfig;
 use crate::units::Span;
 
 /// The settings, in the order of their columns in `wellhead check --points`.
@@ -39,7 +39,7 @@ macro_rules! gives {
             pub(in crate::config) every: Option<Span>,
             /// Numbers are reported only if they change by more than this, absolute or relative such as 2%; other values are then reported
             /// when they change. Applies to points that do not set it themselves. Default: every reading is reported.
-            pub(in crate::config) deadband: Option<Deadband>,
+            pub(in crate::config) deadband: Option<DeadbandConfig>,
             /// A point is reported after this time even without a change. Applies to points that do not set it themselves. Default never.
             pub(in crate::config) at_least_every: Option<Span>,
             /// How old values may be while newer ones cannot be read. Applies to points that do not set it themselves. Default three times
@@ -74,7 +74,7 @@ gives! {
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::config) struct Given<'a> {
     pub(in crate::config) every: Option<Span>,
-    pub(in crate::config) deadband: Option<Deadband>,
+    pub(in crate::config) deadband: Option<DeadbandConfig>,
     pub(in crate::config) at_least_every: Option<Span>,
     pub(in crate::config) stale_after: Option<Span>,
     pub(in crate::config) class: Option<&'a str>,

@@ -7,7 +7,7 @@ use crate::units::Span;
 /// Silence before a request.
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Pause {
+pub(in crate::config) struct PauseConfig {
     /// Silence before each request, at most 10s. Default what the standard requires.
     pub(in crate::config) between: Option<Span>,
     /// Silence after the line was opened, at most 60s. Default none.
@@ -18,7 +18,7 @@ pub(in crate::config) struct Pause {
     pub(in crate::config) removed: Vec<String>,
 }
 
-impl Pause {
+impl PauseConfig {
     /// `own` where it says something, `base` where it does not.
     pub(in crate::config) fn over(own: Option<&Self>, base: Option<&Self>) -> Self {
         let is_kept =
@@ -49,7 +49,7 @@ pub(in crate::config) enum Compared {
 /// Answers under other identifiers.
 #[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Accept {
+pub(in crate::config) struct AcceptConfig {
     /// The unit of an answer: same (default) or any.
     #[serde(default)]
     pub(in crate::config) unit: Compared,

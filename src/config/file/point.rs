@@ -5,7 +5,8 @@ use serde::{Deserialize, de};
 
 use super::Given;
 use super::given::given_of;
-use crate::field::decode::{ByteOrder, Characters, Kind, Sentinel};
+use super::value::{BrokenValue, DeadbandConfig, Factor, FromZero, OneOrMore, Printed, RawWord};
+use crate::field::decode::{ByteOrder, Characters, Kind};
 use crate::field::text::parse::Notation;
 use crate::field::text::script::Pattern;
 use crate::field::wave::Wave;
@@ -13,161 +14,6 @@ use crate::field::write::Function;
 use crate::report::aggregate::Show;
 use crate::report::template::TopicTemplate;
 use crate::units::Span;
-
-/// A register number as manuals print it; leading zeros make YAML take it for text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) struct Printed(pub(in crate::config) u32);
-
-impl<'de> Deserialize<'de> for Printed {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        let number = value
-            .as_u64()
-            .or_else(|| value.as_str()?.parse().ok())
-            .and_then(|number| u32::try_from(number).ok());
-        number.map(Self).ok_or_else(|| {
-            de::Error::custom(format!(
-                "{value} is not a register number; type it as the manual prints it, such as 40001"
-            ))
-        })
-    }
-}
-
-/// A register counted from zero, as on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::config) struct FromZero(pub(in crate::config) u16);
-
-impl<'de> Deserialize<'de> for FromZero {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Typed;
-        impl de::Visitor<'_> for Typed {
-            type Value = FromZero;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("u16")
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<FromZero, E> {
-                match u16::try_from(number) {
-                    Ok(number) => Ok(FromZero(number)),
-                    Err(_) if matches!(number, 100_001..=165_536 | 300_001..=365_536 | 400_001..=465_536) => {
-                        Err(E::custom(format!(
-                            "{number} is a register as manuals print it, and this key counts from zero, up to 65535; write `at: {number}`"
-                        )))
-                    }
-                    Err(_) => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
-                }
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<FromZero, E> {
-                u64::try_from(number)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
-                    .and_then(|number| self.visit_u64(number))
-            }
-        }
-        deserializer.deserialize_u16(Typed)
-    }
-}
-
-/// One value, or a list of them.
-#[derive(Debug, Clone)]
-pub(in crate::config) struct OneOrMore<T>(pub(in crate::config) Vec<T>);
-
-impl<'de, T: de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let typed = match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::Array(list) => list,
-            one => vec![one],
-        };
-        typed
-            .into_iter()
-            .map(serde_json::from_value)
-            .collect::<Result<_, _>>()
-            .map(Self)
-            .map_err(de::Error::custom)
-    }
-}
-
-/// The same, with the place of each value of a list known to messages; for values that are no mappings.
-#[derive(Debug, Clone, PartialEq)]
-pub(in crate::config) struct Several<T>(pub(in crate::config) Vec<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Several<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
-            type Value = Several<T>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("one text, or a list of them")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Several<T>, E> {
-                T::deserialize(de::IntoDeserializer::into_deserializer(text))
-                    .map(|one| Several(vec![one]))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Several<T>, A::Error> {
-                let mut several = Vec::new();
-                while let Some(one) = seq.next_element()? {
-                    several.push(one);
-                }
-                Ok(Several(several))
-            }
-        }
-        deserializer.deserialize_any(Visitor(std::marker::PhantomData))
-    }
-}
-
-/// `32767`, or `'N/A'` for a string.
-#[derive(Debug, Clone, PartialEq)]
-pub(in crate::config) struct BrokenValue(pub(in crate::config) Sentinel);
-
-impl<'de> Deserialize<'de> for BrokenValue {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        let end = |key: &str| value.get(key)?.as_f64();
-        let range =
-            || (value.as_object()?.len() == 2).then_some(Sentinel::Range(end("from")?, end("to")?));
-        let text = || {
-            value
-                .as_str()
-                .map(|text| Sentinel::Text(text.trim().into()))
-        };
-        value.as_f64().map(Sentinel::Number).or_else(text).or_else(range).map(Self).ok_or_else(|| {
-            de::Error::custom(format!("{value} is not a raw value; type a number such as 32767 or 0xFFFF, a range such as {{ from: 0xFFF8, to: 0xFFFF }}, or for a string its text"))
-        })
-    }
-}
-
-/// `0.5`, or `2%` of the value.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::config) enum Deadband {
-    Absolute(f64),
-    Percent(f64),
-}
-
-impl<'de> Deserialize<'de> for Deadband {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        let percent = || {
-            value
-                .as_str()?
-                .trim()
-                .strip_suffix('%')?
-                .trim()
-                .parse()
-                .ok()
-        };
-        let known = value
-            .as_f64()
-            .map(Self::Absolute)
-            .or_else(|| percent().map(Self::Percent));
-        known.ok_or_else(|| {
-            de::Error::custom(format!("{value} is not a deadband; type a number such as 0.5, or a part of the value such as 2%"))
-        })
-    }
-}
 
 /// The direction in which a value counts above zero. Published values keep to one convention: what flows into the installation of the
 /// site is positive, so that grid + production + battery = consumption.
@@ -207,7 +53,7 @@ pub(in crate::config) enum BitOrder {
 
 #[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Array {
+pub(in crate::config) struct ArrayConfig {
     /// Number of values, 1 to 125.
     #[schemars(range(min = 1, max = 125))]
     pub(in crate::config) count: u16,
@@ -217,7 +63,7 @@ pub(in crate::config) struct Array {
 
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Aggregate {
+pub(in crate::config) struct AggregateConfig {
     /// The interval.
     pub(in crate::config) every: Span,
     /// Values to publish: min, mean, max, last, count; several go to `<topic>/min` and so on.
@@ -226,75 +72,15 @@ pub(in crate::config) struct Aggregate {
 
 #[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Filter {
+pub(in crate::config) struct FilterConfig {
     /// The median of this number of values; odd, 3 to 99.
     #[schemars(range(min = 3, max = 99))]
     pub(in crate::config) median: u8,
 }
 
-/// What a word stands for: a whole number, or the text that a plain instrument writes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::config) struct RawWord(pub(in crate::config) String);
-
-impl RawWord {
-    /// As the raw value of a register; `None` if it is text.
-    pub(in crate::config) fn number(&self) -> Option<i64> {
-        self.0.parse().ok()
-    }
-}
-
-impl<'de> Deserialize<'de> for RawWord {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Typed;
-        impl de::Visitor<'_> for Typed {
-            type Value = RawWord;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a whole number, or the text that the instrument writes")
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<RawWord, E> {
-                Ok(RawWord(number.to_string()))
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<RawWord, E> {
-                Ok(RawWord(number.to_string()))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawWord, E> {
-                Ok(RawWord(text.to_owned()))
-            }
-        }
-        deserializer.deserialize_any(Typed)
-    }
-}
-
-/// `0.001`, or `{ scale: 0.5556, offset: -17.7778 }`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::config) struct Factor {
-    pub(in crate::config) scale: f64,
-    pub(in crate::config) offset: f64,
-}
-
-impl<'de> Deserialize<'de> for Factor {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        let number = |key: &str| value.get(key)?.as_f64();
-        let both = || {
-            (value.as_object()?.len() == 2).then_some(Self {
-                scale: number("scale")?,
-                offset: number("offset")?,
-            })
-        };
-        value.as_f64().map(|scale| Self { scale, offset: 0.0 }).or_else(both).ok_or_else(|| {
-            de::Error::custom(format!("{value} is not a factor; type a number such as 0.001, or {{ scale: 0.5556, offset: -17.7778 }}"))
-        })
-    }
-}
-
 /// `read_back: true`, or `{ delay: 200ms, tolerance: 0.5 }`; `None` for false.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::config) struct ReadBack(pub(in crate::config) Option<HowReadBack>);
+pub(in crate::config) struct ReadBackConfig(pub(in crate::config) Option<HowReadBack>);
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -305,7 +91,7 @@ pub(in crate::config) struct HowReadBack {
     pub(in crate::config) tolerance: Option<f64>,
 }
 
-impl<'de> Deserialize<'de> for ReadBack {
+impl<'de> Deserialize<'de> for ReadBackConfig {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::Bool(is_wanted) => Ok(Self(is_wanted.then(HowReadBack::default))),
@@ -328,7 +114,7 @@ pub(in crate::config) struct Writable {
 
 #[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Write {
+pub(in crate::config) struct WriteConfig {
     /// Smaller values are refused. Default that of `writable`, then that of the point.
     pub(in crate::config) min: Option<f64>,
     /// Larger values are refused. Default that of `writable`, then that of the point.
@@ -340,7 +126,7 @@ pub(in crate::config) struct Write {
     /// How long a write may wait for its line. Default 10s.
     pub(in crate::config) good_for: Option<Span>,
     /// Verify a write by reading the value back: true, or with these settings. Default false.
-    pub(in crate::config) read_back: Option<ReadBack>,
+    pub(in crate::config) read_back: Option<ReadBackConfig>,
     /// Modbus functions for writing: auto (5, 6, 15, 16; default), multiple (15, 16) or exchange (23).
     #[serde(default)]
     pub(in crate::config) function: Function,
@@ -361,7 +147,7 @@ macro_rules! point {
     ($($(#[$attribute:meta])* $key:ident: $kind:ty),* $(,)?) => {
         #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
-        pub(in crate::config) struct Point {
+        pub(in crate::config) struct PointConfig {
             /// The register as manuals print it: 40001 holding, 30001 input, 10001 discrete input, 1 coil; five or six digits.
             pub(in crate::config) at: Option<Printed>,
             /// A holding register, counted from zero.
@@ -393,7 +179,7 @@ macro_rules! point {
             pub(in crate::config) removed: Vec<String>,
         }
 
-        impl Point {
+        impl PointConfig {
             /// This point where it says something, `base` where it does not.
             pub(in crate::config) fn over(&self, base: &Self) -> Self {
                 let own = self.clone();
@@ -462,7 +248,7 @@ point! {
     /// Of a date: Z (default) or an offset such as +02:00.
     zone: String,
     /// Several values of the same type.
-    array: Array,
+    array: ArrayConfig,
     /// Publish numbers as text, for receivers that cannot represent 64 bits. Default false.
     as_text: bool,
     /// The unit, for people, such as m3/h.
@@ -474,15 +260,15 @@ point! {
     /// Points of one group are read in one request, and written in one.
     group: String,
     /// Removes outliers.
-    filter: Filter,
+    filter: FilterConfig,
     /// A value is reported only if it changes by more than this, absolute or relative such as 2%; 0 reports every change. Default: every
     /// reading is reported.
-    deadband: Deadband,
+    deadband: DeadbandConfig,
     /// Largest error of the straight lines between reported values: readings that lie within it are left out.
     #[schemars(extend("exclusiveMinimum" = 0))]
     swinging_door: f64,
     /// Publish one value per interval instead of each reading.
-    aggregate: Aggregate,
+    aggregate: AggregateConfig,
     /// The point is reported after this time even without a change. Default never.
     at_least_every: Span,
     /// How old a value may be while newer ones are missing. Default: until the first failed attempt to read it, and never longer than three
@@ -507,10 +293,10 @@ point! {
     /// Limits within which the device accepts values. Only `write` permits writing. Default unknown.
     writable: Writable,
     /// Permits writing the point with a message on `<topic>/set`. Default not permitted.
-    write: Write,
+    write: WriteConfig,
 }
 
-impl Point {
+impl PointConfig {
     /// What it says itself of that which it could be given.
     pub(in crate::config) fn given(&self) -> Given<'_> {
         given_of!(self)

@@ -13,7 +13,7 @@ use crate::units::Span;
 /// Protocol of a plain serial instrument.
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Text {
+pub(in crate::config) struct TextConfig {
     /// The request: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by itself.
     pub(in crate::config) request: Option<OneOrMore<Template>>,
     /// Steps before the request: send, expect, wait, speed; `if` makes a step depend on a group that was found.
@@ -26,7 +26,7 @@ pub(in crate::config) struct Text {
     /// silence. Default 1m; three times `every` if the instrument is polled.
     pub(in crate::config) silent_after: Option<Span>,
     /// How the byte stream is split into messages. Default: lines.
-    pub(in crate::config) frame: Option<Frame>,
+    pub(in crate::config) frame: Option<FrameConfig>,
     /// The checksum of messages. Default none.
     pub(in crate::config) checksum: Option<Checksum>,
     /// Subtracted from each byte before it is read. Default nothing.
@@ -48,7 +48,7 @@ pub(in crate::config) struct Text {
 /// How messages are cut out of the stream.
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Frame {
+pub(in crate::config) struct FrameConfig {
     /// Every message begins with these bytes.
     pub(in crate::config) start: Option<Bytes>,
     /// Every message ends with these bytes.
@@ -72,7 +72,7 @@ fn either<T>(own: Option<T>, base: Option<T>, removed: &[String], key: &str) -> 
     own.or(base.filter(|_| !removed.iter().any(|removed| removed == key)))
 }
 
-impl Text {
+impl TextConfig {
     /// This where it says something, `base` where it does not.
     pub(in crate::config) fn over(&self, base: &Self) -> Self {
         let own = self.clone();
@@ -102,7 +102,7 @@ impl Text {
     }
 }
 
-impl Frame {
+impl FrameConfig {
     fn over(self, base: Self) -> Self {
         let away = &self.removed;
         Self {

@@ -13,7 +13,7 @@ use crate::uplink::{Protocol, Proxy, Remote, Resolve, Secret};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Uplink {
+pub(in crate::config) struct UplinkConfig {
     /// Name of the uplink: a folder of the outbox, and a topic level below $SYS.
     pub(in crate::config) name: String,
     /// False disables the uplink. Default true.
@@ -29,7 +29,7 @@ pub(in crate::config) struct Uplink {
     /// HTTP proxy (CONNECT). Default none.
     pub(in crate::config) proxy: Option<Proxy>,
     /// Makes this uplink a backup: it connects when another uplink has been down for some time, such as `cloud down for 10m`.
-    pub(in crate::config) use_when: Option<UseWhen>,
+    pub(in crate::config) use_when: Option<UseWhenConfig>,
     /// The MQTT version: 5 (default) or 3.1.1.
     #[serde(default)]
     pub(in crate::config) protocol: Protocol,
@@ -72,7 +72,7 @@ pub(in crate::config) struct Uplink {
     pub(in crate::config) write_within: Option<Span>,
     /// Options of the TCP connection.
     #[serde(default)]
-    pub(in crate::config) tcp: Tcp,
+    pub(in crate::config) tcp: TcpConfig,
     /// The pause between attempts. Default 1s, doubling up to 60s; up to 30m while the remote does not answer at all, 90m on a slow or unknown link.
     pub(in crate::config) retry: Option<Retry>,
     /// Largest packet to send. Default the limit that the remote announces.
@@ -97,21 +97,21 @@ pub(in crate::config) struct Uplink {
     #[serde(default)]
     pub(in crate::config) commands: bool,
     /// Price of the link, for the estimate of `wellhead check` only.
-    pub(in crate::config) tariff: Option<Tariff>,
+    pub(in crate::config) tariff: Option<TariffConfig>,
     /// Local topics to send to the remote. The first rule that matches decides.
     #[serde(default)]
-    pub(in crate::config) send: Vec<Send>,
+    pub(in crate::config) send: Vec<SendConfig>,
     /// Remote topics to subscribe to. The first rule that matches decides.
     #[serde(default)]
-    pub(in crate::config) receive: Vec<Receive>,
+    pub(in crate::config) receive: Vec<ReceiveConfig>,
     /// Tells the remote whether this gateway is alive, with a will and a retained message. False turns both off. Default on.
     #[serde(default)]
-    pub(in crate::config) presence: Presence,
+    pub(in crate::config) presence: PresenceConfig,
 }
 
 /// `false`, `true`, or how.
 #[derive(Debug)]
-pub(in crate::config) struct Presence(pub(in crate::config) Option<HowPresent>);
+pub(in crate::config) struct PresenceConfig(pub(in crate::config) Option<HowPresent>);
 
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -122,13 +122,13 @@ pub(in crate::config) struct HowPresent {
     pub(in crate::config) offline_after: Option<Span>,
 }
 
-impl Default for Presence {
+impl Default for PresenceConfig {
     fn default() -> Self {
         Self(Some(HowPresent::default()))
     }
 }
 
-impl<'de> Deserialize<'de> for Presence {
+impl<'de> Deserialize<'de> for PresenceConfig {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::Bool(is_wanted) => Ok(Self(is_wanted.then(HowPresent::default))),
@@ -156,8 +156,8 @@ pub(in crate::config) struct Remotes(pub(in crate::config) Vec<Remote>);
 
 impl<'de> Deserialize<'de> for Remotes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
+        struct RemotesVisitor;
+        impl<'de> de::Visitor<'de> for RemotesVisitor {
             type Value = Remotes;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -178,15 +178,18 @@ impl<'de> Deserialize<'de> for Remotes {
                 Ok(Remotes(remotes))
             }
         }
-        deserializer.deserialize_any(Visitor)
+        deserializer.deserialize_any(RemotesVisitor)
     }
 }
 
 /// `<uplink> down for <duration>`
 #[derive(Debug)]
-pub(in crate::config) struct UseWhen(pub(in crate::config) String, pub(in crate::config) Span);
+pub(in crate::config) struct UseWhenConfig(
+    pub(in crate::config) String,
+    pub(in crate::config) Span,
+);
 
-impl<'de> Deserialize<'de> for UseWhen {
+impl<'de> Deserialize<'de> for UseWhenConfig {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let wrong = || {
@@ -201,7 +204,7 @@ impl<'de> Deserialize<'de> for UseWhen {
 
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Tcp {
+pub(in crate::config) struct TcpConfig {
     /// Small packets leave at once; false saves bytes and costs a round trip. Default true.
     pub(in crate::config) nodelay: Option<bool>,
     /// How long the kernel may wait for an acknowledgement, at least 1s. Default 60s.
@@ -214,7 +217,7 @@ pub(in crate::config) struct Tcp {
 
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Tariff {
+pub(in crate::config) struct TariffConfig {
     /// Data volume planned for a month.
     pub(in crate::config) per_month: Option<Size>,
     /// Price of the data.
@@ -232,7 +235,7 @@ pub(in crate::config) struct Retry {
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Send {
+pub(in crate::config) struct SendConfig {
     /// Local topics, with + and #; one filter or a list.
     pub(in crate::config) filter: TopicFilter,
     /// The topic at the remote: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
@@ -261,7 +264,7 @@ pub(in crate::config) struct Send {
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::config) struct Receive {
+pub(in crate::config) struct ReceiveConfig {
     /// Remote topics, with + and #; one filter or a list.
     pub(in crate::config) filter: TopicFilter,
     /// The local topic: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};

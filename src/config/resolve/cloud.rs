@@ -1,15 +1,14 @@
-//! Uplinks with a `profile`: what AWS IoT Core and Azure IoT Hub need is filled in, and what they do not take is said. The user's own keys
-//! win.
+//! Uplinks with a `profile`: settings that AWS IoT Core and Azure IoT Hub need are filled in, and those they refuse are faults. Typed keys win.
 
 use std::time::Duration;
 
 use super::credentials::secret_of;
 use super::{Check, at};
-use crate::config::{Uplink, file};
+use crate::config::{UplinkSetup, file};
 use crate::mqtt::TopicName;
 use crate::units::Rate;
 use crate::uplink::cloud::{Cloud, CloudName, Device, TOKEN_LIFE, too_long};
-use crate::uplink::{Login, Password, Protocol, Scheme, Settings};
+use crate::uplink::{Login, Protocol, Scheme, Settings};
 
 const ALPN: &str = "x-amzn-mqtt-ca";
 /// The port where AWS IoT Core wants no ALPN.
@@ -29,64 +28,32 @@ const AWS_PACKET: u32 = 128 * 1024;
 const AZURE_PACKET: u32 = 256 * 1024;
 
 /// Fills in what the cloud of an uplink needs, and checks what it does not take.
-pub(super) fn apply(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
-    let file = check.file;
-    let Some((uplink, name)) = file
-        .uplinks
-        .get(index)
-        .and_then(|uplink| Some((uplink, uplink.profile?)))
-    else {
+pub(super) fn apply(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::UplinkConfig,
+    settings: &mut Settings,
+) {
+    let Some(name) = uplink.profile else {
         return;
     };
-    let id = settings.client_id.clone();
     settings.window = uplink.window.unwrap_or(WINDOW);
     if uplink.retry.is_none() {
         settings.retry.0 = FIRST_PAUSE;
     }
     common(check, index, name, settings);
     match name {
-        CloudName::AwsIot => {
-            settings.cloud = Some(Cloud::AwsIot);
-            settings.max_packet = settings.max_packet.or(Some(AWS_PACKET));
-            if uplink.alpn.is_empty()
-                && settings
-                    .remotes
-                    .iter()
-                    .any(|to| to.scheme == Scheme::Mqtts && to.port != AWS_PLAIN_PORT)
-            {
-                settings.alpn = vec![ALPN.to_owned()];
-            }
-            aws(check, index, uplink, settings);
-        }
-        CloudName::AzureIotHub => {
-            let hub = settings
-                .remotes
-                .first()
-                .map(|remote| remote.host.clone())
-                .unwrap_or_default();
-            let device = Device {
-                hub,
-                id,
-                token_life: TOKEN_LIFE,
-            };
-            presence(check, index, &device, settings);
-            password(check, index, uplink, (&device, settings));
-            settings.cloud = Some(Cloud::AzureIotHub(device));
-            settings.max_packet = settings.max_packet.or(Some(AZURE_PACKET));
-            for remote in settings
-                .remotes
-                .iter_mut()
-                .filter(|remote| remote.scheme == Scheme::Wss && remote.path.len() < 2)
-            {
-                AZURE_WEB_SOCKET.clone_into(&mut remote.path);
-            }
-            azure(check, index, settings);
-        }
+        CloudName::AwsIot => aws(check, index, uplink, settings),
+        CloudName::AzureIotHub => azure(check, index, uplink, settings),
     }
 }
 
 /// How fast everything may go to the remote.
-pub(super) fn rate(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<Rate> {
+pub(super) fn rate(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::UplinkConfig,
+) -> Option<Rate> {
     if uplink.profile != Some(CloudName::AwsIot) {
         return uplink.rate;
     }
@@ -121,7 +88,7 @@ fn presence(check: &mut Check<'_>, index: usize, device: &Device, settings: &mut
     }
 }
 
-/// What neither of them takes.
+/// Limits of both clouds.
 fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Settings) {
     let cloud = name.title();
     if settings.remotes.iter().any(|remote| !remote.is_tls()) {
@@ -130,13 +97,12 @@ fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Setti
             format!("{cloud} speaks TLS only; write mqtts:// or wss://"),
         );
     }
-    let (least, most, written) = match name {
-        CloudName::AwsIot => (30, 1200, "30s to 20m"),
-        CloudName::AzureIotHub => (5, 1177, "5s to 19m"),
+    let (seconds, written) = match name {
+        CloudName::AwsIot => (30..=1200, "30s to 20m"),
+        CloudName::AzureIotHub => (5..=1177, "5s to 19m"),
     };
-    let seconds = settings.keep_alive.as_secs();
     let path = at!["uplinks", index, "keep_alive"];
-    if (seconds < least || seconds > most) && !check.is_faulty(&path) {
+    if !seconds.contains(&settings.keep_alive.as_secs()) && !check.is_faulty(&path) {
         check.fault(
             &path,
             format!("{cloud} takes a keep alive of {written}; write one, such as 4m"),
@@ -148,8 +114,13 @@ fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Setti
             format!("{cloud} takes client identifiers of at most {MOST_ID_BYTES} bytes; shorten `client_id`"),
         );
     }
-    let exact: Vec<&str> = check
-        .file
+    no_exactly_once(check, index, cloud);
+}
+
+/// Neither of them has QoS 2.
+fn no_exactly_once(check: &mut Check<'_>, index: usize, cloud: &str) {
+    let file = check.file;
+    let exact: Vec<&str> = file
         .classes
         .iter()
         .filter(|(_, class)| class.qos == Some(2))
@@ -166,14 +137,8 @@ fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Setti
             format!("{cloud} has no QoS 2: messages of the {classes} go there with QoS 1, and may come twice after a cut"),
         );
     }
-    for (place, receive) in check
-        .file
-        .uplinks
-        .get(index)
-        .into_iter()
-        .flat_map(|uplink| &uplink.receive)
-        .enumerate()
-    {
+    let receive = file.uplinks.get(index).map(|uplink| &uplink.receive);
+    for (place, receive) in receive.into_iter().flatten().enumerate() {
         if receive.qos == Some(2) {
             check.warn(
                 &at!["uplinks", index, "receive", place, "qos"],
@@ -183,12 +148,16 @@ fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Setti
     }
 }
 
-fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Settings) {
-    if settings.identity.is_none()
-        && settings.login.is_none()
-        && uplink.cert.is_none()
-        && uplink.key.is_none()
+fn aws(check: &mut Check<'_>, index: usize, uplink: &file::UplinkConfig, settings: &mut Settings) {
+    settings.cloud = Some(Cloud::AwsIot);
+    settings.max_packet = settings.max_packet.or(Some(AWS_PACKET));
+    let mut remotes = settings.remotes.iter();
+    if uplink.alpn.is_empty()
+        && remotes.any(|to| to.scheme == Scheme::Mqtts && to.port != AWS_PLAIN_PORT)
     {
+        settings.alpn = vec![ALPN.to_owned()];
+    }
+    if settings.login.is_none() && !has_certificate(uplink, settings) {
         check.fault(
             &at!["uplinks", index],
             "AWS IoT Core knows its things by certificates; add `cert` and `key`",
@@ -211,6 +180,10 @@ fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Se
         AWS_PACKET,
         "AWS IoT Core takes messages of at most 128 kB; write at most 131kB",
     );
+    aws_subscriptions(check, index, settings);
+}
+
+fn aws_subscriptions(check: &mut Check<'_>, index: usize, settings: &Settings) {
     if settings.receive.len() > MOST_SUBSCRIPTIONS {
         check.fault(
             &at!["uplinks", index, "receive"],
@@ -227,12 +200,33 @@ fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Se
     }
 }
 
-fn azure(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
-    if check.document.has_at(&at!["uplinks", index, "protocol"])
-        && settings.protocol == Protocol::V5
-    {
+fn azure(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::UplinkConfig,
+    settings: &mut Settings,
+) {
+    let hub = settings.remotes.first().map(|remote| remote.host.clone());
+    let device = Device {
+        hub: hub.unwrap_or_default(),
+        id: settings.client_id.clone(),
+        token_life: TOKEN_LIFE,
+    };
+    presence(check, index, &device, settings);
+    if settings.login.is_some() || !has_certificate(uplink, settings) {
+        device_key(check, index, uplink, &device, settings.login.as_ref());
+    }
+    settings.cloud = Some(Cloud::AzureIotHub(device));
+    settings.max_packet = settings.max_packet.or(Some(AZURE_PACKET));
+    for remote in &mut settings.remotes {
+        if remote.scheme == Scheme::Wss && remote.path.len() < 2 {
+            AZURE_WEB_SOCKET.clone_into(&mut remote.path);
+        }
+    }
+    let protocol = at!["uplinks", index, "protocol"];
+    if check.document.has_at(&protocol) && settings.protocol == Protocol::V5 {
         check.fault(
-            &at!["uplinks", index, "protocol"],
+            &protocol,
             "Azure IoT Hub speaks MQTT 3.1.1; write 3.1.1 or remove `protocol`",
         );
     }
@@ -252,30 +246,36 @@ fn azure(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
     );
 }
 
-/// The key of a device in a hub.
-fn password(
+/// True if a certificate is typed, even one with a fault.
+fn has_certificate(uplink: &file::UplinkConfig, settings: &Settings) -> bool {
+    settings.identity.is_some() || uplink.cert.is_some() || uplink.key.is_some()
+}
+
+/// The key of a device in a hub; needed where it has no certificate.
+fn device_key(
     check: &mut Check<'_>,
     index: usize,
-    uplink: &file::Uplink,
-    (device, settings): (&Device, &Settings),
+    uplink: &file::UplinkConfig,
+    device: &Device,
+    login: Option<&Login>,
 ) {
     let key = if uplink.password.is_some() {
         "password"
     } else {
         "password_file"
     };
-    match &settings.login {
-        // The secret of an uplink that is switched off may not be there yet.
+    match login {
+        // The secret of an uplink that is switched off may not exist yet.
         Some(login) if uplink.enabled => {
             if let Some(Err(wrong)) = secret_of(&login.password).map(|secret| device.takes(&secret)) {
                 check.fault(&at!["uplinks", index, key], wrong.to_string());
             }
         }
-        None if settings.identity.is_none() && uplink.cert.is_none() && uplink.key.is_none() => check.fault(
+        Some(_) => {}
+        None => check.fault(
             &at!["uplinks", index],
             "Azure IoT Hub knows its devices by a key or by a certificate; add `password_file:` with the primary key of the device, or `cert` and `key`",
         ),
-        _ => {}
     }
 }
 
@@ -285,17 +285,8 @@ fn largest(check: &mut Check<'_>, index: usize, settings: &Settings, most: u32, 
     }
 }
 
-/// User and password for a cloud that needs no user; `None` if the usual rules hold.
-pub(super) fn login(uplink: &file::Uplink, password: Option<&Password>) -> Option<Login> {
-    let is_azure = uplink.profile == Some(CloudName::AzureIotHub) && uplink.user.is_none();
-    password.filter(|_| is_azure).map(|password| Login {
-        user: String::new(),
-        password: password.clone(),
-    })
-}
-
 /// Filters of commands that AWS IoT Core does not take.
-fn commands(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
+fn commands(check: &mut Check<'_>, index: usize, uplink: &UplinkSetup) {
     let path = at!["uplinks", index, "commands"];
     let all = uplink.settings.receive.len();
     if all > MOST_SUBSCRIPTIONS
@@ -325,7 +316,7 @@ fn commands(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
 pub(super) fn topics<'t>(
     check: &mut Check<'_>,
     index: usize,
-    uplink: &Uplink,
+    uplink: &UplinkSetup,
     topics: impl Iterator<Item = &'t TopicName>,
 ) {
     if uplink.settings.cloud != Some(Cloud::AwsIot) {
@@ -350,7 +341,7 @@ pub(super) fn topics<'t>(
 
 /// The first topic that AWS IoT Core does not take: the number of its rule, what it is there, and why.
 fn first_too_long<'t>(
-    uplink: &Uplink,
+    uplink: &UplinkSetup,
     mut topics: impl Iterator<Item = &'t TopicName>,
 ) -> Option<(usize, TopicName, String)> {
     let rules = &uplink.routes.send;

@@ -1,15 +1,16 @@
-//! What an uplink shows of itself and trusts in, and the certificates of the broker: whether the files can be used, and for how long.
+//! Certificates and logins of uplinks, certificates of the broker: their files must be usable, and should be for a while.
 
 use std::path::{Path, PathBuf};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use super::{Check, at, cloud};
-use crate::config::document::Step;
+use super::{Check, at};
+use crate::config::document::PathStep;
 use crate::config::file;
 use crate::files;
 use crate::time::{clock_is_set, rfc3339, unix_ms};
+use crate::uplink::cloud::CloudName;
 use crate::uplink::{Login, Password, Secret};
 
 /// A certificate that ends within this time is to be renewed, in days.
@@ -20,7 +21,7 @@ const DAY_SECONDS: i64 = 86_400;
 pub(super) fn certificates(
     check: &mut Check<'_>,
     index: usize,
-    uplink: &file::Uplink,
+    uplink: &file::UplinkConfig,
 ) -> Option<(PathBuf, PathBuf)> {
     let identity = match (&uplink.cert, &uplink.key) {
         (Some(cert), Some(key)) => Some((check.path(cert), check.path(key))),
@@ -60,7 +61,7 @@ pub(super) fn certificates(
     identity
 }
 
-/// What a file of certificates is for.
+/// The purpose of a file of certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// A chain: it is worth nothing when one of it has expired.
@@ -69,8 +70,8 @@ pub(super) enum Role {
     Trusted,
 }
 
-/// Warns of certificates that have expired, or will soon. What cannot be read is told elsewhere.
-pub(super) fn expiry(check: &mut Check<'_>, at: &[Step], typed: Option<&Path>, role: Role) {
+/// Warns of certificates that have expired, or will soon. Files that cannot be read are faults elsewhere.
+pub(super) fn expiry(check: &mut Check<'_>, at: &[PathStep], typed: Option<&Path>, role: Role) {
     let Some(path) = typed.map(|typed| check.path(typed)) else {
         return;
     };
@@ -96,7 +97,7 @@ pub(super) fn expiry(check: &mut Check<'_>, at: &[Step], typed: Option<&Path>, r
     }
 }
 
-/// What is to be said of a certificate that ends then, both in seconds since the epoch.
+/// The warning for a certificate that ends at `end`, seen at `at`, both in seconds since the epoch.
 fn warning(end: i64, at: i64, role: Role) -> Option<String> {
     let left = end - at;
     let date = rfc3339(end.saturating_mul(1000));
@@ -123,46 +124,17 @@ fn warning(end: i64, at: i64, role: Role) -> Option<String> {
 pub(super) fn login(
     check: &mut Check<'_>,
     index: usize,
-    uplink: &file::Uplink,
+    uplink: &file::UplinkConfig,
 ) -> Result<Option<Login>, ()> {
-    let given = uplink
-        .password
-        .as_ref()
-        .map(|secret| ("password", Password::Given(secret.clone())));
-    let file = uplink
-        .password_file
-        .as_ref()
-        .map(|file| ("password_file", Password::File(check.path(file))));
-    let command = uplink
-        .password_command
-        .as_ref()
-        .map(|command| ("password_command", Password::Command(argv(command))));
-    let mut passwords = [given, file, command].into_iter().flatten();
-    let password = passwords.next();
-    if let (Some((first, _)), Some(_)) = (&password, passwords.next()) {
-        check.fault(
-            &at!["uplinks", index, *first],
-            "keep one of `password`, `password_file` and `password_command`",
-        );
-        return Err(());
-    }
-    // The secret of an uplink that is switched off may not be there yet.
-    if uplink.enabled {
-        if let Some(file) = &uplink.password_file {
-            check.secret(&at!["uplinks", index, "password_file"], file)?;
-        }
-        if let Some((_, Password::Command(command))) = &password {
-            usable_command(check, index, command)?;
-        }
-    }
-    if let Some(login) = cloud::login(uplink, password.as_ref().map(|(_, password)| password)) {
-        return Ok(Some(login));
-    }
-    match (&uplink.user, password) {
-        (Some(user), Some((_, password))) => Ok(Some(Login {
-            user: user.clone(),
-            password,
-        })),
+    let password = password(check, index, uplink)?;
+    // A device of a hub has no user of its own.
+    let is_azure = uplink.profile == Some(CloudName::AzureIotHub);
+    let user = match &uplink.user {
+        None if is_azure && password.is_some() => Some(String::new()),
+        user => user.clone(),
+    };
+    match (user, password) {
+        (Some(user), Some(password)) => Ok(Some(Login { user, password })),
         (None, None) => Ok(None),
         (Some(_), None) => {
             check.fault(
@@ -179,6 +151,46 @@ pub(super) fn login(
             Err(())
         }
     }
+}
+
+/// The one password; `Err` if there are several, or if it cannot be used.
+fn password(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::UplinkConfig,
+) -> Result<Option<Password>, ()> {
+    let given = uplink.password.clone().map(Password::Given);
+    let file = uplink.password_file.as_ref();
+    let file = file.map(|file| Password::File(check.path(file)));
+    let command = uplink.password_command.as_ref();
+    let command = command.map(|command| Password::Command(argv(command)));
+    let mut passwords = [
+        ("password", given),
+        ("password_file", file),
+        ("password_command", command),
+    ]
+    .into_iter()
+    .filter_map(|(key, password)| Some((key, password?)));
+    let Some((key, password)) = passwords.next() else {
+        return Ok(None);
+    };
+    if passwords.next().is_some() {
+        check.fault(
+            &at!["uplinks", index, key],
+            "keep one of `password`, `password_file` and `password_command`",
+        );
+        return Err(());
+    }
+    // The secret of an uplink that is switched off may not exist yet.
+    if uplink.enabled {
+        if let Some(file) = &uplink.password_file {
+            check.secret(&at!["uplinks", index, "password_file"], file)?;
+        }
+        if let Password::Command(command) = &password {
+            usable_command(check, index, command)?;
+        }
+    }
+    Ok(Some(password))
 }
 
 /// A password as far as it can be known without running a command.
@@ -216,7 +228,7 @@ fn usable_command(check: &mut Check<'_>, index: usize, command: &[String]) -> Re
 }
 
 /// A value that differs when the files of an uplink hold something else. What cannot be read counts as empty.
-pub(super) fn content(check: &Check<'_>, uplink: &file::Uplink) -> u32 {
+pub(super) fn content(check: &Check<'_>, uplink: &file::UplinkConfig) -> u32 {
     let named = [&uplink.ca, &uplink.cert, &uplink.key, &uplink.password_file];
     let used = named.into_iter().flatten().filter(|_| uplink.enabled);
     used.fold(0, |sum, file| {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::{Check, at};
 use crate::config::factory::{Factory, one_of};
-use crate::config::file::{Device, Line, Profile};
+use crate::config::file::{DeviceConfig, LineConfig, Profile};
 use crate::field::serial::Speed;
 
 /// The port of a Modbus TCP line that names none.
@@ -18,7 +18,7 @@ const MODBUS_PORT: u16 = 502;
 /// A device with a profile, at its index in the file.
 struct Delivered<'a> {
     index: usize,
-    device: &'a Device,
+    device: &'a DeviceConfig,
     profile: &'a str,
     factory: Factory,
 }
@@ -59,7 +59,11 @@ pub(super) fn settings(check: &mut Check<'_>) {
     }
 }
 
-fn delivered<'a>(check: &Check<'a>, index: usize, device: &'a Device) -> Option<Delivered<'a>> {
+fn delivered<'a>(
+    check: &Check<'a>,
+    index: usize,
+    device: &'a DeviceConfig,
+) -> Option<Delivered<'a>> {
     let name = device.profile.as_ref()?;
     let profile: &Profile = check
         .file
@@ -74,10 +78,10 @@ fn delivered<'a>(check: &Check<'a>, index: usize, device: &'a Device) -> Option<
     })
 }
 
-fn speed(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<'_>]) {
+fn speed(check: &mut Check<'_>, index: usize, line: &LineConfig, devices: &[Delivered<'_>]) {
     let Some(speed) = line
         .speed
-        .or_else(|| super::field::DEFAULT_SPEED.parse::<Speed>().ok())
+        .or_else(|| super::line::DEFAULT_SPEED.parse::<Speed>().ok())
     else {
         return;
     };
@@ -104,7 +108,7 @@ fn speed(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<
     );
 }
 
-fn unit(check: &mut Check<'_>, line: &Line, device: &Delivered<'_>, total: usize) {
+fn unit(check: &mut Check<'_>, line: &LineConfig, device: &Delivered<'_>, total: usize) {
     let Delivered {
         index,
         device,
@@ -135,7 +139,7 @@ fn unit(check: &mut Check<'_>, line: &Line, device: &Delivered<'_>, total: usize
     );
 }
 
-fn port(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<'_>]) {
+fn port(check: &mut Check<'_>, index: usize, line: &LineConfig, devices: &[Delivered<'_>]) {
     let Some(host) = line
         .modbus_tcp
         .as_ref()

@@ -1,11 +1,11 @@
-//! What points are given by their device, its profile, their line and the file: the nearest wins.
+//! Settings that points inherit from their device, its profile, their line and the file: the nearest wins.
 
 use std::time::Duration;
 
-use super::field::Context;
+use super::context::{DeviceContext, Givers};
 use super::{Check, NORMAL, at};
-use crate::config::document::Step;
-use crate::config::file::{self, Deadband, GIVEN, Given};
+use crate::config::document::PathStep;
+use crate::config::file::{self, DeadbandConfig, GIVEN, Given};
 use crate::config::set_by::SetBy;
 use crate::field::decode::Kind;
 use crate::units::Span;
@@ -13,7 +13,7 @@ use crate::units::Span;
 const SHORTEST_EVERY: Duration = Duration::from_millis(1);
 const MOST_DECIMALS: u8 = 15;
 
-/// Checks what is given to points, each where it stands.
+/// Checks the settings that points inherit, each in its place.
 pub(super) fn check(check: &mut Check<'_>) {
     let file = check.file;
     if let Some(defaults) = &file.defaults {
@@ -30,7 +30,7 @@ pub(super) fn check(check: &mut Check<'_>) {
     }
 }
 
-fn check_one(check: &mut Check<'_>, path: &[Step], given: Given<'_>) {
+fn check_one(check: &mut Check<'_>, path: &[PathStep], given: Given<'_>) {
     let below = |key: &'static str| [path, &at![key]].concat();
     if given.every.is_some_and(|every| every.0 < SHORTEST_EVERY) {
         check.fault(&below("every"), "write at least 1ms, such as 1s");
@@ -60,19 +60,16 @@ fn check_one(check: &mut Check<'_>, path: &[Step], given: Given<'_>) {
     }
 }
 
-fn is_width(deadband: Deadband) -> bool {
-    let (Deadband::Absolute(width) | Deadband::Percent(width)) = deadband;
+fn is_width(deadband: DeadbandConfig) -> bool {
+    let (DeadbandConfig::Absolute(width) | DeadbandConfig::Percent(width)) = deadband;
     width.is_finite() && width >= 0.0
 }
-
-/// Those who give settings to the points of a device, the nearest first.
-pub(super) type Givers<'a> = [(SetBy, Given<'a>); 4];
 
 /// The givers of a device.
 pub(super) fn givers<'a>(
     file: &'a file::File,
-    line: Option<&'a file::Line>,
-    device: &'a file::Device,
+    line: &'a file::LineConfig,
+    device: &'a file::DeviceConfig,
     profile: Option<&'a file::Profile>,
 ) -> Givers<'a> {
     let is_class = |name: &&str| *name == NORMAL || file.classes.contains_key(*name);
@@ -82,7 +79,7 @@ pub(super) fn givers<'a>(
             SetBy::Profile,
             profile.map(file::Profile::given).unwrap_or_default(),
         ),
-        (SetBy::Line, line.map(file::Line::given).unwrap_or_default()),
+        (SetBy::Line, line.given()),
         (
             SetBy::Defaults,
             file.defaults
@@ -91,7 +88,7 @@ pub(super) fn givers<'a>(
                 .unwrap_or_default(),
         ),
     ];
-    // What a device takes away comes from nobody above it. Classes that are none have been told of.
+    // Settings that a device takes away are not inherited from above it. Unknown classes are faults already.
     let [own, above @ ..] = givers;
     let [profile, line, defaults] =
         above.map(|(set_by, given)| (set_by, given.without(&device.removed)));
@@ -106,10 +103,10 @@ pub(super) fn givers<'a>(
     })
 }
 
-impl Context<'_> {
-    /// The point with what it is given where it says nothing itself, as far as it makes sense for its kind of value. What is wrong
-    /// where it stands is told there, and left out here.
-    pub(super) fn given(&self, mut spec: file::Point) -> file::Point {
+impl DeviceContext<'_> {
+    /// The point with inherited settings where it has none itself, as far as they make sense for its kind of value. Faulty settings are
+    /// faults in their own place, and left out here.
+    pub(super) fn given(&self, mut spec: file::PointConfig) -> file::PointConfig {
         let is_computed = spec.expression.is_some();
         let value = ValueOf::new(&spec);
         let takes_width = spec.swinging_door.is_none();
@@ -139,13 +136,13 @@ impl Context<'_> {
         spec
     }
 
-    /// Who says what a point is after [`Self::given`].
-    pub(super) fn set_by(&self, name: &str, spec: &file::Point) -> [SetBy; 6] {
-        let own = self.device.points.get(name).map(file::Point::given);
+    /// The sources of the settings of a point after [`Self::given`].
+    pub(super) fn set_by(&self, name: &str, spec: &file::PointConfig) -> [SetBy; 6] {
+        let own = self.device.points.get(name).map(file::PointConfig::given);
         let of_profile = self
             .profile
             .and_then(|profile| profile.points.get(name))
-            .map(file::Point::given);
+            .map(file::PointConfig::given);
         let stated = spec.given();
         GIVEN.map(|key| {
             let says = |given: &Option<Given<'_>>| given.is_some_and(|given| given.has(key));
@@ -167,7 +164,7 @@ impl Context<'_> {
     }
 }
 
-/// What a value is, as far as it decides what a point can be given.
+/// The kind of a value, as far as it decides which settings a point inherits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ValueOf {
     /// A number that has digits after the point.
@@ -179,7 +176,7 @@ enum ValueOf {
 }
 
 impl ValueOf {
-    fn new(spec: &file::Point) -> Self {
+    fn new(spec: &file::PointConfig) -> Self {
         let is_bit = spec.kind == Some(Kind::Bool)
             || spec.bit.is_some()
             || spec.coil.is_some()
@@ -203,9 +200,9 @@ impl ValueOf {
     }
 
     /// Where a change has no width, every change counts.
-    fn width(self, given: Deadband) -> Deadband {
+    fn width(self, given: DeadbandConfig) -> DeadbandConfig {
         if self == Self::Other {
-            Deadband::Absolute(0.0)
+            DeadbandConfig::Absolute(0.0)
         } else {
             given
         }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, at};
-use crate::config::{HEALTH_EVERY, HealthMessages, OwnMessage, Uplink};
+use super::{Check, NamedClass, at};
+use crate::config::{HEALTH_EVERY, HealthMessages, OwnMessage, UplinkSetup, file};
 use crate::field::Line;
 use crate::message::{Class, STATUS};
 use crate::mqtt::{Mapping, QoS, TopicFilter, TopicName};
-use crate::outbox::{Routes, Rule, is_of_broker};
+use crate::outbox::{Rule, is_of_broker};
 
 const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 /// Payloads, in bytes: a state, losses with a gap; and on `$SYS` topics those of a line, a device, an uplink and the report.
@@ -36,7 +36,7 @@ pub(super) fn health(check: &mut Check<'_>, site: &str) -> Option<HealthMessages
         .class
         .as_ref()
         .and_then(|name| check.class(name, &at!["health", "class"]));
-    let (class, qos) = class.unwrap_or((Class::default(), None));
+    let NamedClass { class, qos } = class.unwrap_or_default();
     Some(HealthMessages {
         topic: format!("{site}/gateway"),
         class,
@@ -48,7 +48,7 @@ pub(super) fn health(check: &mut Check<'_>, site: &str) -> Option<HealthMessages
 /// Adds to each uplink what it carries of the gateway itself, and the rule for its losses.
 pub(super) fn messages(
     check: &Check<'_>,
-    uplinks: &mut [Uplink],
+    uplinks: &mut [UplinkSetup],
     lines: &[Line],
     health: Option<&HealthMessages>,
 ) {
@@ -56,6 +56,10 @@ pub(super) fn messages(
         .iter()
         .map(|uplink| uplink.settings.name.clone())
         .collect();
+    let sources = Sources {
+        lines,
+        uplinks: &names,
+    };
     let every = health.map_or(HEALTH_EVERY, |health| health.every);
     for uplink in uplinks {
         let typed = check
@@ -64,27 +68,11 @@ pub(super) fn messages(
             .iter()
             .find(|typed| typed.name == uplink.settings.name);
         if let (Some(health), Some(typed)) = (health, typed) {
-            let own = (
-                typed
-                    .qos
-                    .and_then(QoS::from_bits)
-                    .unwrap_or(QoS::ExactlyOnce),
-                typed.retain,
-            );
-            losses(
-                &mut uplink.routes,
-                &format!("{}/uplink/{}/losses", health.topic, uplink.settings.name),
-                health.class,
-                own,
-            );
+            losses(uplink, typed, health);
         }
-        let about_health =
-            health.map(|health| about_health(health, &uplink.settings.name, (lines, &names)));
-        let status = status(
-            &uplink.settings.name,
-            (lines, &names),
-            DAY / every.as_secs_f64(),
-        );
+        let own = &uplink.settings.name;
+        let about_health = health.map(|health| sources.about_health(health, own));
+        let status = sources.status(own, DAY / every.as_secs_f64());
         let goes = |message: &OwnMessage| {
             uplink
                 .routes
@@ -101,17 +89,14 @@ pub(super) fn messages(
     }
 }
 
-/// The remote of an uplink learns what the uplink has lost, whatever the rules say: by the one that matches the topic if there is one.
-fn losses(
-    routes: &mut Arc<Routes>,
-    topic: &str,
-    class: Class,
-    (most, keeps_retained): (QoS, bool),
-) {
-    let Ok(topic) = TopicName::new(topic.to_owned()) else {
+/// The remote of an uplink learns what the uplink has lost, whatever the rules say: by the rule that matches the topic if there is one.
+fn losses(uplink: &mut UplinkSetup, typed: &file::UplinkConfig, health: &HealthMessages) {
+    let topic = format!("{}/uplink/{}/losses", health.topic, uplink.settings.name);
+    let Ok(topic) = TopicName::new(topic) else {
         return;
     };
-    if routes.send.is_empty() || routes.for_own(&topic, class).is_some() {
+    let routes = &uplink.routes;
+    if routes.send.is_empty() || routes.for_own(&topic, health.class).is_some() {
         return;
     }
     let similar = routes
@@ -125,87 +110,95 @@ fn losses(
             ..rule.clone()
         },
         None => match TopicFilter::new(topic.to_string()) {
-            Ok(filter) => {
-                let (mapping, only, lanes) = (Mapping::keep(filter), Vec::new(), Vec::new());
-                Rule {
-                    mapping,
-                    only,
-                    class: None,
-                    qos: None,
-                    most,
-                    keeps_retained,
-                    rate: None,
-                    lanes,
-                }
-            }
+            Ok(filter) => Rule {
+                mapping: Mapping::keep(filter),
+                only: Vec::new(),
+                class: None,
+                qos: None,
+                most: typed
+                    .qos
+                    .and_then(QoS::from_bits)
+                    .unwrap_or(QoS::ExactlyOnce),
+                keeps_retained: typed.retain,
+                rate: None,
+                lanes: Vec::new(),
+            },
             Err(_) => return,
         },
     };
-    Arc::make_mut(routes).losses = Some((topic, rule));
+    Arc::make_mut(&mut uplink.routes).losses = Some((topic, rule));
 }
 
-fn about_health(
-    health: &HealthMessages,
-    own: &str,
-    (lines, uplinks): (&[Line], &[String]),
-) -> Vec<OwnMessage> {
-    let message = |topic: String, payload: f64| {
-        let topic = TopicName::new(format!("{}/{topic}", health.topic)).ok()?;
-        Some(OwnMessage {
-            topic,
-            class: health.class,
-            qos: health.qos,
-            a_day: 1.0,
-            payload,
-        })
-    };
-    let of_lines = lines
-        .iter()
-        .map(|line| message(format!("line/{}", line.name), STATE));
-    let of_uplinks = uplinks
-        .iter()
-        .filter(|name| *name != own)
-        .map(|name| message(format!("uplink/{name}"), STATE));
-    let losses = uplinks
-        .iter()
-        .map(|name| message(format!("uplink/{name}/losses"), LOSSES));
-    of_lines.chain(of_uplinks).chain(losses).flatten().collect()
+/// Parts of the gateway that report their own state.
+struct Sources<'a> {
+    lines: &'a [Line],
+    uplinks: &'a [String],
 }
 
-fn status(own: &str, (lines, uplinks): (&[Line], &[String]), a_day: f64) -> Vec<OwnMessage> {
-    let message = |topic: String, a_day: f64, payload: f64| {
-        let topic = TopicName::new(format!("{STATUS}{topic}")).ok()?;
-        Some(OwnMessage {
-            topic,
-            class: Class::default(),
-            qos: QoS::AtMostOnce,
-            a_day,
-            payload,
-        })
-    };
-    let of_line = |line: &Line| {
-        let devices = line
-            .devices
-            .iter()
-            .map(|device| message(format!("line/{}/{}", line.name, device.name), a_day, DEVICE));
-        std::iter::once(message(format!("line/{}", line.name), a_day, LINE))
-            .chain(devices)
-            .collect::<Vec<_>>()
-    };
-    let of_uplink = |name: &String| {
-        let times = if name == own {
-            a_day / OWN_STATUS
-        } else {
-            a_day
+impl Sources<'_> {
+    /// Messages about health that an uplink may carry; it does not carry its own state.
+    fn about_health(&self, health: &HealthMessages, own: &str) -> Vec<OwnMessage> {
+        let message = |topic: String, payload: f64| {
+            let topic = TopicName::new(format!("{}/{topic}", health.topic)).ok()?;
+            Some(OwnMessage {
+                topic,
+                class: health.class,
+                qos: health.qos,
+                a_day: 1.0,
+                payload,
+            })
         };
-        message(format!("uplink/{name}"), times, UPLINK)
-    };
-    let report = std::iter::once(message("report".to_owned(), a_day, REPORT));
-    report
-        .chain(lines.iter().flat_map(of_line))
-        .chain(uplinks.iter().map(of_uplink))
-        .flatten()
-        .collect()
+        let of_lines = self
+            .lines
+            .iter()
+            .map(|line| message(format!("line/{}", line.name), STATE));
+        let of_uplinks = self
+            .uplinks
+            .iter()
+            .filter(|name| *name != own)
+            .map(|name| message(format!("uplink/{name}"), STATE));
+        let losses = self
+            .uplinks
+            .iter()
+            .map(|name| message(format!("uplink/{name}/losses"), LOSSES));
+        of_lines.chain(of_uplinks).chain(losses).flatten().collect()
+    }
+
+    /// Messages on `$SYS/wellhead/` topics; its own status goes over an uplink less often.
+    fn status(&self, own: &str, a_day: f64) -> Vec<OwnMessage> {
+        let message = |topic: String, a_day: f64, payload: f64| {
+            let topic = TopicName::new(format!("{STATUS}{topic}")).ok()?;
+            Some(OwnMessage {
+                topic,
+                class: Class::default(),
+                qos: QoS::AtMostOnce,
+                a_day,
+                payload,
+            })
+        };
+        let of_line = |line: &Line| {
+            let devices = line.devices.iter().map(|device| {
+                message(format!("line/{}/{}", line.name, device.name), a_day, DEVICE)
+            });
+            std::iter::once(message(format!("line/{}", line.name), a_day, LINE))
+                .chain(devices)
+                .collect::<Vec<_>>()
+        };
+        let of_uplink = |name: &String| {
+            let times = if name == own {
+                a_day / OWN_STATUS
+            } else {
+                a_day
+            };
+            message(format!("uplink/{name}"), times, UPLINK)
+        };
+        let report = std::iter::once(message("report".to_owned(), a_day, REPORT));
+        report
+            .chain(self.lines.iter().flat_map(of_line))
+            .chain(self.uplinks.iter().map(of_uplink))
+            .flatten()
+            .collect()
+    }
 }
 
 /// Why a rule sends nothing, if its topics belong to this broker or to that of the remote.

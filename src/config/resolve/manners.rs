@@ -1,11 +1,11 @@
-//! What lines and devices need beyond the standard: pauses, closing when idle, identifiers that are not compared, slow first answers. What
-//! a device says goes before its profile, and that before its line.
+//! Needs of lines and devices beyond the standard: pauses, closing when idle, identifiers that are not compared, slow first answers. A
+//! device overrides its profile, and that its line.
 
 use std::time::Duration;
 
-use super::field::Context;
+use super::context::DeviceContext;
 use super::{Check, at};
-use crate::config::document::Step;
+use crate::config::document::PathStep;
 use crate::config::file::{self, Compared};
 use crate::field::modbus::manners::{Accept, Manners, Pause};
 use crate::field::{Line, Wire};
@@ -17,20 +17,49 @@ const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 const NO_TIME: &str =
     "0s leaves no time to answer; write a longer duration, such as 3s, or remove it";
 
-/// How a line is treated; notes what has no effect on its wire.
+const NO_IDLE: &str = "the connection would be closed after every answer; write a longer duration, such as 10s, or remove it";
+
+/// How a line is treated; notes settings without an effect on its wire.
 pub(super) fn of_line(
     check: &mut Check<'_>,
     index: usize,
-    line: &file::Line,
+    line: &file::LineConfig,
     wire: &Wire,
 ) -> Manners {
+    for (_, key, why) in useless(line, wire)
+        .iter()
+        .filter(|(is_useless, ..)| *is_useless)
+    {
+        check.fault(&at!["lines", index, *key], *why);
+    }
+    for (key, span, why) in [
+        ("close_when_idle", line.close_when_idle, NO_IDLE),
+        ("first_answer_within", line.first_answer_within, NO_TIME),
+    ] {
+        check.not_zero(&at!["lines", index, key], span, why);
+    }
+    let accept = line.accept.unwrap_or_default();
+    let typed = line.pause.clone().unwrap_or_default();
+    Manners {
+        pause: pause(check, &at!["lines", index, "pause"], &typed),
+        close_when_idle: line.close_when_idle.map(|span| span.0),
+        accept: Accept {
+            any_unit: accept.unit == Compared::Any,
+            any_transaction: accept.transaction == Compared::Any,
+        },
+    }
+}
+
+/// Settings without an effect on a wire: whether one is typed, its key, and the remedy.
+fn useless(line: &file::LineConfig, wire: &Wire) -> [(bool, &'static str, &'static str); 5] {
     let is_modbus = !matches!(wire, Wire::Simulated | Wire::Tcp(_));
     let is_network = matches!(
         wire,
         Wire::ModbusTcp(_) | Wire::RtuOverTcp(_) | Wire::AsciiOverTcp(_)
     );
     let accept = line.accept.unwrap_or_default();
-    let rows = [
+    let compares_transactions = matches!(wire, Wire::ModbusTcp(_)) || !is_modbus;
+    [
         (
             line.pause.is_some() && !is_modbus,
             "pause",
@@ -52,55 +81,32 @@ pub(super) fn of_line(
             "only answers of Modbus devices have identifiers; remove it",
         ),
         (
-            is_modbus && accept.transaction == Compared::Any && !matches!(wire, Wire::ModbusTcp(_)),
+            accept.transaction == Compared::Any && !compares_transactions,
             "accept",
             "only Modbus TCP has transaction identifiers; remove `transaction`",
         ),
-    ];
-    for (is_useless, key, why) in rows {
-        if is_useless {
-            check.fault(&at!["lines", index, key], why);
-        }
-    }
-    check.not_zero(
-        &at!["lines", index, "close_when_idle"],
-        line.close_when_idle,
-        "the connection would be closed after every answer; write a longer duration, such as 10s, or remove it",
-    );
-    check.not_zero(
-        &at!["lines", index, "first_answer_within"],
-        line.first_answer_within,
-        NO_TIME,
-    );
-    Manners {
-        pause: pause(
-            check,
-            &at!["lines", index, "pause"],
-            &line.pause.clone().unwrap_or_default(),
-        ),
-        close_when_idle: line.close_when_idle.map(|span| span.0),
-        accept: Accept {
-            any_unit: accept.unit == Compared::Any,
-            any_transaction: accept.transaction == Compared::Any,
-        },
+    ]
+}
+
+fn times(typed: &file::PauseConfig) -> Pause {
+    let time = |span: Option<Span>| span.map_or(Duration::ZERO, |span| span.0);
+    Pause {
+        between: time(typed.between),
+        after_connect: time(typed.after_connect),
     }
 }
 
-fn pause(check: &mut Check<'_>, path: &[Step], typed: &file::Pause) -> Pause {
-    let time = |span: Option<Span>| span.map_or(Duration::ZERO, |span| span.0);
-    let pause = Pause {
-        between: time(typed.between),
-        after_connect: time(typed.after_connect),
-    };
+fn pause(check: &mut Check<'_>, path: &[PathStep], typed: &file::PauseConfig) -> Pause {
+    let pause = times(typed);
     if pause.between > LONGEST_BETWEEN || pause.after_connect > LONGEST_AFTER_CONNECT {
         check.fault(path, "the line is idle during a pause; write at most 10s for `between` and 60s for `after_connect`");
     }
     pause
 }
 
-impl Context<'_> {
-    /// Where a key stands that a device or its profile gives.
-    fn manner_path(&self, key: &'static str, is_of_device: bool) -> Vec<Step> {
+impl DeviceContext<'_> {
+    /// Place of a key that a device or its profile gives.
+    fn manner_path(&self, key: &'static str, is_of_device: bool) -> Vec<PathStep> {
         match &self.device.profile {
             Some(profile) if !is_of_device && self.is_in_file => {
                 at!["profiles", profile, key].to_vec()
@@ -111,44 +117,33 @@ impl Context<'_> {
     }
 
     /// Silence before a request to the device.
-    pub(super) fn pause(&self, check: &mut Check<'_>, line: &file::Line) -> Pause {
+    pub(super) fn pause(&self, check: &mut Check<'_>) -> Pause {
         let base = self
-            .profile
-            .filter(|_| !self.device.takes_away("pause"))
+            .base("pause")
             .and_then(|profile| profile.pause.as_ref());
-        let own = self.device.pause.as_ref().or(base);
+        let path = self.manner_path("pause", self.device.pause.is_some());
         if self.is_text {
             let why =
                 "a plain instrument has no pauses; remove it, or write `wait` into its script";
-            if own.is_some() {
-                check.fault(&self.manner_path("pause", self.device.pause.is_some()), why);
+            if self.device.pause.is_some() || base.is_some() {
+                check.fault(&path, why);
             }
-            if let (Some(_), Some(place)) = (
-                &line.pause,
-                check
-                    .file
-                    .lines
-                    .iter()
-                    .position(|other| other.name == line.name),
-            ) {
-                check.fault(&at!["lines", place, "pause"], why);
+            if self.line.pause.is_some() {
+                check.fault(&at!["lines", self.line_index, "pause"], why);
             }
             return Pause::default();
         }
-        let path = self.manner_path("pause", self.device.pause.is_some());
-        let own = file::Pause::over(self.device.pause.as_ref(), base);
+        let own = file::PauseConfig::over(self.device.pause.as_ref(), base);
         pause(check, &path, &own);
-        let typed = file::Pause::over(Some(&own), line.pause.as_ref());
-        let time = |span: Option<Span>| span.map_or(Duration::ZERO, |span| span.0);
-        Pause {
-            between: time(typed.between),
-            after_connect: time(typed.after_connect),
-        }
+        times(&file::PauseConfig::over(
+            Some(&own),
+            self.line.pause.as_ref(),
+        ))
     }
 
     /// How long one request to the device may hold the line.
     pub(super) fn max_hold(&self, check: &mut Check<'_>) -> Option<Duration> {
-        let base = self.profile.filter(|_| !self.device.takes_away("max_hold"));
+        let base = self.base("max_hold");
         let hold = self
             .device
             .max_hold
@@ -166,31 +161,18 @@ impl Context<'_> {
     pub(super) fn first_answer_within(
         &self,
         check: &mut Check<'_>,
-        typed: &file::Line,
         line: &Line,
     ) -> Option<Duration> {
-        let base = self
-            .profile
-            .filter(|_| !self.device.takes_away("first_answer_within"));
-        let own = self
-            .device
-            .first_answer_within
-            .or(base.and_then(|profile| profile.first_answer_within));
+        let key = "first_answer_within";
+        let own = self.device.first_answer_within.or(self
+            .base(key)
+            .and_then(|profile| profile.first_answer_within));
         let path = if own.is_some() {
-            self.manner_path(
-                "first_answer_within",
-                self.device.first_answer_within.is_some(),
-            )
+            self.manner_path(key, self.device.first_answer_within.is_some())
         } else {
-            let place = check
-                .file
-                .lines
-                .iter()
-                .position(|other| other.name == line.name)
-                .unwrap_or_default();
-            at!["lines", place, "first_answer_within"].to_vec()
+            at!["lines", self.line_index, key].to_vec()
         };
-        let first = own.or(typed.first_answer_within)?.0;
+        let first = own.or(self.line.first_answer_within)?.0;
         check.not_zero(&path, Some(Span(first)), NO_TIME);
         if check.is_faulty(&path) {
             return None;

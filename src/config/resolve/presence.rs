@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Check, at};
-use crate::config::{Uplink, file};
+use crate::config::{UplinkSetup, file};
 use crate::mqtt::TopicName;
 use crate::outbox::Rule;
 use crate::report::template::{Names, TopicTemplate};
@@ -15,9 +15,10 @@ const LONGEST_OFFLINE_AFTER: Duration = Duration::from_secs(86_400);
 /// The presence of an uplink that has these rules; `before` are the uplinks before it in the file.
 pub(super) fn presence(
     check: &mut Check<'_>,
-    (index, uplink): (usize, &file::Uplink),
+    index: usize,
+    uplink: &file::UplinkConfig,
     rules: &[Rule],
-    before: &[Uplink],
+    before: &[UplinkSetup],
 ) -> Option<Presence> {
     let how = uplink.presence.0.as_ref()?;
     let offline_after = how
@@ -29,24 +30,39 @@ pub(super) fn presence(
             "the remote would show a gateway that is gone as online for more than a day; write at most 1d, such as 1m",
         );
     }
-    let site = check.file.site.clone().unwrap_or_default();
-    let Some(template) = &how.topic else {
-        // Without a site there is a fault already.
-        return default_topic(&site, uplink, rules, before).map(|topic| Presence {
-            topic,
-            offline_after,
-            retained: uplink.retain,
-        });
+    let topic = match &how.topic {
+        Some(template) => typed_topic(check, index, uplink, template, before)?,
+        None => {
+            // Without a site there is a fault already.
+            let site = check.file.site.as_deref().unwrap_or_default();
+            default_topic(site, uplink, rules, before)?
+        }
     };
+    Some(Presence {
+        topic,
+        offline_after,
+        retained: uplink.retain,
+    })
+}
+
+/// The topic as typed; `None` if it is faulty.
+fn typed_topic(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::UplinkConfig,
+    template: &TopicTemplate,
+    before: &[UplinkSetup],
+) -> Option<TopicName> {
+    let site = check.file.site.as_deref().unwrap_or_default();
     let at = at!["uplinks", index, "presence", "topic"];
     let names = Names {
-        site: &site,
+        site,
         line: "",
         device: "",
         point: "",
     };
     match template.fill(names) {
-        Ok(_) if needs_more_than_site(template, &site) => {
+        Ok(_) if needs_more_than_site(template, site) => {
             check.fault(
                 &at,
                 "the state is that of the whole gateway; use no other placeholder than {site}",
@@ -67,11 +83,7 @@ pub(super) fn presence(
                     "another uplink keeps its state on this topic of the same remote, and a cut of one would show both as offline; choose another topic",
                 );
             }
-            Some(Presence {
-                topic,
-                offline_after,
-                retained: uplink.retain,
-            })
+            Some(topic)
         }
         Err(error) => {
             check.fault(
@@ -101,9 +113,9 @@ fn needs_more_than_site(template: &TopicTemplate, site: &str) -> bool {
 /// a level of its own.
 fn default_topic(
     site: &str,
-    uplink: &file::Uplink,
+    uplink: &file::UplinkConfig,
     rules: &[Rule],
-    before: &[Uplink],
+    before: &[UplinkSetup],
 ) -> Option<TopicName> {
     let mapped = |local: String| {
         let local = TopicName::new(local).ok()?;
@@ -125,7 +137,7 @@ fn default_topic(
 }
 
 /// True if both would say their state on the same topic of the same remote.
-fn shares(other: &Uplink, uplink: &file::Uplink, topic: &TopicName) -> bool {
+fn shares(other: &UplinkSetup, uplink: &file::UplinkConfig, topic: &TopicName) -> bool {
     let is_same_topic = other
         .settings
         .presence

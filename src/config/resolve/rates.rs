@@ -1,8 +1,8 @@
 //! Rates that are lower than what the file itself sends.
 
 use super::{Check, at};
-use crate::config::Uplink;
-use crate::config::document::Step;
+use crate::config::UplinkSetup;
+use crate::config::document::PathStep;
 use crate::config::traffic::{Demand, HOURS, demand, size};
 use crate::field::Line;
 use crate::report::PointReport;
@@ -12,7 +12,7 @@ use crate::units::Rate;
 pub(super) fn rates(
     check: &mut Check<'_>,
     index: usize,
-    uplink: &Uplink,
+    uplink: &UplinkSetup,
     lines: &[Line],
     reports: &[PointReport],
 ) {
@@ -20,7 +20,7 @@ pub(super) fn rates(
     if uplink.settings.use_when.is_some() {
         return;
     }
-    let mut warn = |path: &[Step], rate: Option<Rate>, rule: Option<usize>| {
+    let mut warn = |path: &[PathStep], rate: Option<Rate>, rule: Option<usize>| {
         let exceeded = rate.and_then(|rate| exceeded(rate, demand(lines, reports, uplink, rule)));
         if let Some(exceeded) = exceeded {
             check.warn(
@@ -39,7 +39,7 @@ pub(super) fn rates(
     }
 }
 
-/// What is sent in a day and what may pass, if that is less.
+/// The data of a day and the limit, if that is lower.
 fn exceeded(rate: Rate, demand: Demand) -> Option<String> {
     let a_day = |an_hour: u64| an_hour as f64 * HOURS;
     let sent = demand.messages;

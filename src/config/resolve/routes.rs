@@ -1,11 +1,11 @@
-//! What goes where through an uplink: topic mappings both ways, and the subscriptions that commands to points need.
+//! Rules of uplinks: topic mappings both ways, and the subscriptions that commands to points need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Check, NORMAL, at, cloud};
-use crate::config::document::Step;
-use crate::config::{Group, file};
+use crate::config::document::PathStep;
+use crate::config::{WriteGroup, file};
 use crate::field::{Line, Point};
 use crate::message::{Class, STATUS};
 use crate::mqtt::{Mapping, MappingError, QoS, TopicFilter, TopicName};
@@ -13,7 +13,7 @@ use crate::outbox::{Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::report::PointReport;
 use crate::uplink::Receive;
 
-/// What is taken off the topics of the gateway itself where a rule does not say how they are written: then the site is before them.
+/// Stripped off the topics of the gateway itself where a rule rewrites nothing; the site is put before them instead.
 const OF_STATUS: &str = "$SYS/";
 
 /// Topics that commands need are named one by one as long as they fit into one SUBSCRIBE.
@@ -38,7 +38,7 @@ pub(super) struct LocalTopics {
 }
 
 impl LocalTopics {
-    pub(super) fn of(lines: &[Line], reports: &[PointReport], groups: &[Group]) -> Self {
+    pub(super) fn of(lines: &[Line], reports: &[PointReport], groups: &[WriteGroup]) -> Self {
         let report_of = |point: &Point| reports.get(point.id.0 as usize);
         let topic_of = |point: &Point| report_of(point).map(|report| report.topic.clone());
         let devices = || lines.iter().flat_map(|line| &line.devices);
@@ -46,7 +46,7 @@ impl LocalTopics {
         for device in devices() {
             let points = device.points.iter().filter(|point| point.write.is_some());
             writable.extend(points.clone().filter_map(topic_of));
-            let is_written = |group: &&Group| {
+            let is_written = |group: &&WriteGroup| {
                 group.device == device.id
                     && points
                         .clone()
@@ -74,11 +74,18 @@ impl LocalTopics {
 }
 
 /// How a rule writes topics, as typed.
-struct Typed<'a> {
+struct Rewriting<'a> {
     filter: &'a TopicFilter,
     to: Option<&'a str>,
     strip: &'a str,
     prefix: &'a str,
+}
+
+/// Settings of an uplink for all its `send` rules.
+#[derive(Clone, Copy)]
+struct SendDefaults {
+    most: QoS,
+    keeps_retained: bool,
 }
 
 /// The rules of an uplink.
@@ -86,6 +93,28 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     let Some(uplink) = check.file.uplinks.get(index) else {
         return Routes::default();
     };
+    check_count(check, index, uplink);
+    let defaults = SendDefaults {
+        most: qos(check, &at!["uplinks", index, "qos"], uplink.qos),
+        keeps_retained: uplink.retain,
+    };
+    let mut send = Vec::new();
+    for (number, typed) in uplink.send.iter().enumerate().take(MOST_RULES) {
+        let path = at!["uplinks", index, "send", number];
+        send.push(outward(check, &path, typed, defaults));
+    }
+    let mut receive = Vec::new();
+    for (number, typed) in uplink.receive.iter().enumerate().take(MOST_RULES) {
+        let path = at!["uplinks", index, "receive", number];
+        receive.push(inward(check, &path, typed));
+    }
+    let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
+    check_shared_names(check, index, &routes, local);
+    routes.rate = cloud::rate(check, index, uplink);
+    routes
+}
+
+fn check_count(check: &mut Check<'_>, index: usize, uplink: &file::UplinkConfig) {
     for (key, count) in [
         ("send", uplink.send.len()),
         ("receive", uplink.receive.len()),
@@ -97,46 +126,10 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
             );
         }
     }
-    let most = qos(check, &at!["uplinks", index, "qos"], uplink.qos);
-    let send = uplink
-        .send
-        .iter()
-        .enumerate()
-        .take(MOST_RULES)
-        .map(|(number, send)| rule(check, (index, number), send, (most, uplink.retain)))
-        .collect();
-    let mut receive = Vec::new();
-    for (number, typed) in uplink.receive.iter().enumerate().take(MOST_RULES) {
-        let path = at!["uplinks", index, "receive", number];
-        let own = Typed {
-            filter: &typed.filter,
-            to: typed.to.as_deref(),
-            strip: &typed.strip,
-            prefix: &typed.prefix,
-        };
-        for (key, begins) in [("to", own.to.unwrap_or_default()), ("prefix", own.prefix)] {
-            if is_of_broker(begins) {
-                check.fault(&below(&path, key), OF_BROKER);
-            }
-        }
-        let mapping = mapping(check, &path, &own);
-        let is_plainly_of_broker = own.to.is_none() && own.prefix.is_empty();
-        if is_plainly_of_broker
-            && mapping
-                .image()
-                .is_some_and(|image| is_of_broker(image.plain()))
-        {
-            check.fault(
-                &below(&path, "filter"),
-                format!("{OF_BROKER}, or put a `prefix:` before them"),
-            );
-        }
-        receive.push(Inward {
-            mapping,
-            keeps_retained: typed.retain,
-        });
-    }
-    let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
+}
+
+/// Commands need a name for each writable point at the remote.
+fn check_shared_names(check: &mut Check<'_>, index: usize, routes: &Routes, local: &LocalTopics) {
     if let Some((name, [one, other])) = routes
         .shared_names()
         .filter(|(_, points)| points.iter().any(|point| local.writable.contains(*point)))
@@ -147,23 +140,91 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
             format!("{one} and {other} are both {name} at the remote, so a command to it could be for either; give each a name of its own"),
         );
     }
-    routes.rate = cloud::rate(check, index, uplink);
-    routes
 }
 
-fn rule(
+/// A rule of `receive`.
+fn inward(check: &mut Check<'_>, path: &[PathStep], typed: &file::ReceiveConfig) -> Inward {
+    let own = Rewriting {
+        filter: &typed.filter,
+        to: typed.to.as_deref(),
+        strip: &typed.strip,
+        prefix: &typed.prefix,
+    };
+    for (key, begins) in [("to", own.to.unwrap_or_default()), ("prefix", own.prefix)] {
+        if is_of_broker(begins) {
+            check.fault(&below(path, key), OF_BROKER);
+        }
+    }
+    let mapping = mapping(check, path, &own);
+    let is_plainly_of_broker = own.to.is_none() && own.prefix.is_empty();
+    if is_plainly_of_broker
+        && mapping
+            .image()
+            .is_some_and(|image| is_of_broker(image.plain()))
+    {
+        check.fault(
+            &below(path, "filter"),
+            format!("{OF_BROKER}, or put a `prefix:` before them"),
+        );
+    }
+    Inward {
+        mapping,
+        keeps_retained: typed.retain,
+    }
+}
+
+/// A rule of `send`.
+fn outward(
     check: &mut Check<'_>,
-    (index, number): (usize, usize),
-    send: &file::Send,
-    (most, keeps_retained): (QoS, bool),
+    path: &[PathStep],
+    send: &file::SendConfig,
+    defaults: SendDefaults,
 ) -> Rule {
-    let path = at!["uplinks", index, "send", number];
     if send.filter.is_shared() {
         check.fault(
-            &below(&path, "filter"),
+            &below(path, "filter"),
             "shared subscriptions are for `receive`; write the filter without `$share/<name>/`",
         );
     }
+    let mapping = outward_mapping(check, path, send);
+    let class = send
+        .class
+        .as_ref()
+        .and_then(|name| check.class(name, &below(path, "class")));
+    let mut only: Vec<Class> = Vec::new();
+    for (place, name) in send.only.iter().enumerate() {
+        let at = [path, &at!["only", place]].concat();
+        only.extend(check.class(name, &at).map(|named| named.class));
+    }
+    let own = qos(check, &below(path, "qos"), send.qos);
+    let lanes = class.map_or_else(
+        || only.iter().map(|class| class.lane).collect(),
+        |named| vec![named.class.lane],
+    );
+    Rule {
+        mapping,
+        only: only.iter().map(|class| class.id).collect(),
+        class: class.map(|named| named.class),
+        qos: class.and_then(|named| named.qos),
+        most: defaults.most.min(most_of_class(check, send)).min(own),
+        keeps_retained: send.retain.unwrap_or(defaults.keeps_retained),
+        rate: send.rate,
+        lanes,
+    }
+}
+
+/// The QoS of the class `normal` holds without a section `classes`, too.
+fn most_of_class(check: &Check<'_>, send: &file::SendConfig) -> QoS {
+    let is_normal = send.class.as_deref() == Some(NORMAL);
+    if is_normal && !check.file.classes.contains_key(NORMAL) {
+        QoS::AtLeastOnce
+    } else {
+        QoS::ExactlyOnce
+    }
+}
+
+/// The topics of a rule at the remote; those below `$SYS/wellhead/` begin with the site unless the rule says otherwise.
+fn outward_mapping(check: &mut Check<'_>, path: &[PathStep], send: &file::SendConfig) -> Mapping {
     let is_as_it_is = send.to.is_none() && send.strip.is_empty() && send.prefix.is_empty();
     // A remote keeps topics below $SYS for itself.
     let status = format!("{}/", check.file.site.as_deref().unwrap_or("site"));
@@ -173,60 +234,20 @@ fn rule(
     } else {
         (&*send.strip, &*send.prefix)
     };
-    let mapping = mapping(
-        check,
-        &path,
-        &Typed {
-            filter: &send.filter,
-            to: send.to.as_deref(),
-            strip,
-            prefix,
-        },
-    );
-    let class = send
-        .class
-        .as_ref()
-        .and_then(|name| check.class(name, &below(&path, "class")));
-    let mut only: Vec<Class> = Vec::new();
-    for (place, name) in send.only.iter().enumerate() {
-        only.extend(
-            check
-                .class(name, &at!["uplinks", index, "send", number, "only", place])
-                .map(|(class, _)| class),
-        );
-    }
-    let (class, of_class) = class.map_or((None, None), |(class, qos)| (Some(class), qos));
-    // What is said of the class `normal` holds without a section that says it.
-    let is_plain_normal =
-        send.class.as_deref() == Some(NORMAL) && !check.file.classes.contains_key(NORMAL);
-    let most_of_class = if is_plain_normal {
-        QoS::AtLeastOnce
-    } else {
-        QoS::ExactlyOnce
+    let typed = Rewriting {
+        filter: &send.filter,
+        to: send.to.as_deref(),
+        strip,
+        prefix,
     };
-    let own = qos(check, &below(&path, "qos"), send.qos);
-    let keeps_retained = send.retain.unwrap_or(keeps_retained);
-    let lanes = class.map_or_else(
-        || only.iter().map(|class| class.lane).collect(),
-        |class| vec![class.lane],
-    );
-    Rule {
-        mapping,
-        only: only.iter().map(|class| class.id).collect(),
-        class,
-        qos: of_class,
-        most: most.min(most_of_class).min(own),
-        keeps_retained,
-        rate: send.rate,
-        lanes,
-    }
+    mapping(check, path, &typed)
 }
 
-fn below(path: &[Step], key: &'static str) -> Vec<Step> {
+fn below(path: &[PathStep], key: &'static str) -> Vec<PathStep> {
     path.iter().cloned().chain(at![key]).collect()
 }
 
-fn qos(check: &mut Check<'_>, path: &[Step], typed: Option<u8>) -> QoS {
+fn qos(check: &mut Check<'_>, path: &[PathStep], typed: Option<u8>) -> QoS {
     QoS::from_bits(typed.unwrap_or(2)).unwrap_or_else(|| {
         check.fault(path, "write 0, 1 or 2");
         QoS::ExactlyOnce
@@ -234,7 +255,7 @@ fn qos(check: &mut Check<'_>, path: &[Step], typed: Option<u8>) -> QoS {
 }
 
 /// The mapping of a rule; one that changes nothing in place of one that is impossible.
-fn mapping(check: &mut Check<'_>, path: &[Step], typed: &Typed<'_>) -> Mapping {
+fn mapping(check: &mut Check<'_>, path: &[PathStep], typed: &Rewriting<'_>) -> Mapping {
     let (filter, site) = (
         typed.filter.clone(),
         check.file.site.as_deref().unwrap_or("site"),

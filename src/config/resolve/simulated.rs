@@ -1,17 +1,17 @@
-//! What a simulator shows for points that do not say it: their waves, the powers of ten, SunSpec models.
+//! Simulated values of points without `simulate`: waves, powers of ten, SunSpec models.
 
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
-use super::field::Context;
+use super::context::DeviceContext;
 use crate::config::{file, presets, sunspec};
 use crate::field::decode::{Meaning, Table};
 use crate::field::typical::{self, Quantity};
 use crate::field::wave::{Shape, Wave};
 use crate::field::{Device, Point, Source};
 
-impl Context<'_> {
+impl DeviceContext<'_> {
     /// Fills in what the YAML leaves open.
     pub(super) fn simulate(&self, device: &mut Device) {
         let ready_made = self.device.profile.as_deref().filter(|_| !self.is_in_file);
@@ -38,7 +38,7 @@ impl Context<'_> {
     }
 
     /// Registers that hold the power of ten of others show one that fits what these show.
-    fn powers_of_ten(&self, device: &mut Device, specs: &IndexMap<String, file::Point>) {
+    fn powers_of_ten(&self, device: &mut Device, specs: &IndexMap<String, file::PointConfig>) {
         let mut users: HashMap<(Table, u16), Vec<(&Wave, &Meaning)>> = HashMap::new();
         for point in &device.points {
             if let Source::Register {
@@ -87,7 +87,7 @@ fn meaning(point: &Point) -> Option<&Meaning> {
     }
 }
 
-fn wave(point: &Point, spec: &file::Point, remark: &str) -> Wave {
+fn wave(point: &Point, spec: &file::PointConfig, remark: &str) -> Wave {
     let codes = if spec.unit.is_none() {
         codes(remark)
     } else {
@@ -118,8 +118,8 @@ fn wave(point: &Point, spec: &file::Point, remark: &str) -> Wave {
     })
 }
 
-/// What the device takes, if it may be written.
-fn writable(spec: &file::Point) -> Option<(f64, f64)> {
+/// The values that the device accepts.
+fn writable(spec: &file::PointConfig) -> Option<(f64, f64)> {
     let limits = spec.writable?;
     Some((
         limits.min.unwrap_or(f64::NEG_INFINITY),
@@ -128,7 +128,7 @@ fn writable(spec: &file::Point) -> Option<(f64, f64)> {
 }
 
 /// The codes that the remark behind a point names: `0 off 1 on`, `0 = A, 1 = B`, `0x0200 on grid`, `0xCF (207) start`, or `bit 0 running`, which is
-/// the code 1. One alone is none.
+/// the code 1. A single code is none.
 fn codes(remark: &str) -> Vec<(i64, String)> {
     let words: Vec<&str> = remark
         .split_whitespace()
@@ -138,22 +138,11 @@ fn codes(remark: &str) -> Vec<(i64, String)> {
     let mut codes: Vec<(i64, String)> = Vec::new();
     let mut is_open = false;
     for (index, word) in words.iter().enumerate() {
-        let next = words.get(index + 1).copied().unwrap_or_default();
-        let next = if next == "=" {
-            words.get(index + 2).copied().unwrap_or_default()
-        } else {
-            next
-        };
+        let after = |count: usize| words.get(index + count).copied().unwrap_or_default();
+        let next = if after(1) == "=" { after(2) } else { after(1) };
         match code(word) {
             Some(code) if next.starts_with(char::is_alphabetic) && !next.ends_with(':') => {
-                let code = if are_bits {
-                    u32::try_from(code)
-                        .ok()
-                        .and_then(|bit| 1_i64.checked_shl(bit))
-                        .unwrap_or(0)
-                } else {
-                    code
-                };
+                let code = if are_bits { bit_value(code) } else { code };
                 codes.push((code, String::new()));
                 is_open = true;
             }
@@ -170,6 +159,14 @@ fn codes(remark: &str) -> Vec<(i64, String)> {
         }
     }
     if codes.len() < 2 { Vec::new() } else { codes }
+}
+
+/// The value of a register in which only this bit is set.
+fn bit_value(bit: i64) -> i64 {
+    u32::try_from(bit)
+        .ok()
+        .and_then(|bit| 1_i64.checked_shl(bit))
+        .unwrap_or(0)
 }
 
 /// A whole number as remarks write them.

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Check, at};
-use crate::config::file::Uplink;
+use crate::config::file::UplinkConfig;
+use crate::mqtt::TopicFilter;
 use crate::uplink::{Remote, Scheme};
 
 /// Warns of what is odd about the uplinks as typed.
@@ -24,7 +25,7 @@ pub(super) fn uplinks(check: &mut Check<'_>) {
     }
 }
 
-fn sends_nothing(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
+fn sends_nothing(check: &mut Check<'_>, index: usize, uplink: &UplinkConfig) {
     if uplink.send.is_empty() && !check.document.has_at(&at!["uplinks", index, "send"]) {
         let site = check.file.site.as_deref().unwrap_or("site");
         check.warn(
@@ -34,59 +35,59 @@ fn sends_nothing(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
     }
 }
 
-/// What is taken off and put before topics, where a slash is missing or one too many.
-fn prefixes(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
+/// `strip` and `prefix` of rules, where a slash is missing or one too many.
+fn prefixes(check: &mut Check<'_>, index: usize, uplink: &UplinkConfig) {
     let send = uplink.send.iter().enumerate().map(|(number, rule)| {
-        (
-            at!["uplinks", index, "send", number],
-            &rule.filter,
-            &rule.strip,
-            &rule.prefix,
-        )
+        let slip = slip(&rule.filter, &rule.strip, &rule.prefix)?;
+        Some((
+            at!["uplinks", index, "send", number, slip.key],
+            slip.message,
+        ))
     });
     let receive = uplink.receive.iter().enumerate().map(|(number, rule)| {
-        (
-            at!["uplinks", index, "receive", number],
-            &rule.filter,
-            &rule.strip,
-            &rule.prefix,
-        )
+        let slip = slip(&rule.filter, &rule.strip, &rule.prefix)?;
+        Some((
+            at!["uplinks", index, "receive", number, slip.key],
+            slip.message,
+        ))
     });
-    for (path, filter, strip, prefix) in send.chain(receive) {
-        let Some(behind) = filter
-            .plain()
-            .strip_prefix(strip.as_str())
-            .filter(|_| !strip.is_empty() || !prefix.is_empty())
-        else {
-            continue;
-        };
-        let (key, is_open) = if prefix.is_empty() {
-            ("strip", true)
-        } else {
-            ("prefix", prefix.ends_with('/'))
-        };
-        let first = behind.split('/').next().unwrap_or_default();
-        let level = if first.contains(['+', '#']) {
-            "pump"
-        } else {
-            first
-        };
-        let message = match (behind.strip_prefix('/'), is_open) {
-            (Some(_), true) if !strip.is_empty() => {
-                format!(
-                    "the slash behind `{strip}` stays, so topics get an empty level; write `strip: {strip}/`"
-                )
-            }
-            (None, false) if !behind.is_empty() => {
-                format!(
-                    "the prefix has no slash at its end, so `{level}` becomes `{prefix}{level}`; write `{prefix}/` for a level of its own"
-                )
-            }
-            _ => continue,
-        };
-        let path: Vec<_> = path.into_iter().chain(at![key]).collect();
+    for (path, message) in send.chain(receive).flatten() {
         check.warn(&path, message);
     }
+}
+
+/// A key that was hardly meant so, and why.
+struct Slip {
+    key: &'static str,
+    message: String,
+}
+
+fn slip(filter: &TopicFilter, strip: &str, prefix: &str) -> Option<Slip> {
+    if strip.is_empty() && prefix.is_empty() {
+        return None;
+    }
+    let rest = filter.plain().strip_prefix(strip)?;
+    let (key, is_open) = if prefix.is_empty() {
+        ("strip", true)
+    } else {
+        ("prefix", prefix.ends_with('/'))
+    };
+    let first = rest.split('/').next().unwrap_or_default();
+    let level = if first.contains(['+', '#']) {
+        "pump"
+    } else {
+        first
+    };
+    let message = match (rest.strip_prefix('/'), is_open) {
+        (Some(_), true) if !strip.is_empty() => format!(
+            "the slash behind `{strip}` stays, so topics get an empty level; write `strip: {strip}/`"
+        ),
+        (None, false) if !rest.is_empty() => format!(
+            "the prefix has no slash at its end, so `{level}` becomes `{prefix}{level}`; write `{prefix}/` for a level of its own"
+        ),
+        _ => return None,
+    };
+    Some(Slip { key, message })
 }
 
 /// Ports that belong to the other scheme.
@@ -105,7 +106,7 @@ fn usual_port(check: &mut Check<'_>, index: usize, remote: &Remote) {
     );
 }
 
-fn open_password(check: &mut Check<'_>, index: usize, uplink: &Uplink, remote: &Remote) {
+fn open_password(check: &mut Check<'_>, index: usize, uplink: &UplinkConfig, remote: &Remote) {
     let is_open = matches!(remote.scheme, Scheme::Mqtt | Scheme::Ws);
     let has_password = uplink.password.is_some() || uplink.password_file.is_some();
     if is_open && has_password && !is_this_machine(&remote.host) {

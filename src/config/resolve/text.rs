@@ -1,31 +1,35 @@
-//! Plain instruments: how they talk, and where their values stand.
+//! Plain instruments: requests, scripts, framing, and their placeholders.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::field::Context;
-use super::unused::Shape;
+use super::context::DeviceContext;
 use super::{Check, at};
 use crate::config::SetBy;
-use crate::config::document::Step;
+use crate::config::document::PathStep;
 use crate::config::file::{self, OneOrMore};
 use crate::config::telegrams;
-use crate::field::decode::{Kind, Meaning, Table};
 use crate::field::text::Talk;
 use crate::field::text::bytes::Template;
 use crate::field::text::checksum::Checksum;
 use crate::field::text::frame::Framing;
-use crate::field::text::parse::{Found, Notation, Place, UNIT};
 use crate::field::text::script::{Pattern, Step as ScriptStep};
 use crate::field::text::telegram::Placeholder;
-use crate::field::{Line, Source, Wire};
+use crate::field::{Line, Wire};
 
 const DEFAULT_POLL: Duration = Duration::from_secs(10);
 const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
 
-impl Context<'_> {
-    /// Where a key of the section `text` stands.
-    fn text_path(&self, key: &str) -> Vec<Step> {
+/// A template that is sent, with the names that are known by then.
+struct Sent<'t> {
+    template: &'t Template,
+    /// `script` or `request`.
+    key: &'static str,
+    known: Vec<String>,
+}
+
+impl DeviceContext<'_> {
+    /// Place of a key of the section `text`.
+    pub(super) fn text_path(&self, key: &str) -> Vec<PathStep> {
         match &self.device.profile {
             Some(profile) if self.device.text.is_none() => {
                 at!["profiles", profile, "text", key].to_vec()
@@ -35,29 +39,100 @@ impl Context<'_> {
     }
 
     /// That of the profile, overridden key by key.
-    fn text(&self) -> file::Text {
+    pub(super) fn text(&self) -> file::TextConfig {
         let base = self.profile.and_then(|profile| profile.text.as_ref());
         match (&self.device.text, base) {
             (Some(own), Some(base)) => own.over(base),
             (Some(text), None) | (None, Some(text)) => text.clone(),
-            (None, None) => file::Text::default(),
+            (None, None) => file::TextConfig::default(),
         }
     }
 
-    /// How a plain instrument talks; notes what does not fit its line.
+    /// The protocol of a plain instrument; `None` for a Modbus device. Notes a line of the other kind.
     pub(super) fn talk(&self, check: &mut Check<'_>, line: &Line) -> Option<Talk> {
-        let here = at!["devices", self.index, "line"];
         if !self.is_text {
-            if matches!(line.wire, Wire::Tcp(_))
-                || !self.simulated && line.devices.iter().any(|other| other.talk.is_some())
-            {
-                check.fault(
-                    &here,
-                    format!("line {} has plain instruments; give the device `each_line:` or `text:`, or put it on another line", line.name),
-                );
-            }
+            self.check_line_of_modbus(check, line);
             return None;
         }
+        self.check_line_of_text(check, line);
+        let text = self.text();
+        let framing = self.framing(check, &text);
+        self.check_pattern(check, &text);
+        let address = self.address_of_text();
+        self.check_names(check, &text, address.as_deref());
+        self.check_simulated(check, &text);
+        let requests = text.request.clone().map(|OneOrMore(list)| list);
+        let requests = requests.unwrap_or_default();
+        let script = text.script.clone().unwrap_or_default();
+        let is_polled = !requests.is_empty() || !script.is_empty();
+        if !is_polled {
+            self.check_unpolled(check, &text);
+        }
+        self.check_talk_spans(check, &text);
+        let (every, silent_after) = self.intervals(&text, is_polled);
+        Some(Talk {
+            requests,
+            script,
+            every,
+            silent_after,
+            answer_within: text.answer_within.map(|span| span.0),
+            framing,
+            simulate: self.simulated(&text),
+            pattern: self.pattern(&text, address.as_deref()),
+            checksum: text.checksum,
+            subtract: text.subtract,
+            address: address.unwrap_or_default(),
+        })
+    }
+
+    fn check_pattern(&self, check: &mut Check<'_>, text: &file::TextConfig) {
+        if self.device.each_line.is_some() && text.pattern.is_some() {
+            check.fault(
+                &at!["devices", self.index, "each_line"],
+                "`each_line` and `match` say the same; keep one",
+            );
+        }
+    }
+
+    /// The pattern of messages: of the device, else of its protocol with the address filled in.
+    fn pattern(&self, text: &file::TextConfig, address: Option<&str>) -> Option<Pattern> {
+        let typed = text.pattern.as_ref();
+        let typed = typed.and_then(|typed| Pattern::new(&typed.text, address).ok());
+        self.device.each_line.clone().or(typed)
+    }
+
+    /// The address for requests; a number may be written as `unit`.
+    fn address_of_text(&self) -> Option<String> {
+        let unit = || self.device.unit.map(|unit| unit.to_string());
+        self.device.address.clone().or_else(unit)
+    }
+
+    /// Polling interval and the silence after which a point is bad.
+    fn intervals(&self, text: &file::TextConfig, is_polled: bool) -> (Duration, Duration) {
+        let silent_after = text.silent_after.map(|span| span.0);
+        if is_polled {
+            let every = self.asked_every().0.unwrap_or(DEFAULT_POLL);
+            // Three answers in a row lack the point.
+            (every, silent_after.unwrap_or(every * 2))
+        } else {
+            let every = silent_after.unwrap_or(DEFAULT_SILENCE);
+            (every, every)
+        }
+    }
+
+    fn check_line_of_modbus(&self, check: &mut Check<'_>, line: &Line) {
+        let has_instruments =
+            !self.simulated && line.devices.iter().any(|other| other.talk.is_some());
+        if has_instruments || matches!(line.wire, Wire::Tcp(_)) {
+            check.fault(
+                &at!["devices", self.index, "line"],
+                format!("line {} has plain instruments; give the device `each_line:` or `text:`, or put it on another line", line.name),
+            );
+        }
+    }
+
+    fn check_line_of_text(&self, check: &mut Check<'_>, line: &Line) {
+        let here = at!["devices", self.index, "line"];
         if !matches!(line.wire, Wire::Serial(_) | Wire::Tcp(_) | Wire::Simulated) {
             check.fault(
                 &here,
@@ -76,7 +151,10 @@ impl Context<'_> {
                 ),
             );
         }
-        let text = self.text();
+    }
+
+    /// How messages are cut out of the stream; notes a wrong frame and a wrong checksum.
+    fn framing(&self, check: &mut Check<'_>, text: &file::TextConfig) -> Framing {
         let checksum = text.checksum.as_ref().map_or(0, Checksum::length);
         let framing = text
             .frame
@@ -88,67 +166,26 @@ impl Context<'_> {
         if let Some(Err(why)) = text.checksum.as_ref().map(Checksum::check) {
             check.fault(&self.text_path("checksum"), why);
         }
-        if self.device.each_line.is_some() && text.pattern.is_some() {
-            check.fault(
-                &at!["devices", self.index, "each_line"],
-                "`each_line` and `match` say the same; keep one",
-            );
-        }
-        let requests: Vec<_> = text
-            .request
-            .clone()
-            .map(|OneOrMore(list)| list)
-            .unwrap_or_default();
-        let script = text.script.clone().unwrap_or_default();
-        let is_polled = !requests.is_empty() || !script.is_empty();
-        let address = self
-            .device
-            .address
-            .clone()
-            .or_else(|| self.device.unit.map(|unit| unit.to_string()));
-        self.check_names(check, &text, address.as_deref());
-        self.check_simulated(check, &text);
-        let typed = text
-            .pattern
-            .as_ref()
-            .and_then(|typed| Pattern::new(&typed.text, address.as_deref()).ok());
-        if !is_polled && self.device.every.is_some() {
+        framing
+    }
+
+    /// An instrument that sends by itself has no polling interval.
+    fn check_unpolled(&self, check: &mut Check<'_>, text: &file::TextConfig) {
+        if self.device.every.is_some() {
             check.fault(
                 &at!["devices", self.index, "every"],
                 "an instrument that sends by itself is not asked; remove it",
             );
         }
-        if !is_polled && text.every.is_some() {
+        if text.every.is_some() {
             check.fault(
                 &self.text_path("every"),
                 "an instrument that sends by itself is not asked; write `silent_after` instead",
             );
         }
-        self.check_talk_spans(check, &text);
-        let silent_after = text.silent_after.map(|span| span.0);
-        let every = if is_polled {
-            self.asked_every().0.unwrap_or(DEFAULT_POLL)
-        } else {
-            silent_after.unwrap_or(DEFAULT_SILENCE)
-        };
-        let simulate = self.simulated(&text);
-        Some(Talk {
-            requests,
-            script,
-            every,
-            // Of one that is asked: when three answers in a row lack a point.
-            silent_after: silent_after.unwrap_or(if is_polled { every * 2 } else { every }),
-            answer_within: text.answer_within.map(|span| span.0),
-            framing,
-            checksum: text.checksum,
-            subtract: text.subtract,
-            pattern: self.device.each_line.clone().or(typed),
-            address: address.unwrap_or_default(),
-            simulate,
-        })
     }
 
-    /// How often a plain instrument is asked, and who says so: the nearest that says it.
+    /// The polling interval of a plain instrument and its source: the nearest one that is set.
     pub(super) fn asked_every(&self) -> (Option<Duration>, SetBy) {
         let base = self.profile.and_then(|profile| profile.text.as_ref());
         let own = self.device.text.as_ref();
@@ -179,7 +216,7 @@ impl Context<'_> {
     }
 
     /// Durations of zero that would never, or always, be over.
-    fn check_talk_spans(&self, check: &mut Check<'_>, text: &file::Text) {
+    fn check_talk_spans(&self, check: &mut Check<'_>, text: &file::TextConfig) {
         check.not_zero(
             &self.text_path("every"),
             text.every,
@@ -206,8 +243,8 @@ impl Context<'_> {
         );
     }
 
-    /// What a simulator says: as the file has it, else as instruments of a ready-made profile do.
-    fn simulated(&self, text: &file::Text) -> Vec<Template> {
+    /// The messages of a simulator: as typed, else those of the ready-made profile.
+    fn simulated(&self, text: &file::TextConfig) -> Vec<Template> {
         let typed = text
             .simulate
             .as_ref()
@@ -227,8 +264,8 @@ impl Context<'_> {
             .unwrap_or_default()
     }
 
-    /// What a simulator fills in are points; it says as much as is asked.
-    fn check_simulated(&self, check: &mut Check<'_>, text: &file::Text) {
+    /// A simulator fills in points, and has one message for each request.
+    fn check_simulated(&self, check: &mut Check<'_>, text: &file::TextConfig) {
         let Some(OneOrMore(messages)) = &text.simulate else {
             return;
         };
@@ -271,13 +308,44 @@ impl Context<'_> {
         }
     }
 
-    /// Every placeholder stands for something that is known when it is sent.
-    fn check_names(&self, check: &mut Check<'_>, text: &file::Text, address: Option<&str>) {
+    /// Every placeholder is known when its template is sent.
+    fn check_names(&self, check: &mut Check<'_>, text: &file::TextConfig, address: Option<&str>) {
+        let mut needs_address = text
+            .pattern
+            .as_ref()
+            .is_some_and(|typed| typed.text.contains("{address"));
+        for mut sent in self.sent(check, text) {
+            for name in sent.template.names() {
+                match name {
+                    "checksum" if sent.key == "script" || text.checksum.is_none() => check.fault(
+                        &self.text_path(sent.key),
+                        "{checksum} is filled in only in `request`, and needs `checksum:` to say how it is computed",
+                    ),
+                    // The question mark: it may be missing.
+                    "checksum" | "address?" => {}
+                    "address" => {
+                        needs_address = true;
+                        self.check_hex_address(check, sent.template, address);
+                    }
+                    other if sent.known.iter().any(|known| known == other) => {}
+                    other => {
+                        sent.known.push("address".to_owned());
+                        sent.known.push("checksum".to_owned());
+                        check.unknown(&self.text_path(sent.key), "placeholder", other, &sent.known);
+                    }
+                }
+            }
+        }
+        if needs_address && address.is_none() {
+            self.missing_address(check);
+        }
+    }
+
+    /// All that is sent, each with the groups that the script has found before it.
+    fn sent<'t>(&self, check: &mut Check<'_>, text: &'t file::TextConfig) -> Vec<Sent<'t>> {
         let mut groups: Vec<String> = Vec::new();
-        let script = text.script.iter().flatten();
-        let mut templates: Vec<(&Template, &str, Vec<String>)> = Vec::new();
-        for step in script {
-            let mut step = step;
+        let mut sent: Vec<Sent<'t>> = Vec::new();
+        for mut step in text.script.iter().flatten() {
             while let ScriptStep::If(name, inner) = step {
                 if !groups.iter().any(|known| known == name) {
                     check.unknown(&self.text_path("script"), "group", name, &groups);
@@ -288,304 +356,50 @@ impl Context<'_> {
                 ScriptStep::If(..) => {}
                 ScriptStep::Send(template)
                 | ScriptStep::Wait(template)
-                | ScriptStep::Speed(template) => {
-                    templates.push((template, "script", groups.clone()));
-                }
+                | ScriptStep::Speed(template) => sent.push(Sent {
+                    template,
+                    key: "script",
+                    known: groups.clone(),
+                }),
                 ScriptStep::Expect(pattern) => {
                     groups.extend(pattern.capture_names().flatten().map(str::to_owned));
                 }
             }
         }
         let requests = text.request.iter().flat_map(|list| &list.0);
-        templates.extend(requests.map(|request| (request, "request", groups.clone())));
-        let mut needs_address = text
-            .pattern
-            .as_ref()
-            .is_some_and(|typed| typed.text.contains("{address"));
-        for (template, key, mut known) in templates {
-            for name in template.names() {
-                match name {
-                    "checksum" if key == "script" || text.checksum.is_none() => check.fault(
-                        &self.text_path(key),
-                        "{checksum} is filled in only in `request`, and needs `checksum:` to say how it is computed",
-                    ),
-                    // The question mark: it may be missing.
-                    "checksum" | "address?" => {}
-                    "address" => {
-                        needs_address = true;
-                        let is_hex =
-                            address.is_none_or(|address| address.len() % 2 == 0 && address.bytes().all(|byte| byte.is_ascii_hexdigit()));
-                        if template.is_hex() && !is_hex {
-                            check.fault(
-                                &at!["devices", self.index, "address"],
-                                "the request is made of bytes; write the address as pairs of digits, such as '123456789012'",
-                            );
-                        }
-                    }
-                    other if known.iter().any(|known| known == other) => {}
-                    other => {
-                        known.push("address".to_owned());
-                        known.push("checksum".to_owned());
-                        check.unknown(&self.text_path(key), "placeholder", other, &known);
-                    }
-                }
-            }
-        }
-        if needs_address && address.is_none() {
-            let delivered = self
-                .profile
-                .and_then(|profile| profile.factory.as_ref()?.address.as_ref()?.0.first());
-            let remedy = delivered.map_or_else(
-                || "'...'`".to_owned(),
-                |usual| format!("'{usual}'`, as it is delivered, or its own"),
+        sent.extend(requests.map(|template| Sent {
+            template,
+            key: "request",
+            known: groups.clone(),
+        }));
+        sent
+    }
+
+    /// In a request of bytes the address is written in pairs of digits.
+    fn check_hex_address(&self, check: &mut Check<'_>, template: &Template, address: Option<&str>) {
+        let is_hex = address.is_none_or(|address| {
+            address.len() % 2 == 0 && address.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
+        if template.is_hex() && !is_hex {
+            check.fault(
+                &at!["devices", self.index, "address"],
+                "the request is made of bytes; write the address as pairs of digits, such as '123456789012'",
             );
-            let message = format!(
-                "device \"{}\" is asked by its address; add `address: {remedy}",
-                self.device.name
-            );
-            check.fault(&at!["devices", self.index], message);
         }
     }
 
-    /// Where the value of a point stands in messages.
-    pub(super) fn found(
-        &self,
-        check: &mut Check<'_>,
-        name: &str,
-        spec: &file::Point,
-    ) -> Option<Source> {
-        if self.simulated {
-            return Some(Source::Made);
-        }
-        let given = [
-            spec.from.is_some(),
-            spec.find.is_some(),
-            spec.byte.is_some(),
-        ];
-        if given.iter().filter(|given| **given).count() > 1 {
-            check.fault(
-                &self.path(name, "from"),
-                format!("point \"{name}\" says twice where its value is; keep one of from, find and byte"),
-            );
-        }
-        let has_register = [
-            spec.at.is_some(),
-            spec.holding.is_some(),
-            spec.input.is_some(),
-            spec.coil.is_some(),
-            spec.discrete.is_some(),
-            spec.file.is_some(),
-            spec.record.is_some(),
-        ];
-        if has_register.contains(&true) {
-            check.fault(
-                &self.path(name, "at"),
-                "a plain instrument has no registers; write from, find or byte",
-            );
-        }
-        for (is_given, key) in [
-            (spec.scale_from.is_some(), "scale_from"),
-            (spec.every.is_some(), "every"),
-            (spec.group.is_some(), "group"),
-        ] {
-            if is_given {
-                check.fault(
-                    &self.path(name, key),
-                    "points of a plain instrument do not have this; remove it (`every` below `text:` says how often it is asked)",
-                );
-            }
-        }
-        let mut typed = spec.clone();
-        let place = match (&spec.find, spec.byte) {
-            (Some(OneOrMore(patterns)), _) => Place::Find(patterns.clone()),
-            (None, Some(at)) => Place::Byte(at),
-            (None, None) => self.group(check, name, spec)?,
-        };
-        if !matches!(place, Place::Byte(_)) {
-            // Text brings its own length; a number in it may have decimals.
-            if spec
-                .words
-                .iter()
-                .flatten()
-                .any(|(raw, _)| raw.number().is_none())
-            {
-                typed.kind = typed.kind.or(Some(Kind::Text));
-            }
-            let is_whole = typed.words.is_some()
-                || typed.flags.is_some()
-                || typed.bit.is_some()
-                || typed.bits.is_some()
-                || typed.mask.is_some();
-            typed.kind = typed
-                .kind
-                .or(Some(if is_whole { Kind::I64 } else { Kind::F64 }));
-            if typed.array.is_some() {
-                check.fault(
-                    &self.path(name, "array"),
-                    "an array is read from bytes; write `byte:`, or one point for each value",
-                );
-            }
-            typed.length = typed
-                .length
-                .or_else(|| (typed.kind == Some(Kind::Text)).then_some(1));
-        }
-        let meaning = self.meaning(check, name, &typed, Table::Holding)?;
-        let is_bytes = matches!(place, Place::Byte(_));
-        self.check_used(
-            check,
-            name,
-            spec,
-            if is_bytes {
-                Shape::Bytes(meaning.kind)
-            } else {
-                Shape::Written(meaning.kind)
-            },
+    fn missing_address(&self, check: &mut Check<'_>) {
+        let delivered = self
+            .profile
+            .and_then(|profile| profile.factory.as_ref()?.address.as_ref()?.0.first());
+        let remedy = delivered.map_or_else(
+            || "'...'`".to_owned(),
+            |usual| format!("'{usual}'`, as it is delivered, or its own"),
         );
-        let units = self.units(check, name, spec, (&place, &meaning));
-        if spec.notation == Some(Notation::DegreesMinutes)
-            && (matches!(place, Place::Byte(_)) || meaning.kind != Kind::F64)
-        {
-            check.fault(
-                &self.path(name, "notation"),
-                "degrees and minutes are a number in text; remove `type` or `byte`",
-            );
-        }
-        Some(Source::Found(Box::new(Found {
-            place,
-            when: spec.when.clone(),
-            bad_when: self.bad_when(check, name, spec),
-            units,
-            unit_if_none: self.text().unit_if_none.as_deref().map(Arc::from),
-            notation: spec.notation.unwrap_or_default(),
-            words: Self::words_of_text(spec, &meaning),
-            meaning,
-        })))
-    }
-
-    /// Text for text; words for numbers are part of what these mean.
-    fn words_of_text(spec: &file::Point, meaning: &Meaning) -> Vec<(Box<str>, Arc<str>)> {
-        let words = spec
-            .words
-            .iter()
-            .flatten()
-            .filter(|_| meaning.kind == Kind::Text && spec.byte.is_none());
-        words
-            .map(|(raw, text)| (raw.0.as_str().into(), Arc::from(text.as_str())))
-            .collect()
-    }
-
-    fn bad_when(
-        &self,
-        check: &mut Check<'_>,
-        name: &str,
-        spec: &file::Point,
-    ) -> Vec<(Pattern, Arc<str>)> {
-        let mut patterns = Vec::new();
-        for (text, why) in spec.bad_when.iter().flatten() {
-            match Pattern::new(text, self.device.address.as_deref()) {
-                Ok(pattern) => patterns.push((pattern, Arc::from(why.as_str()))),
-                Err(why) => check.fault(&self.path(name, "bad_when"), why),
-            }
-        }
-        patterns
-    }
-
-    /// What a number means in each unit that messages may name. Without `units` that of the point is the only one.
-    fn units(
-        &self,
-        check: &mut Check<'_>,
-        name: &str,
-        spec: &file::Point,
-        (place, meaning): (&Place, &Meaning),
-    ) -> Vec<(Box<str>, Meaning)> {
-        let is_named = match place {
-            Place::Group(group) => {
-                let pattern: Option<Pattern> = self
-                    .device
-                    .each_line
-                    .clone()
-                    .or_else(|| self.text().pattern.map(|typed| typed.any));
-                let own = format!("{group}_{UNIT}");
-                group != UNIT
-                    && pattern
-                        .iter()
-                        .flat_map(Pattern::names)
-                        .any(|name| name == own || name == UNIT)
-            }
-            Place::Find(patterns) => patterns
-                .iter()
-                .flat_map(Pattern::names)
-                .any(|name| name == UNIT),
-            Place::Byte(_) => false,
-        };
-        let path = self.path(name, "units");
-        match (&spec.units, &spec.unit) {
-            (Some(_), _) if !is_named => {
-                check.fault(&path, "no group of the pattern holds the unit; name one (?P<unit>...), or remove `units`");
-                Vec::new()
-            }
-            (Some(_), _) if meaning.kind.is_text() => {
-                check.fault(&path, "text has no unit; remove `units`, or the `type`");
-                Vec::new()
-            }
-            (Some(units), _) => {
-                let in_unit = |factor: &file::Factor| Meaning {
-                    scale: meaning.scale * factor.scale,
-                    offset: meaning.offset + meaning.scale * factor.offset,
-                    ..meaning.clone()
-                };
-                if units.values().any(|factor| {
-                    !factor.scale.is_finite() || factor.scale == 0.0 || !factor.offset.is_finite()
-                }) {
-                    check.fault(&path, "a factor is a number other than 0, such as 0.001");
-                }
-                units
-                    .iter()
-                    .map(|(unit, factor)| (unit.as_str().into(), in_unit(factor)))
-                    .collect()
-            }
-            (None, Some(unit)) if is_named && !meaning.kind.is_text() => {
-                vec![(unit.as_str().into(), meaning.clone())]
-            }
-            (None, _) => Vec::new(),
-        }
-    }
-
-    /// The group of the pattern that a point is named after, or names.
-    fn group(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Place> {
-        let group = spec.from.as_deref().unwrap_or(name);
-        let pattern: Option<Pattern> = self
-            .device
-            .each_line
-            .clone()
-            .or_else(|| self.text().pattern.map(|typed| typed.any));
-        let known: Vec<String> = pattern
-            .iter()
-            .flat_map(|pattern| pattern.0.capture_names().flatten())
-            .map(str::to_owned)
-            .collect();
-        if known.iter().any(|known| known == group) {
-            return Some(Place::Group(group.to_owned()));
-        }
-        if known.is_empty() {
-            // A pattern that is wrong has been told of.
-            let place = if self.device.text.is_some() {
-                at!["devices", self.index, "text"].to_vec()
-            } else {
-                self.text_path("match")
-            };
-            if pattern.is_none() && check.is_faulty(&place) {
-                return None;
-            }
-            check.missing(
-                &self.path(name, "from"),
-                format!(
-                    "point \"{name}\" does not say where its value is; name it in the pattern as (?P<{name}>...), or add `find:` or `byte:`"
-                ),
-            );
-        } else {
-            check.unknown(&self.path(name, "from"), "group", group, &known);
-        }
-        None
+        let message = format!(
+            "device \"{}\" is asked by its address; add `address: {remedy}",
+            self.device.name
+        );
+        check.fault(&at!["devices", self.index], message);
     }
 }

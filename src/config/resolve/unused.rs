@@ -1,20 +1,20 @@
-//! Settings without an effect: each is a fault with its place and its remedy, so that nobody relies on what is not done.
+//! Settings without an effect: each is a fault with its place and its remedy, so that no setting is silently ignored.
 
-use super::field::Context;
+use super::context::{DeviceContext, PointCheck};
 use super::{Check, at};
 use crate::config::file::{self, BitOrder};
 use crate::field::decode::{ByteOrder, Kind};
 use crate::field::write::Function;
 use crate::report::aggregate::Show;
 
-/// What a value is made of, as far as it decides which settings have an effect.
+/// The origin of a value, as far as it decides which settings have an effect.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Shape {
+pub(super) enum ValueShape {
     /// By a wave alone.
     Made,
     /// Other points.
     Computed,
-    /// What an instrument writes.
+    /// Text of an instrument.
     Written(Kind),
     /// Bytes of a frame.
     Bytes(Kind),
@@ -24,8 +24,8 @@ pub(super) enum Shape {
     Registers(Kind),
 }
 
-/// Whether a key is typed, the key, and what to do about it.
-type Row = (bool, &'static str, &'static str);
+/// Whether a key is typed, the key, and the remedy.
+type UnusedSetting = (bool, &'static str, &'static str);
 
 const NO_REGISTER: &str =
     "a simulated value has no register; say where it is, such as `holding: 0`, or remove this";
@@ -33,55 +33,55 @@ const COMPUTED: &str =
     "an expression does not have this; remove it, or give it to the points that it uses";
 const NO_NUMBER: &str = "this needs a number, and the value is text, a list or flags; remove it";
 
-impl Context<'_> {
-    /// Notes every setting of a point that does nothing.
-    pub(super) fn check_used(
-        &self,
-        check: &mut Check<'_>,
-        name: &str,
-        spec: &file::Point,
-        shape: Shape,
-    ) {
-        let rows = match shape {
-            Shape::Made => nowhere(spec, NO_REGISTER).to_vec(),
-            Shape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
-            Shape::Written(kind) => [
-                written(spec).as_slice(),
-                &by_kind(spec, kind),
-                &by_value(spec, kind),
-            ]
-            .concat(),
-            Shape::Bytes(kind) => {
-                let characters = "each byte of a frame is one character; remove it";
-                let own = [(spec.characters.is_some(), "characters", characters)];
-                [own.as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat()
-            }
-            Shape::Coil => [
-                coil(spec).as_slice(),
-                &by_kind(spec, Kind::Bool),
-                &by_value(spec, Kind::Bool),
-            ]
-            .concat(),
-            Shape::Registers(kind) => [
-                by_kind(spec, kind).as_slice(),
-                &by_value(spec, kind),
-                &writing(spec, kind),
-            ]
-            .concat(),
-        };
-        for (is_typed, key, why) in rows {
-            // One thing is told once: a scale that does nothing has been told of.
-            if is_typed && !check.is_faulty(&self.path(name, key)) {
-                check.fault(&self.path(name, key), why);
+impl PointCheck<'_, '_> {
+    /// Notes every setting of the point that does nothing.
+    pub(super) fn check_used(&mut self, shape: ValueShape) {
+        for (is_typed, key, why) in rows(self.spec, shape) {
+            // One fault at a key is enough: a scale without an effect may be noted already.
+            if is_typed && !self.check.is_faulty(&self.path(key)) {
+                self.fault(key, why);
             }
         }
     }
+}
 
+/// All settings that have no effect on a value of this shape.
+fn rows(spec: &file::PointConfig, shape: ValueShape) -> Vec<UnusedSetting> {
+    match shape {
+        ValueShape::Made => nowhere(spec, NO_REGISTER).to_vec(),
+        ValueShape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
+        ValueShape::Written(kind) => [
+            written(spec).as_slice(),
+            &by_kind(spec, kind),
+            &by_value(spec, kind),
+        ]
+        .concat(),
+        ValueShape::Bytes(kind) => {
+            let characters = "each byte of a frame is one character; remove it";
+            let own = [(spec.characters.is_some(), "characters", characters)];
+            [own.as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat()
+        }
+        ValueShape::Coil => [
+            coil(spec).as_slice(),
+            &by_kind(spec, Kind::Bool),
+            &by_value(spec, Kind::Bool),
+        ]
+        .concat(),
+        ValueShape::Registers(kind) => [
+            by_kind(spec, kind).as_slice(),
+            &by_value(spec, kind),
+            &writing(spec, kind),
+        ]
+        .concat(),
+    }
+}
+
+impl DeviceContext<'_> {
     /// Notes every setting of a device that does nothing, because it has no registers or no address of its own.
     pub(super) fn check_device_used(&self, check: &mut Check<'_>) {
         let device = self.device;
         let no_registers = "a plain instrument has no registers; remove it";
-        let plain: [Row; 6] = [
+        let plain: [UnusedSetting; 6] = [
             (device.base.is_some(), "base", no_registers),
             (
                 device.identify.is_some(),
@@ -97,7 +97,7 @@ impl Context<'_> {
             (device.max_hold.is_some(), "max_hold", no_registers),
             (device.holes.is_some(), "holes", no_registers),
         ];
-        let modbus: [Row; 1] = [(
+        let modbus: [UnusedSetting; 1] = [(
             device.address.is_some(),
             "address",
             "`address` is for plain instruments; write `unit:` for a Modbus device",
@@ -113,8 +113,8 @@ impl Context<'_> {
     }
 }
 
-/// What a value without registers or bytes has no use for.
-fn nowhere(spec: &file::Point, why: &'static str) -> [Row; 19] {
+/// Settings for registers or bytes.
+fn nowhere(spec: &file::PointConfig, why: &'static str) -> [UnusedSetting; 19] {
     [
         (spec.kind.is_some(), "type", why),
         (spec.byte_order.is_some(), "byte_order", why),
@@ -138,7 +138,7 @@ fn nowhere(spec: &file::Point, why: &'static str) -> [Row; 19] {
     ]
 }
 
-fn computed(spec: &file::Point) -> [Row; 5] {
+fn computed(spec: &file::PointConfig) -> [UnusedSetting; 5] {
     [
         (
             spec.every.is_some(),
@@ -152,8 +152,8 @@ fn computed(spec: &file::Point) -> [Row; 5] {
     ]
 }
 
-/// What was read as text has no bytes.
-fn written(spec: &file::Point) -> [Row; 4] {
+/// Settings for bytes, of a value that is read from text.
+fn written(spec: &file::PointConfig) -> [UnusedSetting; 4] {
     let why =
         "this is for bytes, and the value is read from text; remove it, or read bytes with `byte:`";
     [
@@ -172,7 +172,7 @@ fn written(spec: &file::Point) -> [Row; 4] {
     ]
 }
 
-fn coil(spec: &file::Point) -> [Row; 4] {
+fn coil(spec: &file::PointConfig) -> [UnusedSetting; 4] {
     let why = "coils and discrete inputs are single bits; remove it";
     let function = "coils are written by functions 5 and 15; remove it, or write `multiple`";
     [
@@ -189,7 +189,7 @@ fn coil(spec: &file::Point) -> [Row; 4] {
 }
 
 /// Settings that belong to other types.
-fn by_kind(spec: &file::Point, kind: Kind) -> [Row; 5] {
+fn by_kind(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 5] {
     let is_swapped = matches!(spec.byte_order, Some(ByteOrder::CDAB | ByteOrder::DCBA));
     let has_bits = spec.bit.is_some() || spec.bits.is_some() || spec.flags.is_some();
     let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
@@ -224,11 +224,11 @@ fn by_kind(spec: &file::Point, kind: Kind) -> [Row; 5] {
 }
 
 /// Settings for numbers, where the value is none.
-fn by_value(spec: &file::Point, kind: Kind) -> [Row; 8] {
+fn by_value(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 8] {
     let is_text = kind.is_text() || spec.flags.is_some();
     let is_no_number = is_text || spec.array.is_some() || spec.as_text == Some(true);
     let has_width = spec.deadband.is_some_and(|deadband| match deadband {
-        file::Deadband::Absolute(width) | file::Deadband::Percent(width) => width > 0.0,
+        file::DeadbandConfig::Absolute(width) | file::DeadbandConfig::Percent(width) => width > 0.0,
     });
     let needs_numbers = |show: &Show| !matches!(show, Show::Last);
     let is_summed = spec
@@ -264,7 +264,7 @@ fn by_value(spec: &file::Point, kind: Kind) -> [Row; 8] {
 }
 
 /// Limits and ways of writing that do not fit what is written.
-fn writing(spec: &file::Point, kind: Kind) -> [Row; 4] {
+fn writing(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 4] {
     let Some(write) = spec.write else {
         return [(false, "write", ""); 4];
     };

@@ -2,60 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::broker::{needs_certificate, rules};
+use bytestring::ByteString;
+
+use super::broker_tls::needs_certificate;
 use super::{Check, at};
-use crate::broker::access::{Access, Hash, IdPattern, Rules, User};
-use crate::config::document::Step;
+use crate::broker::access::{Access, Hash, IdPattern, Pattern, Rules, User};
+use crate::broker::scram::Secret;
+use crate::config::document::PathStep;
 use crate::config::file;
 
-pub(super) fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
+/// Every user, and whether clients without a user are let in.
+pub(super) fn access(check: &mut Check<'_>, file: &file::BrokerConfig) -> Access {
     check.users_file(&at!["broker", "users_file"], file.users_file.as_deref());
-    let mut names: HashSet<&str> = HashSet::new();
-    let by_certificate = file
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.login == file::Login::Certificate);
-    let models: HashSet<&str> = file
-        .users
-        .iter()
-        .filter_map(|user| user.like.as_deref())
-        .collect();
-    let inherited = inherited(check, &file.users);
-    let mut users = HashMap::new();
-    for (index, (user, given)) in file.users.iter().zip(&inherited).enumerate() {
-        if user.name.is_empty() || !names.insert(&user.name) {
-            check.fault(
-                &at!["broker", "users", index, "name"],
-                "every user needs a name of their own",
-            );
-        }
-        let (hash, scram) = secrets(check, index, user);
-        let has_secret = user.password.is_some() || user.scram.is_some() || by_certificate;
-        if !has_secret && !models.contains(user.name.as_str()) {
-            check.fault(
-                &at!["broker", "users", index],
-                "a user needs a password; add what `wellhead passwd` prints",
-            );
-        }
-        let client_ids = client_ids(
-            check,
-            given.client_ids.as_deref().unwrap_or_default(),
-            index,
-        );
-        let rules = rules(check, &given.rules, &at!["broker", "users", index]);
-        // A model alone logs nobody in, and reserves no identifiers.
-        if has_secret {
-            users.insert(
-                user.name.as_str().into(),
-                User {
-                    hash,
-                    scram,
-                    client_ids,
-                    rules,
-                },
-            );
-        }
-    }
+    let users = users(check, file);
     let is_closed = file
         .listen
         .0
@@ -65,7 +24,7 @@ pub(super) fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
         .anonymous
         .as_ref()
         .map(|typed| rules(check, typed, &at!["broker", "anonymous"]));
-    // Somebody without a name is let in where that was said, or where there are neither users nor other machines.
+    // Clients without a user are let in where the file says so, or where there are neither users nor other machines.
     let has_users = !users.is_empty() || file.users_file.is_some();
     let lets_in = file.allow_anonymous || anonymous.is_some() || (!has_users && is_closed);
     let everything = Rules {
@@ -75,42 +34,76 @@ pub(super) fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
     Access::new(users, lets_in.then(|| anonymous.unwrap_or(everything)))
 }
 
-fn secrets(
+/// Users that can log in, by name.
+fn users(check: &mut Check<'_>, file: &file::BrokerConfig) -> HashMap<ByteString, User> {
+    let mut names: HashSet<&str> = HashSet::new();
+    let by_certificate = file
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.login == file::LoginMethod::Certificate);
+    let models: HashSet<&str> = file
+        .users
+        .iter()
+        .filter_map(|user| user.like.as_deref())
+        .collect();
+    let inherited = inherited(check, &file.users);
+    let mut users = HashMap::new();
+    for (index, (user, inherited)) in file.users.iter().zip(&inherited).enumerate() {
+        if user.name.is_empty() || !names.insert(&user.name) {
+            check.fault(
+                &at!["broker", "users", index, "name"],
+                "every user needs a name of their own",
+            );
+        }
+        let resolved = resolved(check, index, user, inherited);
+        let has_secret = user.password.is_some() || user.scram.is_some() || by_certificate;
+        if !has_secret && !models.contains(user.name.as_str()) {
+            check.fault(
+                &at!["broker", "users", index],
+                "a user needs a password; add what `wellhead passwd` prints",
+            );
+        }
+        // A model alone logs nobody in, and reserves no identifiers.
+        if has_secret {
+            users.insert(user.name.as_str().into(), resolved);
+        }
+    }
+    users
+}
+
+fn resolved(
     check: &mut Check<'_>,
     index: usize,
-    user: &file::User,
-) -> (Option<Hash>, Option<crate::broker::scram::Secret>) {
-    let place = |key: &'static str| at!["broker", "users", index, key];
-    let hash = user
-        .password
-        .as_ref()
-        .and_then(|text| match Hash::new(text) {
-            Ok(hash) => Some(hash),
-            Err(why) => {
-                check.fault(&place("password"), why);
-                None
-            }
-        });
-    let scram = user.scram.as_ref().and_then(|text| match text.parse() {
-        Ok(secret) => Some(secret),
-        Err(why) => {
-            check.fault(&place("scram"), why);
-            None
-        }
+    user: &file::UserConfig,
+    inherited: &Inherited,
+) -> User {
+    let hash = user.password.as_ref().and_then(|text| {
+        let wrong = |why| check.fault(&at!["broker", "users", index, "password"], why);
+        Hash::new(text).map_err(wrong).ok()
     });
-    (hash, scram)
+    let scram = user.scram.as_ref().and_then(|text| {
+        let wrong = |why| check.fault(&at!["broker", "users", index, "scram"], why);
+        text.parse::<Secret>().map_err(wrong).ok()
+    });
+    let client_ids = inherited.client_ids.as_deref().unwrap_or_default();
+    User {
+        hash,
+        scram,
+        client_ids: self::client_ids(check, client_ids, index),
+        rules: rules(check, &inherited.rules, &at!["broker", "users", index]),
+    }
 }
 
-/// What a user may do and be called, after those it is like.
+/// Rules and identifiers of a user, with those of its model.
 #[derive(Debug, Clone, Default)]
-struct Given {
+struct Inherited {
     client_ids: Option<Vec<String>>,
-    rules: file::Rules,
+    rules: file::RulesConfig,
 }
 
-impl Given {
-    /// What a user says itself, and for the rest what its model has.
-    fn over(user: &file::User, model: &Self) -> Self {
+impl Inherited {
+    /// The settings of a user, and those of its model for the rest.
+    fn over(user: &file::UserConfig, model: &Self) -> Self {
         let (own, base) = (user.rules(), &model.rules);
         let (deny, base_deny) = (
             own.deny.unwrap_or_default(),
@@ -123,7 +116,7 @@ impl Given {
         };
         Self {
             client_ids: user.client_ids.clone().or_else(|| model.client_ids.clone()),
-            rules: file::Rules {
+            rules: file::RulesConfig {
                 read: own.read.or_else(|| base.read.clone()),
                 write: own.write.or_else(|| base.write.clone()),
                 subscribe: own.subscribe.or_else(|| base.subscribe.clone()),
@@ -133,86 +126,84 @@ impl Given {
     }
 }
 
-/// What each user has, by its place. Each user is looked at once, however long the rows of models are.
-fn inherited(check: &mut Check<'_>, users: &[file::User]) -> Vec<Given> {
+/// Users by name while their models are looked up.
+struct Models<'u> {
+    users: &'u [file::UserConfig],
+    places: HashMap<&'u str, usize>,
+}
+
+/// Rules and identifiers of each user, by its place. Each user is looked at once, however long the chains of models are.
+fn inherited(check: &mut Check<'_>, users: &[file::UserConfig]) -> Vec<Inherited> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     for (index, user) in users.iter().enumerate() {
         places.entry(user.name.as_str()).or_insert(index);
     }
-    let mut done: Vec<Option<Given>> = vec![None; users.len()];
+    let models = Models { users, places };
+    let mut done: Vec<Option<Inherited>> = vec![None; users.len()];
     for start in 0..users.len() {
         // From this user up to one without a model, or with one that is known.
         let mut row = vec![start];
         let mut members: HashSet<usize> = HashSet::from([start]);
         let mut last = start;
-        while let Some((model, at)) = model_of(
-            check,
-            users,
-            (last, &places, done.get(last).is_some_and(Option::is_some)),
-        ) {
+        while done.get(last).is_some_and(Option::is_none)
+            && let Some(model) = models.model_of(check, last)
+        {
             if !members.insert(model) {
-                circle(check, users, (&row, model), &at);
+                models.circle(check, &row, model);
                 break;
             }
             row.push(model);
             last = model;
         }
-        let mut model = Given::default();
+        let mut model = Inherited::default();
         for index in row.into_iter().rev() {
             let (Some(user), Some(place)) = (users.get(index), done.get_mut(index)) else {
                 continue;
             };
             model = place
-                .get_or_insert_with(|| Given::over(user, &model))
+                .get_or_insert_with(|| Inherited::over(user, &model))
                 .clone();
         }
     }
     done.into_iter().map(Option::unwrap_or_default).collect()
 }
 
-/// The place of the user that another is like, if that is still to be looked at.
-fn model_of(
-    check: &mut Check<'_>,
-    users: &[file::User],
-    (index, places, is_done): (usize, &HashMap<&str, usize>, bool),
-) -> Option<(usize, [Step; 4])> {
-    let name = users.get(index)?.like.as_deref().filter(|_| !is_done)?;
-    let at = at!["broker", "users", index, "like"];
-    match places.get(name) {
-        Some(model) => Some((*model, at)),
-        None => {
-            let known: Vec<String> = users
+impl Models<'_> {
+    /// The place of the model of a user; an unknown one is a fault.
+    fn model_of(&self, check: &mut Check<'_>, index: usize) -> Option<usize> {
+        let name = self.users.get(index)?.like.as_deref()?;
+        let model = self.places.get(name).copied();
+        if model.is_none() {
+            let known: Vec<String> = self
+                .users
                 .iter()
                 .map(|user| user.name.clone())
-                .take(crate::config::fault::MOST_COMPARED)
+                .take(crate::config::suggestion::MOST_COMPARED)
                 .collect();
+            let at = at!["broker", "users", index, "like"];
             check.unknown(&at, "user", name, &known);
-            None
         }
+        model
     }
-}
 
-/// Users that are like each other.
-fn circle(
-    check: &mut Check<'_>,
-    users: &[file::User],
-    (row, first): (&[usize], usize),
-    at: &[Step],
-) {
-    let names = row
-        .iter()
-        .skip_while(|index| **index != first)
-        .filter_map(|index| Some(users.get(*index)?.name.as_str()));
-    let names: Vec<&str> = names.collect();
-    let told = match names.as_slice() {
-        [one] => format!("{one} is like itself; name another user, or remove `like`"),
-        several => format!(
-            "a circle: {} is like {} again; remove one `like`",
-            several.join(" is like "),
-            several.first().unwrap_or(&"")
-        ),
-    };
-    check.fault(at, told);
+    /// Notes that the last user of a row is like one before it.
+    fn circle(&self, check: &mut Check<'_>, row: &[usize], first: usize) {
+        let names = row
+            .iter()
+            .skip_while(|index| **index != first)
+            .filter_map(|index| Some(self.users.get(*index)?.name.as_str()));
+        let names: Vec<&str> = names.collect();
+        let message = match names.as_slice() {
+            [one] => format!("{one} is like itself; name another user, or remove `like`"),
+            several => format!(
+                "a circle: {} is like {} again; remove one `like`",
+                several.join(" is like "),
+                several.first().unwrap_or(&"")
+            ),
+        };
+        let last = row.last().copied().unwrap_or(first);
+        check.fault(&at!["broker", "users", last, "like"], message);
+    }
 }
 
 fn client_ids(check: &mut Check<'_>, typed: &[String], index: usize) -> Vec<IdPattern> {
@@ -224,6 +215,67 @@ fn client_ids(check: &mut Check<'_>, typed: &[String], index: usize) -> Vec<IdPa
                 check.fault(
                     &at!["broker", "users", index, "client_ids", place],
                     format!("`{text}`: {why}; write one such as hmi-%u-#"),
+                );
+            }
+        }
+    }
+    patterns
+}
+
+/// Without any list everything is allowed; with one, what the lists name.
+fn rules(check: &mut Check<'_>, typed: &file::RulesConfig, at: &[PathStep]) -> Rules {
+    let lists = [
+        ("read", &typed.read),
+        ("write", &typed.write),
+        ("subscribe", &typed.subscribe),
+    ];
+    let allows_all = lists.iter().all(|(_, list)| list.is_none());
+    let [read, write, subscribe] =
+        lists.map(|(key, list)| patterns(check, list.as_deref().unwrap_or_default(), at, &[key]));
+    let deny = typed.deny.clone().unwrap_or_default();
+    Rules {
+        read,
+        write,
+        subscribe,
+        deny_read: patterns(
+            check,
+            deny.read.as_deref().unwrap_or_default(),
+            at,
+            &["deny", "read"],
+        ),
+        deny_write: patterns(
+            check,
+            deny.write.as_deref().unwrap_or_default(),
+            at,
+            &["deny", "write"],
+        ),
+        deny_subscribe: patterns(
+            check,
+            deny.subscribe.as_deref().unwrap_or_default(),
+            at,
+            &["deny", "subscribe"],
+        ),
+        allows_all,
+    }
+}
+
+fn patterns(
+    check: &mut Check<'_>,
+    texts: &[String],
+    at: &[PathStep],
+    keys: &[&'static str],
+) -> Vec<Pattern> {
+    let mut patterns = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match Pattern::new(text.as_str()) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => {
+                let mut path = at.to_vec();
+                path.extend(keys.iter().map(|key| PathStep::from(*key)));
+                path.push(PathStep::from(index));
+                check.fault(
+                    &path,
+                    format!("`{text}`: {error}; write a filter such as plant/+/flow or dev/%u/#"),
                 );
             }
         }

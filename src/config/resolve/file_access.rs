@@ -1,4 +1,4 @@
-//! Whether files that the YAML names can be read: by whoever checks it, and by the user of the service.
+//! Files that the YAML names must be readable: for the user who checks it, and for the user of the service.
 
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{CREDENTIALS, Check};
-use crate::config::document::Step;
+use crate::config::document::PathStep;
 use crate::files;
 
 /// The user of the packaged service.
@@ -14,7 +14,7 @@ const SERVICE: &str = "wellhead";
 
 /// A user with their groups, by number.
 #[derive(Debug, PartialEq)]
-struct User {
+struct ServiceUser {
     uid: u32,
     gids: Vec<u32>,
 }
@@ -26,8 +26,8 @@ pub(in crate::config) fn are_credentials_closed(folder: &Path) -> bool {
 }
 
 impl Check<'_> {
-    /// Notes a file that cannot be read; root is told of one that the service cannot read.
-    pub(super) fn readable(&mut self, at: &[Step], typed: Option<&Path>) {
+    /// Notes a file that cannot be read; for root one that the service cannot read.
+    pub(super) fn readable(&mut self, at: &[PathStep], typed: Option<&Path>) {
         let Some(typed) = typed else { return };
         let path = self.path(typed);
         if let Err(error) = files::open(&path) {
@@ -47,7 +47,7 @@ impl Check<'_> {
     }
 
     /// Notes a file of users that the service can read and that cannot be read here; other faults of it have been told.
-    pub(super) fn users_file(&mut self, at: &[Step], typed: Option<&Path>) {
+    pub(super) fn users_file(&mut self, at: &[PathStep], typed: Option<&Path>) {
         let Some(typed) = typed else { return };
         let path = self.path(typed);
         match files::open(&path) {
@@ -58,7 +58,7 @@ impl Check<'_> {
     }
 
     /// The first line of a file; `Err` if a fault was noted. It is empty if only the service can read it.
-    pub(super) fn secret(&mut self, at: &[Step], typed: &Path) -> Result<String, ()> {
+    pub(super) fn secret(&mut self, at: &[PathStep], typed: &Path) -> Result<String, ()> {
         let path = self.path(typed);
         self.reachable(at, &path);
         match files::first_line(&path) {
@@ -99,7 +99,7 @@ impl Check<'_> {
     }
 
     /// Notes a file that is not checked; it keeps a gateway from starting.
-    fn unread(&mut self, at: &[Step], typed: &Path) {
+    fn unread(&mut self, at: &[PathStep], typed: &Path) {
         let message = format!(
             "{} is not checked: only root can read {CREDENTIALS}/ beside this file; `sudo wellhead check` reads it too",
             typed.display()
@@ -110,7 +110,7 @@ impl Check<'_> {
     }
 
     /// Warns root of a file that the user of the service cannot read. Credentials are handed over by the service manager.
-    pub(super) fn reachable(&mut self, at: &[Step], path: &Path) {
+    pub(super) fn reachable(&mut self, at: &[PathStep], path: &Path) {
         if !rustix::process::geteuid().is_root() || path.starts_with(self.folder.join(CREDENTIALS))
         {
             return;
@@ -132,7 +132,7 @@ impl Check<'_> {
 }
 
 /// The user of the service, if this machine has one.
-fn user(passwd: &str, group: &str) -> Option<User> {
+fn user(passwd: &str, group: &str) -> Option<ServiceUser> {
     let account = passwd
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
@@ -150,14 +150,14 @@ fn user(passwd: &str, group: &str) -> Option<User> {
             gids.extend(fields.get(2).and_then(|gid| gid.parse::<u32>().ok()));
         }
     }
-    Some(User {
+    Some(ServiceUser {
         uid: number(2)?,
         gids,
     })
 }
 
 /// By owner, group and mode of the file and of the folders above it.
-fn may_read(user: &User, path: &Path) -> bool {
+fn may_read(user: &ServiceUser, path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else {
         return false;
     };
@@ -187,7 +187,7 @@ mod tests {
         let found = user(passwd, "dialout:x:20:me,wellhead\nme:x:1000:\n").unwrap();
         assert_eq!(
             found,
-            User {
+            ServiceUser {
                 uid: 990,
                 gids: vec![991, 20]
             }
@@ -203,11 +203,11 @@ mod tests {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(folder_mode)).unwrap();
         };
-        let stranger = User {
+        let stranger = ServiceUser {
             uid: uid + 1,
             gids: vec![gid + 1],
         };
-        let of_group = User {
+        let of_group = ServiceUser {
             uid: uid + 1,
             gids: vec![gid],
         };
