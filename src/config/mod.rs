@@ -5,7 +5,21 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `ours` (whether a file is one of ours), `users` (in a file of their own), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `factory` (how devices are delivered), `renamed` (points of profiles that had other names), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
+//! In the order in which a file passes through them:
+//!
+//! | file | does |
+//! |---|---|
+//! | `ours` | recognizes our own files; of others no line is shown |
+//! | `document` | YAML with the position of every node |
+//! | `migrate`, `include`, `users` | older versions, files in parts, users in a file of their own |
+//! | `references` | environment and credentials |
+//! | `file` | the settings as typed |
+//! | `profiles`, `presets` | profiles in files of their own, and those of the program |
+//! | `resolve` | the settings as meant, with all checks |
+//! | `traffic` | the load of lines and uplinks |
+//!
+//! Beside it: `schema` (for editors), `change` (from one configuration to the next), `factory` (settings of devices as delivered),
+//! `renamed` (points with former names), `diagnostics`, `secrets` and `suggestion` (messages).
 
 mod change;
 mod diagnostics;

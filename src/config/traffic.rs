@@ -221,11 +221,7 @@ fn limit<'a>(messages: impl Iterator<Item = &'a mut MessageTraffic>, rate: Optio
 }
 
 /// Messages of the points of `lines` that go through `uplink`: one for each topic that a rule sends.
-fn of_points(
-    lines: &[Line],
-    reports: &[PointReport],
-    uplink: &UplinkSetup,
-) -> Vec<MessageTraffic> {
+fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> Vec<MessageTraffic> {
     let mut messages = Vec::new();
     for device in lines.iter().flat_map(|line| &line.devices) {
         let own: HashMap<&str, Duration> = device
