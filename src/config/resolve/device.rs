@@ -247,7 +247,7 @@ impl DeviceContext<'_> {
                 "unit 0 addresses all devices of the line, and none of them answers: give every point `write:`, or type the address, 1 to 247",
             ),
             (Some(unit), true) if unit > 247 => {
-                check.fault(&path, "a Modbus unit is a number from 1 to 247")
+                check.fault(&path, "a Modbus unit is a number from 1 to 247");
             }
             (Some(unit), _) => return (unit, false),
             (None, true) => check.missing(
