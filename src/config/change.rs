@@ -18,8 +18,8 @@ pub struct Diff {
     pub starts: Vec<String>,
     /// Uplinks that have to reconnect, by their place.
     pub uplinks: Vec<usize>,
-    /// For people: everything that changes.
-    pub told: Vec<String>,
+    /// Every change, in words for the log.
+    pub changes: Vec<String>,
     /// Sections that cannot change while the gateway runs.
     pub needs_restart: Vec<String>,
 }
@@ -54,7 +54,7 @@ impl Gateway {
         let points = self.points.iter().zip(running.points.iter());
         let shown = points.filter(|(one, other)| one != other).count();
         if shown > 0 {
-            diff.told
+            diff.changes
                 .push(format!("{shown} points are reported in another way"));
         }
         let uplinks = || self.uplinks.iter().zip(&running.uplinks);
@@ -67,7 +67,7 @@ impl Gateway {
         if let (Some(broker), Some(before)) = (&self.broker, &running.broker)
             && broker.access != before.access
         {
-            diff.told
+            diff.changes
                 .push("broker: users or what they may do".to_owned());
         }
         diff
@@ -165,7 +165,7 @@ impl Diff {
         let has = |line: &Line| lines.iter().any(|other| other.name == line.name);
         for line in running.iter().filter(|line| !has(line)) {
             self.stops.push(line.name.clone());
-            self.told.push(format!("line {} is gone", line.name));
+            self.changes.push(format!("line {} is gone", line.name));
         }
         for line in lines {
             match running.iter().find(|before| before.name == line.name) {
@@ -173,12 +173,12 @@ impl Diff {
                 Some(before) => {
                     self.stops.push(line.name.clone());
                     self.starts.push(line.name.clone());
-                    self.told.extend(what_changed(before, line));
+                    self.changes.extend(what_changed(before, line));
                 }
                 None => {
                     self.starts.push(line.name.clone());
                     let devices = line.devices.len();
-                    self.told
+                    self.changes
                         .push(format!("line {} is new, with {devices} devices", line.name));
                 }
             }
@@ -200,7 +200,7 @@ impl Diff {
         } else {
             ""
         };
-        self.told
+        self.changes
             .push(format!("uplink {} connects anew{why}", settings.name));
     }
 
@@ -212,13 +212,13 @@ impl Diff {
             } else {
                 format!("{count} send rules instead of {before}")
             };
-            self.told.push(format!("uplink {uplink}: {what}"));
+            self.changes.push(format!("uplink {uplink}: {what}"));
         }
         if routes.rate != running.rate {
-            self.told.push(format!("uplink {uplink}: its rate"));
+            self.changes.push(format!("uplink {uplink}: its rate"));
         }
         if routes.receive != running.receive || routes.commands != running.commands {
-            self.told.push(format!(
+            self.changes.push(format!(
                 "uplink {uplink}: receive rules or command topics changed"
             ));
         }
@@ -346,12 +346,12 @@ fn placed<T: Clone>(old: &[T], new: &[T], numbers: &[usize]) -> Vec<T> {
 }
 
 fn what_changed(before: &Line, line: &Line) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut changes = Vec::new();
     if before.wire != line.wire || before.answer_within != line.answer_within {
-        told.push(format!("line {}: its wire", line.name));
+        changes.push(format!("line {}: its wire", line.name));
     }
     if before.manners != line.manners {
-        told.push(format!(
+        changes.push(format!(
             "line {}: its pauses, or what it accepts",
             line.name
         ));
@@ -359,7 +359,7 @@ fn what_changed(before: &Line, line: &Line) -> Vec<String> {
     let (old, new) = (devices_by_name(before), devices_by_name(line));
     let mut list = |what: &str, names: Vec<&str>| {
         if !names.is_empty() {
-            told.push(format!("line {}: {what} {}", line.name, names.join(", ")));
+            changes.push(format!("line {}: {what} {}", line.name, names.join(", ")));
         }
     };
     list("without", missing_in(&new, &old));
@@ -368,7 +368,7 @@ fn what_changed(before: &Line, line: &Line) -> Vec<String> {
         |(name, device): &(&&str, &&Device)| old.get(*name).is_some_and(|before| before != *device);
     let changed = new.iter().filter(is_other);
     list("changed:", changed.map(|(name, _)| *name).collect());
-    told
+    changes
 }
 
 fn devices_by_name(line: &Line) -> BTreeMap<&str, &Device> {
@@ -457,7 +457,7 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
             (diff.stops.as_slice(), diff.starts.as_slice()),
             (&["a".to_owned()][..], &["a".to_owned()][..])
         );
-        assert_eq!(diff.told, ["line a: with zero", "line a: changed: one"]);
+        assert_eq!(diff.changes, ["line a: with zero", "line a: changed: one"]);
         // And back again, with a device that changed its line.
         let mut back =
             gateway(&FILE.replace("{ name: two, line: b,", "{ name: two, line: a, unit: 3,"));
@@ -485,7 +485,7 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
         next.continue_from(&running);
         let diff = next.differs_from(&running);
         assert_eq!(
-            (diff.stops.len(), diff.told.as_slice()),
+            (diff.stops.len(), diff.changes.as_slice()),
             (0, &["3 points are reported in another way".to_owned()][..])
         );
         let uplink = |rate: &str, rate_of_rule: &str| {
@@ -494,7 +494,7 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
             ))
         };
         let running_uplink = uplink("10/s", "5/s");
-        let told = |next: Gateway| next.differs_from(&running_uplink).told;
+        let told = |next: Gateway| next.differs_from(&running_uplink).changes;
         assert!(told(uplink("10/s", "5/s")).is_empty());
         assert_eq!(told(uplink("1/s", "5/s")), ["uplink cloud: its rate"]);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The file as typed: one struct per mapping, every key once. What a key means is told in `gateway.yaml`.
+//! The file as typed: one struct per mapping, every key once. `gateway.yaml` explains the keys.
 
 use std::path::PathBuf;
 

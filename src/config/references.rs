@@ -90,17 +90,17 @@ fn resolve(kind: &str, name: &str, folder: &Path) -> Result<Resolved, String> {
         });
     }
     let path = file_named(Path::new(name), folder);
-    let told = |what: String| format!("{}: {what}", path.display());
+    let of_file = |what: String| format!("{}: {what}", path.display());
     match files::whole(&path) {
         Ok(secret) => Ok(Resolved {
             remarks: secret
                 .remarks
                 .into_iter()
-                .map(|remark| told(remark.to_owned()))
+                .map(|remark| of_file(remark.to_owned()))
                 .collect(),
             text: secret.text,
         }),
-        Err(error) => Err(told(format!("{error}; {}", remedy(name, folder)))),
+        Err(error) => Err(of_file(format!("{error}; {}", remedy(name, folder)))),
     }
 }
 

@@ -2,7 +2,7 @@
 //! file. Pure.
 //!
 //! Messages of points that are read equally often leave together: they share headers of TCP/IP, records of TLS and acknowledgements, and
-//! cost a third to a half of messages that travel alone. Both are told. What local clients publish is not counted. Messages about the
+//! cost a third to a half of messages that travel alone. Both are shown. Messages of local clients are not counted. Messages about the
 //! health of the gateway are counted once a day each: they follow changes, and nobody knows how many there will be.
 
 use std::collections::HashMap;

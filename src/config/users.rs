@@ -88,8 +88,8 @@ fn of_mosquitto(
                 users.push((name.to_owned(), hash.to_owned(), place));
             }
             _ => {
-                let told = "neither `name:hash` as mosquitto_passwd writes it, nor a YAML list of users; plain passwords become hashes by mosquitto_passwd -U, and a list begins with `- name:`";
-                faults.at(place, told.to_owned());
+                let message = "neither `name:hash` as mosquitto_passwd writes it, nor a YAML list of users; plain passwords become hashes by mosquitto_passwd -U, and a list begins with `- name:`";
+                faults.at(place, message.to_owned());
                 return;
             }
         }

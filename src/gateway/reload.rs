@@ -32,7 +32,7 @@ impl Gateway {
         };
         config.continue_from(&self.config);
         let mut diff = config.differs_from(&self.config);
-        diff.told.extend(certificates);
+        diff.changes.extend(certificates);
         if !diff.needs_restart.is_empty() {
             let parts = diff.needs_restart.join(", ");
             return Ok(refused(format!(
@@ -54,14 +54,14 @@ impl Gateway {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        for told in &diff.told {
+        for told in &diff.changes {
             tracing::info!("the file was read again: {told}");
         }
-        if diff.told.is_empty() {
+        if diff.changes.is_empty() {
             tracing::info!("the file was read again: nothing is different");
         }
         self.apply(config, &diff, updates).await?;
-        Ok(Reply::Reloaded(diff.told))
+        Ok(Reply::Reloaded(diff.changes))
     }
 
     async fn apply(

@@ -112,8 +112,8 @@ impl<'a, 'f> Builder<'a, 'f> {
             Ok(event) => Some(event),
             Err(error) => {
                 let at = error.marker();
-                let told = syntax::explain(self.text, at.line(), at.col() + 1, error.info());
-                self.faults.at(self.location(at), told);
+                let message = syntax::explain(self.text, at.line(), at.col() + 1, error.info());
+                self.faults.at(self.location(at), message);
                 None
             }
         }

@@ -56,7 +56,7 @@ impl Document {
                 .trim_start_matches(|c: char| c != ':')
                 .get(1..)
                 .unwrap_or_default();
-            let told = match syntax::comment(rest).and_then(|start| rest.get(start..)) {
+            let message = match syntax::comment(rest).and_then(|start| rest.get(start..)) {
                 Some(comment)
                     if rest.trim_start().starts_with('#') && !comment.trim_end().contains(' ') =>
                 {
@@ -67,7 +67,7 @@ impl Document {
                 }
                 _ => format!("\"{key}\" has no value; type one, or remove the key"),
             };
-            faults.at(place, told);
+            faults.at(place, message);
         }
         taken
     }

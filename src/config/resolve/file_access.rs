@@ -46,7 +46,7 @@ impl Check<'_> {
         self.reachable(at, &path);
     }
 
-    /// Notes a file of users that the service can read and that cannot be read here; other faults of it have been told.
+    /// Notes a file of users that the service can read and that cannot be read here; its other faults are noted already.
     pub(super) fn users_file(&mut self, at: &[PathStep], typed: Option<&Path>) {
         let Some(typed) = typed else { return };
         let path = self.path(typed);
