@@ -174,7 +174,7 @@ mod tests {
             kind(stream.read(&mut [0; 8]).await),
             Err(io::ErrorKind::ConnectionReset)
         );
-        // What is written is told when it is flushed.
+        // An error of a write may surface at its flush.
         let written = stream.write(&[0xC0, 0]).await;
         let flushed = stream.flush().await.map(|()| 0);
         let error = written.and(flushed).expect_err("nobody is there");

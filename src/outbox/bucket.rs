@@ -92,7 +92,7 @@ impl Bucket {
         };
         let seconds =
             wait(1.0 - self.messages, self.rate.messages).max(wait(-self.bytes, self.rate.bytes));
-        // A little later, so that it is true then. What takes longer than a day is asked again.
+        // A little later, so that it is true then. Waits beyond a day are asked again.
         let wait = Duration::try_from_secs_f64(seconds + 1e-3)
             .unwrap_or(LONGEST_WAIT)
             .min(LONGEST_WAIT);

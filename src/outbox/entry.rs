@@ -37,9 +37,9 @@ pub struct Outgoing {
     pub retain: bool,
     /// Whether it is sent again when the remote has lost the session.
     pub if_session_lost: SessionLost,
-    /// When it was handed to the outbox.
+    /// When it was appended to the outbox.
     pub enqueued: Timestamp,
-    /// MQTT 5 properties; the expiry interval is what was left when it was handed over.
+    /// MQTT 5 properties; the expiry interval is the rest of it when the message was appended.
     pub properties: Properties,
     /// The message.
     pub payload: Bytes,
@@ -52,7 +52,7 @@ pub struct Outgoing {
 /// A message that the remote permanently refuses, kept for inspection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
-    /// When it was given up.
+    /// When it became a dead letter.
     pub buried: Timestamp,
     /// The lane it was in.
     pub lane: Lane,
@@ -69,7 +69,7 @@ pub struct DeadLetter {
 pub enum Content {
     /// A message that waits.
     Message(Outgoing),
-    /// A message that was given up.
+    /// A dead letter.
     Dead(Box<DeadLetter>),
 }
 
@@ -100,7 +100,7 @@ fn put_text(text: &str, out: &mut BytesMut) {
 }
 
 impl Content {
-    /// From bytes; what is in it shares them.
+    /// From bytes; the content shares them.
     pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
         if !(OLDEST..=VERSION).contains(&bytes.try_get_u8().map_err(short)?) {
             return Err(EntryError("a version this program does not know"));

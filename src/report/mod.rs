@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * Local clients see a value at once, and never hold up a reading.
-//! * Every message is offered to every outbox before the next reading is looked at; a full outbox makes reporting, and so polling,
+//! * Every message is offered to every outbox before the next reading is handled; a full outbox makes reporting, and so polling,
 //!   wait.
 
 pub mod aggregate;

@@ -50,8 +50,8 @@ impl EmergencyReserve {
         }
     }
 
-    /// True while entries may be written: those written before can still be opened, delivered and removed then. Also where the file
-    /// system does not tell how much is free.
+    /// True while entries may be written: those written before can still be opened, delivered and removed then. Also true
+    /// if the file system does not say how much is free.
     pub(super) fn has_headroom(&self) -> bool {
         self.free_bytes()
             .is_none_or(|free| free >= LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2)
@@ -71,7 +71,7 @@ impl EmergencyReserve {
         RESERVE_BYTES * queues.max(1)
     }
 
-    /// Bytes that an ordinary user may still write; `None` if the file system does not tell.
+    /// Bytes that an ordinary user may still write; `None` if the file system does not say.
     fn free_bytes(&self) -> Option<u64> {
         let folder = self.path.parent().unwrap_or(&self.path);
         rustix::fs::statvfs(folder)

@@ -49,7 +49,7 @@ impl Sealed {
         ))
     }
 
-    /// `None` for what is no partition of this format.
+    /// `None` if it is no partition of this format.
     pub(super) fn parse(path: &Path) -> Option<Self> {
         let mut parts = path.file_name()?.to_str()?.strip_prefix("p-2-")?.split('-');
         let number = u64::from_str_radix(parts.next()?, 16).ok()?;
@@ -69,7 +69,7 @@ impl Sealed {
     }
 }
 
-/// Makes a folder and what is missing above it, durably. A journal is its owner's only.
+/// Makes a folder and missing ones above it, durably. Only its owner may read a journal.
 fn make_private(folder: &Path) -> Result<(), StoreError> {
     make(folder)?;
     keep_private(folder)
@@ -263,7 +263,7 @@ pub(super) fn open_or_carve(
     rebuild(folder, path, &bytes, newer(known, carved.record), &what)
 }
 
-/// What the bytes of a database say without its engine.
+/// Found in the bytes of a database without its engine.
 struct Carved {
     /// The last sequence number that is there whole.
     newest_seq: Option<u64>,

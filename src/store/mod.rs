@@ -1,6 +1,6 @@
 //! The durable journals: an entry that was appended is on disk, in its order, until it is settled.
 //!
-//! A store is a folder with one or more journals (queues), one thread that writes them, and what they have in common:
+//! A store is a folder with one or more journals (queues), one thread that writes them, and files they share:
 //! ```text
 //! LOCK                                         held while the store is open
 //! identity                                     drawn once a machine; with a sequence number it names an entry for ever

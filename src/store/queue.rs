@@ -1,4 +1,4 @@
-//! One queue of a store as its tasks and its thread see it: which numbers are free, which entries wait, what was settled.
+//! One queue of a store as its tasks and its thread share it: free numbers, pending entries, settled numbers.
 //!
 //! Invariants:
 //! * An entry leaves `pending` when it is on disk or settled, and its receipt is answered then.
@@ -137,7 +137,7 @@ impl Queue {
         count
     }
 
-    /// Takes over how many numbers a journal has reserved, and counts what waits in it.
+    /// Takes over how many numbers a journal has reserved, and counts the entries that wait in it.
     pub(super) fn note_progress(&mut self, journal: &Journal) {
         self.reserved = journal.reserved();
         if self.settled.is_empty() {

@@ -20,7 +20,7 @@ const MOST_NUMBERS: u64 = 1 << 24;
 /// The file of a clean shutdown.
 const CLOSED: &str = "closed";
 
-/// The state of a journal, and what it has lost.
+/// The state of a journal, and its losses.
 #[derive(Default)]
 pub(super) struct Recovered {
     pub(super) record: CommitRecord,
@@ -208,7 +208,7 @@ fn without_record(witness: &Witness, record: CommitRecord, last_seq: u64, older:
         reason: Reason::Damage,
     };
     let Some(progress) = witness.progress else {
-        // A partition has its record before it has its name: it was damaged, and nothing says how much was behind what is left.
+        // A partition has its record before it has its name: it was damaged, and the number of lost entries at its end is unknown.
         // Entries missing before that are counted when they are read.
         record.next_seq = record.next_seq.max(written + 1) + MOST_NUMBERS;
         let record = resume_numbers(record, last_seq, None);
@@ -267,7 +267,7 @@ struct Newest<'a> {
 }
 
 impl Newest<'_> {
-    /// Compares what the record promises with what is there. Entries that cannot be read now are not taken for missing.
+    /// Compares the promises of the record with the entries in the partition. Entries that cannot be read now are not taken for missing.
     fn compare(self, witness: &Witness) -> Result<Recovered, StoreError> {
         let (first, created_ms) = (self.sealed.first_seq, self.sealed.created_ms);
         let beyond = witness.beyond(&self.record);

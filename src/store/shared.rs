@@ -1,7 +1,7 @@
 //! Shared by the tasks and the thread of a store, behind one lock.
 //!
 //! Invariants:
-//! * What waits in memory is bounded in bytes; beyond it appenders wait.
+//! * Entries that wait in memory are bounded in bytes; beyond it appenders wait.
 //! * The lock is held for a few instructions only, never while the disk is touched.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -124,7 +124,7 @@ struct Worker {
     reserve: EmergencyReserve,
     /// Orders that are not durable yet.
     saves: Vec<SaveRequest>,
-    /// When what was settled is written, if anything was.
+    /// When settled numbers are made durable, if there are new ones.
     save_at: Option<Instant>,
     /// When limits are checked next.
     check_at: Instant,
@@ -226,7 +226,7 @@ impl Worker {
 
     fn deadline(&self, state: &SharedState) -> Instant {
         let queues = state.queues.iter().zip(&self.writers);
-        // While the disk refuses, what is due waits for the next attempt.
+        // While the disk refuses, due entries wait for the next attempt.
         let write_at = queues.filter_map(|(queue, writer)| writer.retry_at.or(queue.pending.due()));
         write_at
             .chain(self.save_at)

@@ -12,7 +12,7 @@ use crate::reading::PointId;
 
 /// The parts of an order.
 pub(super) struct OrderParts {
-    /// With each, whether it may be a request of its own.
+    /// Each with its `allow_split`.
     actions: Vec<(Action, bool)>,
     points: Vec<(PointId, Register)>,
     /// When the order was given.

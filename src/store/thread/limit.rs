@@ -12,7 +12,7 @@ const LAST_SHARE: u64 = 8;
 const LEAST_LAST: u64 = LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2;
 
 impl Worker {
-    /// Keeps all partitions, and room for what is about to be written, below the limit.
+    /// Keeps all partitions, and room for the pending entries, below the limit.
     pub(super) fn enforce_limit(&mut self) -> Result<(), StoreError> {
         let pending = self.shared.lock().pending_bytes();
         let needed = pending as u64 + LEAST_PARTITION_BYTES;

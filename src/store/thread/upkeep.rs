@@ -14,7 +14,7 @@ pub(super) const SAVE_AFTER: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Does what is due at `at`.
+    /// Does the work that is due at `at`.
     pub(super) fn look_after(&mut self, at: Instant) {
         if self.save_at.is_some_and(|due| due <= at) {
             self.save_at = None;
@@ -39,7 +39,7 @@ impl Worker {
         }
     }
 
-    /// Makes what was settled durable.
+    /// Makes settled numbers durable.
     fn save(&mut self, at: Instant) {
         let is_stalled = self.is_stalled();
         let (shared, folder) = (self.shared.clone(), self.folder.clone());
