@@ -169,7 +169,7 @@ impl Diagnostics {
     }
 
     /// The same, of a file that may be none of ours: then no line of it is shown.
-    pub(super) fn of_a_stranger(file: &str, text: &str, is_ours: bool) -> Self {
+    pub(super) fn of_foreign_file(file: &str, text: &str, is_ours: bool) -> Self {
         Self {
             files: vec![SourceFile::new(file, text, is_ours)],
             ..Self::new(file, "")

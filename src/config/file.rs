@@ -14,13 +14,13 @@ use crate::message::{Lane, SessionLost};
 use crate::outbox::WhenFull;
 use crate::report::template::TopicTemplate;
 use crate::units::{Size, Span};
-use given::gives;
+use point_defaults::with_point_defaults;
 
 mod broker;
-mod given;
 mod health;
 mod manners;
 mod point;
+mod point_defaults;
 mod text;
 mod uplink;
 mod value;
@@ -28,10 +28,10 @@ mod value;
 pub(super) use broker::{
     BrokerConfig, BrokerKeep, Deny, LoginMethod, RulesConfig, TlsConfig, UserConfig,
 };
-pub(super) use given::{Defaults, GIVEN, Given};
 pub(super) use health::{Health, HowHealthy};
 pub(super) use manners::{AcceptConfig, Compared, PauseConfig};
 pub(super) use point::{BitOrder, HowReadBack, PointConfig, ReadBackConfig, Writable, WriteConfig};
+pub(super) use point_defaults::{Defaults, POINT_DEFAULTS, PointDefaults};
 pub(super) use text::TextConfig;
 pub(super) use uplink::{
     HowPresent, PasswordCommand, PresenceConfig, ReceiveConfig, Remotes, SendConfig, UplinkConfig,
@@ -103,7 +103,7 @@ pub(super) struct Log {
     pub(super) format: Format,
 }
 
-gives! {
+with_point_defaults! {
     #[derive(Debug, Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub(in crate::config) struct LineConfig {
@@ -268,7 +268,7 @@ pub(super) struct FactoryConfig {
     pub(super) port: Option<OneOrMore<u16>>,
 }
 
-gives! {
+with_point_defaults! {
     #[derive(Debug, Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub(in crate::config) struct Profile {
@@ -300,7 +300,7 @@ gives! {
     }
 }
 
-gives! {
+with_point_defaults! {
     #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub(in crate::config) struct DeviceConfig {

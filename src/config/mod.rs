@@ -271,7 +271,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Diagn
     // Some editors begin a file with a mark that is no part of it.
     let text = text.trim_start_matches('\u{feff}');
     let mut faults =
-        diagnostics::Diagnostics::of_a_stranger(name, text, ours::is_of_a_gateway(text));
+        diagnostics::Diagnostics::of_foreign_file(name, text, ours::is_of_a_gateway(text));
     let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
         if !migrate::migrate(&mut document, &mut faults) {
             return None;

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use super::file::GIVEN;
+use super::file::POINT_DEFAULTS;
 use super::suggestion::is_slip_of_one;
 
 /// A mapping of the file, known by a key that only this one has.
@@ -115,7 +115,7 @@ pub(super) fn meant(typed: &str, known: &[&str]) -> Option<String> {
         row.ours
             .split('`')
             .nth(1)
-            .is_some_and(|key| GIVEN.contains(&key) && known.contains(&key))
+            .is_some_and(|key| POINT_DEFAULTS.contains(&key) && known.contains(&key))
     };
     let shared = || rows().find(is_known).filter(|_| rows().count() == 1);
     match rows().find(is_here).or_else(shared) {

@@ -62,7 +62,7 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Diagnostics) -> Prof
 /// A profile of this text; `None` if it has faults, which are added to `faults`.
 fn parsed(shown: &str, text: &str, faults: &mut Diagnostics) -> Option<Profile> {
     let is_ours = ours::is_profile(text);
-    let mut own = Diagnostics::of_a_stranger(shown, text, is_ours);
+    let mut own = Diagnostics::of_foreign_file(shown, text, is_ours);
     let profile = if !is_ours && !ours::is_empty(text) {
         own.at(
             START,

@@ -107,7 +107,7 @@ struct MessageTraffic {
 
 /// Messages that leave together.
 #[derive(Debug, Clone, Copy, Default)]
-struct Company {
+struct Batch {
     /// How often in a day.
     times: f64,
     messages: f64,
@@ -118,7 +118,7 @@ struct Company {
     more_trips: f64,
 }
 
-impl Company {
+impl Batch {
     fn add(&mut self, times: f64, message: &MessageTraffic) {
         let (answers, more_trips) = match message.qos {
             QoS::AtMostOnce => (0.0, 0.0),
@@ -149,15 +149,15 @@ impl Company {
 
 /// Bytes of a day, if messages that are due equally often leave together.
 fn together(messages: &[MessageTraffic], times: impl Fn(&MessageTraffic) -> f64, tls: f64) -> f64 {
-    let mut companies: HashMap<u64, Company> = HashMap::new();
+    let mut batches: HashMap<u64, Batch> = HashMap::new();
     for message in messages {
         let times = times(message);
-        companies
+        batches
             .entry(times.to_bits())
             .or_default()
             .add(times, message);
     }
-    companies.values().map(|company| company.a_day(tls)).sum()
+    batches.values().map(|batch| batch.a_day(tls)).sum()
 }
 
 /// Bytes of a day, if each message travels alone.

@@ -3,8 +3,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
-use super::Given;
-use super::given::given_of;
+use super::PointDefaults;
+use super::point_defaults::point_defaults_of;
 use super::value::{BrokenValue, DeadbandConfig, Factor, FromZero, OneOrMore, Printed, RawWord};
 use crate::field::decode::{ByteOrder, Characters, Kind};
 use crate::field::text::parse::Notation;
@@ -298,8 +298,8 @@ point! {
 
 impl PointConfig {
     /// What it says itself of that which it could be given.
-    pub(in crate::config) fn given(&self) -> Given<'_> {
-        given_of!(self)
+    pub(in crate::config) fn point_defaults(&self) -> PointDefaults<'_> {
+        point_defaults_of!(self)
     }
 
     fn has_place(&self) -> bool {

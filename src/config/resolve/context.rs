@@ -8,20 +8,20 @@ use indexmap::IndexMap;
 use super::{Check, at};
 use crate::config::SetBy;
 use crate::config::document::PathStep;
-use crate::config::file::{self, Given};
+use crate::config::file::{self, PointDefaults};
 use crate::mqtt::TopicName;
 use crate::report::template::{Names, TopicTemplate};
 use crate::units::Span;
 
-/// Settings for all points of a device, the nearest giver first.
-pub(super) type Givers<'a> = [(SetBy, Given<'a>); 4];
+/// Settings for all points of a device, the nearest source first.
+pub(super) type DefaultsBySource<'a> = [(SetBy, PointDefaults<'a>); 4];
 
 /// One device with everything its points need to know.
 pub(super) struct DeviceContext<'a> {
     pub(super) index: usize,
     pub(super) device: &'a file::DeviceConfig,
     pub(super) profile: Option<&'a file::Profile>,
-    pub(super) givers: Givers<'a>,
+    pub(super) defaults: DefaultsBySource<'a>,
     pub(super) line_index: usize,
     pub(super) line: &'a file::LineConfig,
     pub(super) simulated: bool,
@@ -59,7 +59,7 @@ impl<'a> DeviceContext<'a> {
         overridden
             .chain(added)
             .filter(|(name, _)| is_chosen(name))
-            .map(|(name, point)| (name, self.given(point)))
+            .map(|(name, point)| (name, self.with_defaults(point)))
             .collect()
     }
 

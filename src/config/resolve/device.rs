@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::context::{DeviceContext, PointCheck};
-use super::given::givers;
+use super::inheritance::defaults;
 use super::registry::{PointRegistry, next_id};
 use super::{Check, at};
 use crate::config::{file, profiles, suggestion};
@@ -46,7 +46,7 @@ pub(super) fn device(
         index,
         device,
         profile,
-        givers: givers(file, typed_line, device, profile),
+        defaults: defaults(file, typed_line, device, profile),
         line_index,
         line: typed_line,
         simulated: line.wire == Wire::Simulated,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::registry::PointRegistry;
-use super::{Check, at, device, given, line, lints};
+use super::{Check, at, device, inheritance, line, lints};
 use crate::config::{SetBy, WriteGroup, file};
 use crate::field::Line;
 use crate::mqtt::TopicName;
@@ -51,7 +51,7 @@ pub(super) fn resolve(check: &mut Check<'_>) -> Field {
         file.lines.iter().map(|line| line.name.as_str()).enumerate(),
     );
     line::check_shared_ports(check);
-    given::check(check);
+    inheritance::check(check);
     let devices = listed(check);
     let mut lines: Vec<Option<Line>> = file
         .lines
@@ -73,7 +73,7 @@ pub(super) fn resolve(check: &mut Check<'_>) -> Field {
         .iter()
         .rev()
         .map(|(index, device)| (device.name.as_str(), *index));
-    lints::twins(check, &lines, &places.collect());
+    lints::duplicate_devices(check, &lines, &places.collect());
     Field {
         lines,
         reports: points.reports,

@@ -19,7 +19,7 @@ const FULL: f64 = 0.8;
 const MOST_COMPARED: usize = 32;
 
 /// A value of a point: where it begins, where it ends, whose it is.
-struct Piece<'a> {
+struct RegisterSpan<'a> {
     table: Table,
     start: u32,
     end: u32,
@@ -27,7 +27,7 @@ struct Piece<'a> {
     register: &'a Register,
 }
 
-impl Piece<'_> {
+impl RegisterSpan<'_> {
     /// True if both may read the same registers: parts of one word, or the same kind at the same place.
     fn agrees(&self, other: &Self) -> bool {
         let is_view = |register: &Register| {
@@ -42,7 +42,7 @@ impl Piece<'_> {
 }
 
 /// The values of a point, one for each element of an array.
-fn pieces(point: &Point) -> Vec<Piece<'_>> {
+fn spans_of(point: &Point) -> Vec<RegisterSpan<'_>> {
     let Some(register) = point.register() else {
         return Vec::new();
     };
@@ -56,9 +56,9 @@ fn pieces(point: &Point) -> Vec<Piece<'_>> {
         .map_or(u32::from(register.width()), |_| {
             u32::from(register.meaning.kind.words().unwrap_or(1))
         });
-    let piece = |number: u32| {
+    let span = |number: u32| {
         let start = start + number * stride;
-        Piece {
+        RegisterSpan {
             table: register.table,
             start,
             end: start + each,
@@ -66,7 +66,7 @@ fn pieces(point: &Point) -> Vec<Piece<'_>> {
             register,
         }
     };
-    (0..count).map(piece).collect()
+    (0..count).map(span).collect()
 }
 
 impl DeviceContext<'_> {
@@ -83,24 +83,24 @@ impl DeviceContext<'_> {
 
     /// Points that read the same registers as different things.
     fn overlaps(&self, check: &mut Check<'_>, device: &Device) {
-        let mut all: Vec<Piece<'_>> = device.points.iter().flat_map(pieces).collect();
-        all.sort_by_key(|piece| (piece.table, piece.start, piece.end));
-        for (index, piece) in all.iter().enumerate() {
+        let mut all: Vec<RegisterSpan<'_>> = device.points.iter().flat_map(spans_of).collect();
+        all.sort_by_key(|span| (span.table, span.start, span.end));
+        for (index, span) in all.iter().enumerate() {
             // Of many overlaps the first one is noted.
             let rest = all
                 .iter()
                 .skip(index + 1)
                 .take(MOST_COMPARED)
-                .take_while(|next| next.table == piece.table && next.start < piece.end);
-            for next in rest.filter(|next| next.point.id != piece.point.id && !piece.agrees(next)) {
-                let kind = |piece: &Piece<'_>| {
+                .take_while(|next| next.table == span.table && next.start < span.end);
+            for next in rest.filter(|next| next.point.id != span.point.id && !span.agrees(next)) {
+                let kind = |span: &RegisterSpan<'_>| {
                     format!(
                         "{} ({})",
-                        piece.point.name,
-                        piece.register.meaning.kind.name()
+                        span.point.name,
+                        span.register.meaning.kind.name()
                     )
                 };
-                let (one, other, place) = (kind(piece), kind(next), next.table.place(next.start));
+                let (one, other, place) = (kind(span), kind(next), next.table.place(next.start));
                 check.warn(
                     &self.path(&next.point.name, "type"),
                     format!("{one} and {other} both read {place}, as different types; check their addresses"),
@@ -249,7 +249,11 @@ fn looks_printed(table: Table, address: u32) -> Option<(u32, u32)> {
 }
 
 /// Two devices that are one instrument; `places` are those of the devices in the file, by name.
-pub(super) fn twins(check: &mut Check<'_>, lines: &[Line], places: &HashMap<&str, usize>) {
+pub(super) fn duplicate_devices(
+    check: &mut Check<'_>,
+    lines: &[Line],
+    places: &HashMap<&str, usize>,
+) {
     for line in lines
         .iter()
         .filter(|line| !matches!(line.wire, Wire::Simulated | Wire::Tcp(_)))
@@ -262,7 +266,7 @@ pub(super) fn twins(check: &mut Check<'_>, lines: &[Line], places: &HashMap<&str
             .filter(|(_, device)| device.talk.is_none() && !device.is_broadcast)
         {
             let known = by_unit.entry(device.unit).or_default();
-            let twin = known.first_shared(device);
+            let duplicate = known.first_shared(device);
             let index = places.get(device.name.as_str()).copied().filter(|index| {
                 // A wrong or missing address is a fault already.
                 let is_typed = check
@@ -276,7 +280,7 @@ pub(super) fn twins(check: &mut Check<'_>, lines: &[Line], places: &HashMap<&str
                     check.is_faulty(&at!["devices", *index])
                 })
             });
-            if let (Some((other, table, start)), Some(index)) = (twin, index) {
+            if let (Some((other, table, start)), Some(index)) = (duplicate, index) {
                 let (line, unit) = (&line.name, device.unit);
                 let place = table.place(start);
                 check.fault(
@@ -300,10 +304,10 @@ struct ReadRegisters<'a> {
 
 impl<'a> ReadRegisters<'a> {
     fn take(&mut self, number: usize, device: &'a Device) {
-        for piece in device.points.iter().flat_map(pieces) {
-            self.longest = self.longest.max(piece.end - piece.start);
+        for span in device.points.iter().flat_map(spans_of) {
+            self.longest = self.longest.max(span.end - span.start);
             self.spans
-                .entry((piece.table, piece.start, piece.end))
+                .entry((span.table, span.start, span.end))
                 .or_insert((number, &device.name));
         }
     }
@@ -311,12 +315,12 @@ impl<'a> ReadRegisters<'a> {
     /// The first device that reads a register of `device`, and the first such register.
     fn first_shared(&self, device: &Device) -> Option<(&'a str, Table, u32)> {
         let mut first: Option<(usize, Table, u32, &'a str)> = None;
-        for piece in device.points.iter().flat_map(pieces) {
-            let near = (piece.table, piece.start.saturating_sub(self.longest), 0)
-                ..(piece.table, piece.end, 0);
+        for span in device.points.iter().flat_map(spans_of) {
+            let near =
+                (span.table, span.start.saturating_sub(self.longest), 0)..(span.table, span.end, 0);
             for ((table, start, end), (number, name)) in self.spans.range(near) {
-                let found = (*number, *table, piece.start.max(*start), *name);
-                if *end > piece.start && first.is_none_or(|first| found < first) {
+                let found = (*number, *table, span.start.max(*start), *name);
+                if *end > span.start && first.is_none_or(|first| found < first) {
                     first = Some(found);
                 }
             }

@@ -192,7 +192,7 @@ impl DeviceContext<'_> {
         let is_kept =
             |key: &str| own.is_none_or(|own| !own.removed.iter().any(|removed| removed == key));
         let [device, profile, line, defaults] =
-            self.givers.map(|(set_by, given)| (given.every, set_by));
+            self.defaults.map(|(set_by, given)| (given.every, set_by));
         let ways = [
             (own.and_then(|text| text.every), SetBy::Device),
             device,

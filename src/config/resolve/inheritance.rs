@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::context::{DeviceContext, Givers};
+use super::context::{DefaultsBySource, DeviceContext};
 use super::{Check, NORMAL, at};
 use crate::config::document::PathStep;
-use crate::config::file::{self, DeadbandConfig, GIVEN, Given};
+use crate::config::file::{self, DeadbandConfig, POINT_DEFAULTS, PointDefaults};
 use crate::config::set_by::SetBy;
 use crate::field::decode::Kind;
 use crate::units::Span;
@@ -17,20 +17,20 @@ const MOST_DECIMALS: u8 = 15;
 pub(super) fn check(check: &mut Check<'_>) {
     let file = check.file;
     if let Some(defaults) = &file.defaults {
-        check_one(check, &at!["defaults"], defaults.given());
+        check_one(check, &at!["defaults"], defaults.point_defaults());
     }
     for (index, line) in file.lines.iter().enumerate() {
-        check_one(check, &at!["lines", index], line.given());
+        check_one(check, &at!["lines", index], line.point_defaults());
     }
     for (name, profile) in &file.profiles {
-        check_one(check, &at!["profiles", name], profile.given());
+        check_one(check, &at!["profiles", name], profile.point_defaults());
     }
     for (index, device) in file.devices.iter().enumerate() {
-        check_one(check, &at!["devices", index], device.given());
+        check_one(check, &at!["devices", index], device.point_defaults());
     }
 }
 
-fn check_one(check: &mut Check<'_>, path: &[PathStep], given: Given<'_>) {
+fn check_one(check: &mut Check<'_>, path: &[PathStep], given: PointDefaults<'_>) {
     let below = |key: &'static str| [path, &at![key]].concat();
     if given.every.is_some_and(|every| every.0 < SHORTEST_EVERY) {
         check.fault(&below("every"), "write at least 1ms, such as 1s");
@@ -66,36 +66,38 @@ fn is_width(deadband: DeadbandConfig) -> bool {
 }
 
 /// The givers of a device.
-pub(super) fn givers<'a>(
+pub(super) fn defaults<'a>(
     file: &'a file::File,
     line: &'a file::LineConfig,
     device: &'a file::DeviceConfig,
     profile: Option<&'a file::Profile>,
-) -> Givers<'a> {
+) -> DefaultsBySource<'a> {
     let is_class = |name: &&str| *name == NORMAL || file.classes.contains_key(*name);
-    let givers = [
-        (SetBy::Device, device.given()),
+    let defaults = [
+        (SetBy::Device, device.point_defaults()),
         (
             SetBy::Profile,
-            profile.map(file::Profile::given).unwrap_or_default(),
+            profile
+                .map(file::Profile::point_defaults)
+                .unwrap_or_default(),
         ),
-        (SetBy::Line, line.given()),
+        (SetBy::Line, line.point_defaults()),
         (
             SetBy::Defaults,
             file.defaults
                 .as_ref()
-                .map(file::Defaults::given)
+                .map(file::Defaults::point_defaults)
                 .unwrap_or_default(),
         ),
     ];
     // Settings that a device takes away are not inherited from above it. Unknown classes are faults already.
-    let [own, above @ ..] = givers;
+    let [own, above @ ..] = defaults;
     let [profile, line, defaults] =
         above.map(|(set_by, given)| (set_by, given.without(&device.removed)));
     [own, profile, line, defaults].map(|(set_by, given)| {
         (
             set_by,
-            Given {
+            PointDefaults {
                 class: given.class.filter(is_class),
                 ..given
             },
@@ -106,7 +108,7 @@ pub(super) fn givers<'a>(
 impl DeviceContext<'_> {
     /// The point with inherited settings where it has none itself, as far as they make sense for its kind of value. Faulty settings are
     /// faults in their own place, and left out here.
-    pub(super) fn given(&self, mut spec: file::PointConfig) -> file::PointConfig {
+    pub(super) fn with_defaults(&self, mut spec: file::PointConfig) -> file::PointConfig {
         let is_computed = spec.expression.is_some();
         let value = ValueOf::new(&spec);
         let takes_width = spec.swinging_door.is_none();
@@ -114,7 +116,7 @@ impl DeviceContext<'_> {
         // Plain instruments speak when they are asked, or when they like.
         let is_asked_alone = !is_computed && !self.is_text;
         let removed = std::mem::take(&mut spec.removed);
-        for (_, given) in &self.givers {
+        for (_, given) in &self.defaults {
             let given = given.without(&removed);
             let timed =
                 |span: Option<Span>| span.filter(|span| !is_computed && span.0 >= SHORTEST_EVERY);
@@ -136,16 +138,21 @@ impl DeviceContext<'_> {
         spec
     }
 
-    /// The sources of the settings of a point after [`Self::given`].
+    /// The sources of the settings of a point after [`Self::with_defaults`].
     pub(super) fn set_by(&self, name: &str, spec: &file::PointConfig) -> [SetBy; 6] {
-        let own = self.device.points.get(name).map(file::PointConfig::given);
+        let own = self
+            .device
+            .points
+            .get(name)
+            .map(file::PointConfig::point_defaults);
         let of_profile = self
             .profile
             .and_then(|profile| profile.points.get(name))
-            .map(file::PointConfig::given);
-        let stated = spec.given();
-        GIVEN.map(|key| {
-            let says = |given: &Option<Given<'_>>| given.is_some_and(|given| given.has(key));
+            .map(file::PointConfig::point_defaults);
+        let stated = spec.point_defaults();
+        POINT_DEFAULTS.map(|key| {
+            let says =
+                |given: &Option<PointDefaults<'_>>| given.is_some_and(|given| given.has(key));
             match () {
                 () if key == "every" && self.is_text => self.asked_every().1,
                 () if spec.removed.iter().any(|removed| removed == key) && !stated.has(key) => {
@@ -155,7 +162,7 @@ impl DeviceContext<'_> {
                 () if says(&own) => SetBy::Point,
                 () if says(&of_profile) => SetBy::ProfilePoint,
                 () => self
-                    .givers
+                    .defaults
                     .iter()
                     .find(|(_, given)| given.has(key))
                     .map_or(SetBy::Default, |(set_by, _)| *set_by),

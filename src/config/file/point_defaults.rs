@@ -4,7 +4,7 @@ use super::value::DeadbandConfig;
 use crate::units::Span;
 
 /// The settings, in the order of their columns in `wellhead check --points`.
-pub(in crate::config) const GIVEN: [&str; 6] = [
+pub(in crate::config) const POINT_DEFAULTS: [&str; 6] = [
     "every",
     "deadband",
     "at_least_every",
@@ -14,9 +14,9 @@ pub(in crate::config) const GIVEN: [&str; 6] = [
 ];
 
 /// What a mapping with these settings gives to points.
-macro_rules! given_of {
+macro_rules! point_defaults_of {
     ($mapping:expr) => {
-        $crate::config::file::Given {
+        $crate::config::file::PointDefaults {
             every: $mapping.every,
             deadband: $mapping.deadband,
             at_least_every: $mapping.at_least_every,
@@ -27,10 +27,10 @@ macro_rules! given_of {
     };
 }
 
-pub(super) use given_of;
+pub(super) use point_defaults_of;
 
 /// A mapping with these settings among its keys.
-macro_rules! gives {
+macro_rules! with_point_defaults {
     ($(#[$attribute:meta])* pub(in crate::config) struct $name:ident { $($keys:tt)* }) => {
         $(#[$attribute])*
         pub(in crate::config) struct $name {
@@ -54,16 +54,16 @@ macro_rules! gives {
 
         impl $name {
             /// What it gives to points.
-            pub(in crate::config) fn given(&self) -> $crate::config::file::Given<'_> {
-                $crate::config::file::given::given_of!(self)
+            pub(in crate::config) fn point_defaults(&self) -> $crate::config::file::PointDefaults<'_> {
+                $crate::config::file::point_defaults::point_defaults_of!(self)
             }
         }
     };
 }
 
-pub(super) use gives;
+pub(super) use with_point_defaults;
 
-gives! {
+with_point_defaults! {
     /// For all points of the file.
     #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
@@ -72,7 +72,7 @@ gives! {
 
 /// What points are given.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::config) struct Given<'a> {
+pub(in crate::config) struct PointDefaults<'a> {
     pub(in crate::config) every: Option<Span>,
     pub(in crate::config) deadband: Option<DeadbandConfig>,
     pub(in crate::config) at_least_every: Option<Span>,
@@ -81,7 +81,7 @@ pub(in crate::config) struct Given<'a> {
     pub(in crate::config) decimals: Option<u8>,
 }
 
-impl Given<'_> {
+impl PointDefaults<'_> {
     /// The same without some keys.
     pub(in crate::config) fn without(self, keys: &[String]) -> Self {
         let stays = |key: &str| !keys.iter().any(|removed| removed == key);
