@@ -264,7 +264,7 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) ->
     let health: Vec<MessageTraffic> = health.into_iter().map(|(_, message)| message).collect();
     let tls = if is_tls(uplink) { TLS } else { 0.0 };
     let state = state(uplink, tls) + alone(&health, |message| message.most, tls);
-    let pings = DAY / uplink.settings.keep_alive.as_secs_f64().max(1.0) * (PING + tls);
+    let pings = pings(uplink, tls);
     // A link that is silent is tested.
     let tested = |bytes: f64| (bytes + state).max(pings);
     let (least, most) = (
@@ -290,6 +290,12 @@ fn limit_by_rates(messages: &mut [MessageTraffic], uplink: &UplinkSetup) {
         limit(of_rule, rule.rate);
     }
     limit(messages.iter_mut(), uplink.routes.rate);
+}
+
+/// Bytes of the pings of a link without messages.
+fn pings(uplink: &UplinkSetup, tls: f64) -> f64 {
+    let keep_alive = uplink.settings.keep_alive.as_secs_f64();
+    DAY / keep_alive.max(1.0) * (PING + tls)
 }
 
 /// Bytes for the state of the gateway, as if the uplink connects once a day.

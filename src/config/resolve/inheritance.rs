@@ -65,7 +65,7 @@ fn is_width(deadband: DeadbandConfig) -> bool {
     width.is_finite() && width >= 0.0
 }
 
-/// The givers of a device.
+/// Defaults for the points of a device, from its nearest source to the farthest.
 pub(super) fn defaults<'a>(
     file: &'a file::File,
     line: &'a file::LineConfig,
