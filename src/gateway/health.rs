@@ -11,7 +11,7 @@ use crate::heartbeat::Heartbeats;
 use crate::message::Origin;
 use crate::metrics::{Counter, Gauge};
 use crate::outbox::{self, Outbox};
-use crate::status::report::{LineStatus, Status, UplinkStatus};
+use crate::status::report::{GatewayStatus, LineStatus, UplinkStatus};
 use crate::status::service::Service;
 use crate::tasks::detach;
 use crate::time::{boot_ms, known_unix_ms, now, rfc3339};
@@ -92,7 +92,7 @@ impl Health {
         let late = self.heartbeats.unresponsive(now());
         for late in late.iter().filter(|late| !self.late.contains(&late.name)) {
             let seconds = late.silent_for.as_secs();
-            tracing::error!(task = %late.name, seconds, "a task hangs; a service manager that watches will start the gateway anew");
+            tracing::error!(event = "gateway.task_hangs", task = %late.name, seconds, "task unresponsive; the systemd watchdog will restart the gateway");
         }
         if late.is_empty() {
             service.alive();
@@ -158,7 +158,7 @@ impl Health {
     }
 
     /// How everything is.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> GatewayStatus {
         let lines = self.lines.iter().map(|counts| LineStatus {
             name: counts.name.clone(),
             is_up: counts.is_up.value() > 0,
@@ -178,7 +178,7 @@ impl Health {
             waiting: outbox::waiting(&link.counters),
             client_id_taken: link.taken.borrow().map(|taken| taken.word().to_owned()),
         });
-        let mut status = Status {
+        let mut status = GatewayStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             for_s: seconds(self.began_ms),
             text: String::new(),
