@@ -193,7 +193,7 @@ impl RunningGateway {
         };
         match &failure {
             Some(failure) => {
-                tracing::error!(event = "gateway.failed", %failure, "gateway failed; stopping")
+                tracing::error!(event = "gateway.failed", %failure, "gateway failed; stopping");
             }
             None => tracing::info!(event = "gateway.stopping", "gateway stopping"),
         }

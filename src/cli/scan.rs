@@ -163,10 +163,10 @@ impl Search<'_> {
                 match access.ask(*unit, &first_of(Table::Holding, 0, 1), self.within)? {
                     // A gateway in between knows that there is no such device.
                     Said::Exception(code @ (10 | 11)) => {
-                        *seen.entry(explain(code)).or_default() += 1
+                        *seen.entry(explain(code)).or_default() += 1;
                     }
                     Said::Words(_) | Said::Exception(_) => {
-                        found.push(describe(&mut access, *unit, *speed, self.within)?)
+                        found.push(describe(&mut access, *unit, *speed, self.within)?);
                     }
                     Said::Garbage(why) => *seen.entry(without_number(&why)).or_default() += 1,
                     Said::NoLine(why) => return Err(Failure::runtime(why)),

@@ -31,8 +31,8 @@ impl StoredQueue {
             queue: self.queue,
             waiting: self.waiting(),
             bytes: self.inspection.bytes(),
-            oldest: self.first_time(0..partitions, |entries| entries.first())?,
-            newest: self.first_time((0..partitions).rev(), |entries| entries.last())?,
+            oldest: self.first_time(0..partitions, <[Entry]>::first)?,
+            newest: self.first_time((0..partitions).rev(), <[Entry]>::last)?,
             quarantined: self.inspection.quarantined(),
             running: self.inspection.is_in_use,
         })
