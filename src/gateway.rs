@@ -1,4 +1,4 @@
-//! The only place that wires modules together: channels, order of start, order of stop.
+//! Wires modules together, as the only place: channels, order of start, order of stop.
 //!
 //! Start: outboxes, listeners and certificates first, because they can fail on a person's mistake; then every task at once.
 //! Change (`reload`): lines that differ are stopped and started, uplinks that differ reconnect; clients, sessions and outboxes
@@ -67,7 +67,7 @@ pub enum GatewayError {
     /// The system gives no thread.
     #[error("a thread cannot start: {0}")]
     Thread(std::io::Error),
-    /// A task ended although nobody asked it to.
+    /// A task ended without an order to stop.
     #[error("the task {name} ended unasked: {why}")]
     Task {
         /// Which task.
@@ -165,7 +165,7 @@ impl RunningGateway {
         })
     }
 
-    /// Runs until `until` is ready, then stops everything in order.
+    /// Runs until `until` is ready, then stops phase by phase.
     pub async fn run(
         mut self,
         until: impl Future<Output = ()>,
@@ -183,7 +183,7 @@ impl RunningGateway {
                 Some(()) = reload.recv() => self.reload_announced(&mut service).await.map(drop),
                 Some(call) = self.control.requests.recv() => self.answer(call, &mut service).await,
                 _ = check.tick() => {
-                    self.supervision.health.look(&mut service);
+                    self.supervision.health.check(&mut service);
                     Ok(())
                 }
             };

@@ -286,8 +286,8 @@ pub(super) fn read(arguments: &ReadArguments) -> Result<(), Failure> {
 /// Prints a value or a result; a failure if its `key` is not `right`.
 fn print_checked(payload: &[u8], key: &str, right: &str, wrong: &str) -> Result<(), Failure> {
     put(format!("{}\n", Printable::bytes(payload)).as_bytes())?;
-    let told: Json = serde_json::from_slice(payload).unwrap_or_default();
-    match told.get(key).and_then(Json::as_str).unwrap_or_default() {
+    let json: Json = serde_json::from_slice(payload).unwrap_or_default();
+    match json.get(key).and_then(Json::as_str).unwrap_or_default() {
         said if said == right => Ok(()),
         said => Err(Failure::runtime(format!("{wrong}: {said}"))),
     }
@@ -332,8 +332,8 @@ pub(super) fn write(arguments: &WriteArguments) -> Result<(), Failure> {
         )));
     }
     let Some(client) = broker(access, &found)? else {
-        let told = direct::write(found.config, device, &found.topic, command)?;
-        return print_result(&told.payload);
+        let result = direct::write(found.config, device, &found.topic, command)?;
+        return print_result(&result.payload);
     };
     send(client, &found.topic, command, &id)
 }
@@ -349,8 +349,8 @@ fn send(mut client: Client, topic: &TopicName, command: String, id: &str) -> Res
     )?;
     let deadline = now() + ANSWER_TIMEOUT;
     while let Some(message) = client.message(Some(deadline))? {
-        let told: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
-        if told.get("id").and_then(Json::as_str) == Some(id) {
+        let json: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
+        if json.get("id").and_then(Json::as_str) == Some(id) {
             return print_result(&message.payload);
         }
     }

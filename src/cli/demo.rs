@@ -1,7 +1,7 @@
 //! `wellhead demo`: the whole way of the data on one machine, with an outage and a kill -9 in the middle.
 //!
 //! Instruments (Modbus TCP and RTU on a pseudo-terminal), this program as the gateway in a process of its own, a second broker as
-//! the remote, and between the two a link that can be cut. What the gateway promised is written down here and compared with what
+//! the remote, and between the two a link that can be cut. A ledger compares what the gateway acknowledged with what
 //! arrived at the remote.
 
 mod client;
@@ -37,7 +37,7 @@ const SCENE_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("wellhead-demo-{}", std::process::id()));
-    // Its name can be guessed, and it is in a folder of everybody: it must be new, and nobody else's.
+    // In a shared folder, with a name that can be guessed: it must be new, and for this user alone.
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&folder)
@@ -311,7 +311,7 @@ async fn play(folder: &Path) -> Result<(), Failure> {
         story.check(&mut gateway)?;
     }
     stop_gateway(gateway).await.map_err(Failure::runtime)?;
-    // What was sent while the gateway drained is on its way through the link.
+    // The last messages of the gateway are still on the link.
     sleep(Duration::from_millis(300)).await;
     verdict(&stage)
 }

@@ -147,7 +147,7 @@ pub(super) fn write(
         .pop()
         .ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
     let set = TopicName::new(format!("{topic}/set")).map_err(Failure::runtime)?;
-    let told = with_line(line, |mut reported, orders| async move {
+    let result = with_line(line, |mut reported, orders| async move {
         let (live, mut results) = mpsc::channel(4);
         let (messages, asked) = mpsc::channel(1);
         let targets = WriteTargets {
@@ -174,7 +174,7 @@ pub(super) fn write(
         }
         timeout(RESULT_TIMEOUT, results.recv()).await.ok().flatten()
     })?;
-    told.ok_or_else(|| {
+    result.ok_or_else(|| {
         Failure::runtime(format!(
             "timed out after {} s waiting for the write result",
             RESULT_TIMEOUT.as_secs()

@@ -3,6 +3,7 @@
 mod answers;
 mod instrument;
 mod line;
+mod search;
 mod yaml;
 
 use std::fs;
@@ -152,7 +153,7 @@ fn sections(init: &Init, folder: &Path, answers: Answers) -> Result<Option<Secti
     let Some(wire) = line::choose(init, answers)? else {
         return Ok(None);
     };
-    let found = line::search(init, answers, &wire)?;
+    let found = search::search(init, answers, &wire)?;
     let profile = instrument::profile(init, answers, found.profile.as_deref(), folder)?;
     let instrument = Instrument::of(profile, folder, found);
     Ok(Some(Sections {

@@ -159,7 +159,7 @@ impl Object {
 
 impl<S: Subscriber> Layer<S> for Objects {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // Without stderr nobody is left to be told.
+        // Without stderr there is no other place for it.
         let _ = io::stderr().write_all(Object::of(event).line().as_bytes());
     }
 }
@@ -194,7 +194,7 @@ impl Visit for Object {
     }
 }
 
-/// A line for whoever reads stderr: an error, where that is the journal.
+/// The start of a line on stderr: the priority of an error, if stderr is the journal.
 pub(super) fn prefix() -> &'static str {
     if leads_to_journal() { "<3>" } else { "" }
 }
@@ -208,7 +208,7 @@ fn leads_to_journal() -> bool {
     matches!((stream, stderr), (Ok(stream), Ok(stderr)) if stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }
 
-/// A value as it stands behind its name: quoted where it could be taken for more than one.
+/// A value as it is written behind its name: in quotes, if it could be taken for several.
 fn shown(value: &str) -> String {
     let is_plain =
         !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
@@ -293,7 +293,7 @@ impl<S: Subscriber> Layer<S> for SystemdJournal {
             Ok(_) => {}
             // A journal that hangs must not take the gateway with it: what it does not take is lost.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The other way there; if that fails too, nobody is left to be told.
+            // stderr leads to the journal, too; there is no third way.
             Err(_) => drop(writeln!(
                 io::stderr(),
                 "<{}>{}",

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use super::{Arguments, Failure, put};
 
-/// What the page of the YAML file is called.
+/// The name of the page of the YAML file.
 const FILE: &str = "gateway.yaml";
 
 /// Writes the completions of a shell to stdout.

@@ -1,4 +1,4 @@
-//! The command line: one file per command. Errors become one line on stderr and an exit code.
+//! The command line: one file or folder per command. Errors become one line on stderr and an exit code.
 
 mod check;
 mod client;
@@ -233,7 +233,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-// One table of commands: dense, but each line stands for itself.
+// Over the limit of tokens: a table of commands, whose lines are independent of each other.
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run {

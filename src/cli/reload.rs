@@ -14,10 +14,10 @@ pub(super) fn reload(file: &Path) -> Result<(), Failure> {
     // Loaded here too: its faults are printed at the terminal.
     let mut gateway = gateway(file)?;
     match call(&mut gateway, &ControlRequest::Reload)? {
-        Reply::Reloaded(told) if told.is_empty() => {
+        Reply::Reloaded(changes) if changes.is_empty() => {
             put(b"configuration reloaded: no changes\n").map(drop)
         }
-        Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
+        Reply::Reloaded(changes) => put(format!("{}\n", changes.join("\n")).as_bytes()).map(drop),
         Reply::Refused(why) => Err(Failure {
             code: CONFIG,
             message: why,

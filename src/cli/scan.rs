@@ -42,7 +42,7 @@ const MOST_REASONS: usize = 5;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   wellhead scan bus-a                            the units of a line of the YAML file, through the running gateway
-  wellhead scan /dev/ttyUSB0 --units 1-10        a line that nobody has described yet
+  wellhead scan /dev/ttyUSB0 --units 1-10        a line that is in no file
   wellhead scan /dev/ttyUSB0 --speed all         at every usual speed and parity
   wellhead scan /dev/ttyUSB0 --profile siemens-pac2200   with the speed and unit such a device is delivered with
   wellhead scan 192.168.1.20 --yaml              a block for gateway.yaml")]
@@ -152,8 +152,7 @@ type InvalidAnswers = BTreeMap<String, usize>;
 impl Search<'_> {
     /// Asks every unit at every speed.
     pub(super) fn run(&self) -> Result<(Vec<FoundDevice>, InvalidAnswers), Failure> {
-        let total = self.speeds.len() * self.units.len();
-        let bar = progress(u64::try_from(total).unwrap_or(u64::MAX));
+        let bar = progress(self.speeds.len() * self.units.len());
         let (mut found, mut seen) = (Vec::new(), InvalidAnswers::new());
         for speed in self.speeds {
             let here = at_speed(self.line, *speed);
@@ -463,7 +462,8 @@ fn without_number(why: &str) -> String {
         .to_owned()
 }
 
-fn progress(total: u64) -> ProgressBar {
+fn progress(total: usize) -> ProgressBar {
+    let total = u64::try_from(total).unwrap_or(u64::MAX);
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {

@@ -250,7 +250,7 @@ impl TraceOutput<'_> {
             format!("\"{}\"", escaped(&spoken.bytes))
         } else {
             format!(
-                "{} bytes that nobody asked for: {}",
+                "{} unsolicited bytes: {}",
                 spoken.bytes.len(),
                 hex(&spoken.bytes)
             )

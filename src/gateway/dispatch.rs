@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::sleep_until;
 
-use super::bulletin::{Bulletin, Fact, Said};
+use super::bulletin::{Bulletin, Fact, HealthValue};
 use super::paced::Paced;
 use crate::config::HealthMessages;
 use crate::message::{Message, Origin};
@@ -129,7 +129,7 @@ impl Dispatch {
             if let Some(live) = &mut self.live {
                 live.waiting.insert(topic.clone(), (true, message.clone()));
             }
-            let goes_when_down = matches!(fact.said, Some(Said::Losses(_)));
+            let goes_when_down = matches!(fact.said, Some(HealthValue::Losses(_)));
             for (number, uplink) in self.uplinks.iter_mut().enumerate() {
                 if fact.origin != Origin::Uplink(number) {
                     uplink
@@ -254,7 +254,7 @@ mod tests {
     }
 
     fn losses(topic: &str) -> Fact {
-        let said = Said::Losses(Losses {
+        let said = HealthValue::Losses(Losses {
             lost: 1,
             dead: 0,
             dropped: 0,

@@ -41,7 +41,7 @@ const INQUIRY_QUEUE: usize = 4;
 /// The report waits for nothing but outboxes.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the lines need of the rest of the gateway.
+/// The channels between the lines and the rest of the gateway.
 pub(super) struct FieldChannels {
     /// Into the outboxes, by uplink.
     pub(super) sinks: Vec<OutboxSink>,
@@ -85,7 +85,7 @@ impl FieldChannels {
     }
 }
 
-/// What local clients and remotes want written, acknowledged through the broker.
+/// Requests of local clients and remotes to write points, acknowledged through the broker.
 pub(super) struct WriteRequests {
     pub(super) sets: mpsc::Receiver<Forward>,
     pub(super) broker: Broker,

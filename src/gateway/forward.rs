@@ -58,7 +58,7 @@ async fn forward_until_closed(
         mut paced,
     } = queue;
     let mut receipts = FuturesOrdered::new();
-    let mut refusals = Refusals::new(dropped);
+    let mut refusals = ForwardRefusals::new(dropped);
     loop {
         // States wait while the link is down: an outbox would keep every one of them.
         let may_go = *is_up.borrow_and_update() && sink.is_open();
@@ -98,7 +98,7 @@ async fn wait_until(time: Option<Instant>) {
 async fn offer_states(
     sink: &OutboxSink,
     paced: &mut Paced,
-    refusals: &mut Refusals,
+    refusals: &mut ForwardRefusals,
 ) -> Result<(), String> {
     while let Some(message) = paced.due(now()) {
         match sink.offer_state(&message).await {
@@ -130,13 +130,13 @@ async fn answer(offered: Offered) -> TapAnswer {
 }
 
 /// Counts and logs messages that the outbox does not take.
-struct Refusals {
+struct ForwardRefusals {
     dropped: Arc<Counter>,
     log: LogLimiter<&'static str>,
     log_of_circles: LogLimiter<&'static str>,
 }
 
-impl Refusals {
+impl ForwardRefusals {
     fn new(dropped: Arc<Counter>) -> Self {
         let hour = Duration::from_secs(3600);
         Self {

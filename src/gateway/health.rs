@@ -1,10 +1,10 @@
-//! Whether everything goes on: what the service manager, local clients and remotes are told of it.
+//! The health of the gateway, for the service manager, local clients and remotes.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::bulletin::{Fact, Losses, Said, State};
+use super::bulletin::{Fact, HealthValue, LinkState, Losses};
 use super::dispatch::Dispatch;
 use crate::field::counts::LineCounts;
 use crate::heartbeat::Heartbeats;
@@ -17,7 +17,7 @@ use crate::tasks::detach;
 use crate::time::{boot_ms, known_unix_ms, now, rfc3339};
 use crate::uplink::{Taken, ToldGap, Uplink};
 
-/// What is looked at. It holds nothing that would keep a task from ending.
+/// All that is watched. It holds no channel that would keep a task from ending.
 #[derive(Debug)]
 pub(super) struct Health {
     /// When the gateway started, in milliseconds since the machine did.
@@ -25,7 +25,7 @@ pub(super) struct Health {
     pub(super) heartbeats: Heartbeats,
     pub(super) lines: Vec<Arc<LineCounts>>,
     uplinks: Vec<Link>,
-    /// Who was late when it was looked at last.
+    /// Tasks that were late at the last check.
     late: Vec<String>,
     /// Publishes it; `None` if nothing is to be published.
     pub(super) dispatch: Option<Dispatch>,
@@ -63,7 +63,8 @@ impl Health {
     pub(super) fn watch_uplink(
         &mut self,
         uplink: &Uplink,
-        (outbox, dropped): (&Outbox, &Arc<Counter>),
+        outbox: &Outbox,
+        dropped: &Arc<Counter>,
         is_up: watch::Receiver<bool>,
     ) {
         self.heartbeats.watch(uplink.heartbeat());
@@ -87,8 +88,8 @@ impl Health {
         });
     }
 
-    /// Gives a sign of life if nobody is late; who is, is told in the log.
-    pub(super) fn look(&mut self, service: &mut Service) {
+    /// Feeds the watchdog if no task is late, logs tasks that are, and publishes what is due.
+    pub(super) fn check(&mut self, service: &mut Service) {
         let late = self.heartbeats.unresponsive(now());
         for late in late.iter().filter(|late| !self.late.contains(&late.name)) {
             let seconds = late.silent_for.as_secs();
@@ -119,11 +120,11 @@ impl Health {
             .collect()
     }
 
-    /// What can be published.
+    /// All facts that can be published.
     fn facts(&self) -> Vec<Fact> {
         let state = |is_up: bool, changed_ms: &Gauge| {
             let state = if is_up { "up" } else { "down" };
-            Some(Said::State(State {
+            Some(HealthValue::State(LinkState {
                 state,
                 since: time_of(changed_ms.value().max(self.began_ms)),
             }))
@@ -136,7 +137,7 @@ impl Health {
         let mut facts: Vec<Fact> = self.lines.iter().map(line).collect();
         for (number, link) in self.uplinks.iter().enumerate() {
             let topic = format!("uplink/{}", link.name);
-            let said = Said::Losses(Losses {
+            let said = HealthValue::Losses(Losses {
                 lost: link.counters.lost.value(),
                 dead: outbox::dead(&link.counters),
                 dropped: link.dropped.value(),
@@ -157,7 +158,7 @@ impl Health {
         facts
     }
 
-    /// How everything is.
+    /// The state of the whole gateway.
     pub(super) fn status(&self) -> GatewayStatus {
         let lines = self.lines.iter().map(|counts| LineStatus {
             name: counts.name.clone(),

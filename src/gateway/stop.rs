@@ -46,7 +46,7 @@ pub(super) fn stop_tokens() -> (StopSwitches, StopTokens) {
     (switches, tokens)
 }
 
-/// What is ordered to stop together.
+/// An order to stop, for all that stop together.
 #[derive(Debug, Clone, Copy)]
 enum StopOrder {
     /// Lines, listeners and messages about the health of the gateway.

@@ -44,7 +44,7 @@ impl TaskKind {
         Self::Store,
     ];
 
-    /// What the names of its tasks begin with; the whole name, if there is only one.
+    /// The prefix of its tasks' names; the whole name, if there is only one.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Line => "bus",

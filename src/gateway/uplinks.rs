@@ -36,7 +36,7 @@ pub(super) struct UplinkParts {
     forwards: mpsc::Receiver<Forward>,
 }
 
-/// What a running uplink takes from the gateway.
+/// The channels from the gateway to a running uplink.
 pub(super) struct UplinkHandle {
     pub(super) name: String,
     pub(super) routes: watch::Sender<Arc<Routes>>,
@@ -44,7 +44,7 @@ pub(super) struct UplinkHandle {
     pub(super) purges: Purges,
 }
 
-/// What the uplinks need of the rest of the gateway.
+/// The rest of the gateway, as uplinks need it.
 pub(super) struct UplinkContext<'a> {
     pub(super) config: &'a config::Gateway,
     /// `None` without a broker.
@@ -52,7 +52,7 @@ pub(super) struct UplinkContext<'a> {
     pub(super) stops: &'a StopTokens,
 }
 
-/// The topics that an uplink's rules want.
+/// The topics that the rules of an uplink send.
 pub(super) fn filters_of(uplink: &config::UplinkSetup) -> Vec<TopicFilter> {
     uplink
         .routes
@@ -152,7 +152,7 @@ impl UplinkParts {
             dropped: Arc::clone(dropped),
         };
         let uplink = uplink::prepare(settings.clone(), self.outbox.clone(), ends)?;
-        health.watch_uplink(&uplink, (&self.outbox, dropped), self.is_up.subscribe());
+        health.watch_uplink(&uplink, &self.outbox, dropped, self.is_up.subscribe());
         Ok(uplink)
     }
 

@@ -1,4 +1,4 @@
-//! What was promised and what arrived.
+//! The ledger: acknowledged messages against delivered ones.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ pub(super) const HEADING: &str =
 struct Book {
     /// Readings seen by the local client.
     readings: u64,
-    /// Outbox depth as the gateway tells it.
+    /// Queued messages, as the gateway publishes them.
     waiting: u64,
     /// Numbers the gateway acknowledged to the local client.
     promised: BTreeSet<u64>,
@@ -27,7 +27,7 @@ struct Book {
     doubled: u64,
 }
 
-/// Shared by everybody on the stage.
+/// Shared by all participants.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(Mutex<Book>);
 
@@ -50,7 +50,7 @@ impl Ledger {
         self.book().readings += 1;
     }
 
-    /// The gateway told how many messages wait.
+    /// The gateway published its number of queued messages.
     pub(super) fn waiting(&self, count: u64) {
         self.book().waiting = count;
     }
@@ -97,7 +97,7 @@ impl Ledger {
         }
     }
 
-    /// One line of the live table. What still may come is not lost yet: only gaps before what has arrived are.
+    /// One line of the live table. Only gaps before arrived messages count as lost: later ones may still come.
     pub(super) fn row(&self, elapsed: Duration, up: bool, bytes: u64) -> String {
         let book = self.book();
         let (link, lost) = (if up { "up" } else { "DOWN" }, book.missing());

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::Failure;
 use super::Init;
 use super::answers::Answers;
-use super::line::SearchResult;
+use super::search::SearchResult;
 use super::yaml::{checked, quoted};
 use crate::config::{self, Factory};
 

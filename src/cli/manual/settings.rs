@@ -18,7 +18,7 @@ pub(super) struct FileSettings {
     pub(super) values: Vec<Appearance>,
 }
 
-/// What a value looks like.
+/// The form of a value.
 #[derive(Debug)]
 pub(super) struct Appearance {
     pub(super) name: String,
@@ -44,7 +44,7 @@ pub(super) struct SettingEntry {
     pub(super) text: String,
 }
 
-/// What a key takes, in words.
+/// The type of a key's value, in words.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SettingKind(pub(super) Vec<KindPart>);
 
@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
         Section { title, entries }
     }
 
-    /// What a value is; mappings that it names get a section of their own, called `name`.
+    /// The type of a value; mappings that it names get a section of their own, called `name`.
     fn kind(&mut self, value: &'a Value, name: &str) -> SettingKind {
         if let Some(target) = value.get("$ref").and_then(Value::as_str) {
             return self.definition(target.rsplit('/').next().unwrap_or(target), name);

@@ -118,7 +118,7 @@ fn portrait(folder: &Path, name: String) -> Option<Portrait> {
         _ => None,
     };
     let mut signs: Vec<TypicalRegister> = device.points.iter().filter_map(sign).collect();
-    // What cannot be zero says most.
+    // Values that cannot be zero say most.
     signs.sort_by_key(|sign| sign.may_be_zero);
     signs.truncate(MOST_SIGNS);
     (signs.len() >= LEAST_RIGHT).then_some(Portrait { name, signs })
@@ -138,7 +138,7 @@ struct ProbedDevice<'a> {
     access: &'a mut LineAccess,
     unit: u8,
     within: Duration,
-    /// What was read; `None` for what it refuses.
+    /// The registers that were read; `None` for refused ones.
     known: HashMap<(Table, u16, u16), Option<Vec<u16>>>,
     /// Requests in a row without an answer.
     silent: usize,

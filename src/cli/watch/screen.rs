@@ -152,7 +152,7 @@ impl Pen<'_> {
         self.cell(cells.picture, columns.picture);
     }
 
-    /// Writes a text that has so many cells, and goes on behind it.
+    /// Writes a text into a number of cells, and moves behind them.
     fn cell(&mut self, text: &str, width: usize) {
         let left = self.area.width.saturating_sub(self.x);
         let width = u16::try_from(width).unwrap_or(u16::MAX).min(left);
