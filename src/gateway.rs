@@ -4,7 +4,7 @@
 //! Change (`reload`): lines that differ are stopped and started, uplinks that differ reconnect; clients, sessions and outboxes
 //! continue.
 //! Stop: lines and local clients first; when their messages are in the outboxes, the uplinks get their grace; then the outboxes
-//! are closed. A task that ends unasked stops everything in the same order, and is an error.
+//! are closed. A task that ends without an order stops everything in the same way, and is an error.
 
 mod bulletin;
 mod dispatch;
@@ -49,7 +49,7 @@ const FORWARD_QUEUE: usize = 4096;
 /// How often the tasks are checked for one that hangs.
 const HEALTH_CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// Why a gateway did not start, or stopped unasked.
+/// Why a gateway did not start, or stopped without an order.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// An outbox cannot be used.
@@ -68,7 +68,7 @@ pub enum GatewayError {
     #[error("a thread cannot start: {0}")]
     Thread(std::io::Error),
     /// A task ended without an order to stop.
-    #[error("the task {name} ended unasked: {why}")]
+    #[error("task {name} ended unexpectedly: {why}")]
     Task {
         /// Which task.
         name: String,
