@@ -1,8 +1,8 @@
-//! `wellhead demo`: the whole way of the data on one machine, with an outage and a kill -9 in the middle.
+//! `wellhead demo`: the whole data path on one machine, with an outage and a kill -9 in the middle.
 //!
 //! Instruments (Modbus TCP and RTU on a pseudo-terminal), this program as the gateway in a process of its own, a second broker as
-//! the remote, and between the two a link that can be cut. A ledger compares what the gateway acknowledged with what
-//! arrived at the remote.
+//! the remote, and between the two a link that can be cut. A ledger compares acknowledged messages with those that arrive at the
+//! remote.
 
 mod client;
 mod ledger;

@@ -1,4 +1,4 @@
-//! The log: lines on stderr, or entries of the journal when systemd has connected stderr with it; or JSON, an object a line on stderr.
+//! The log: lines on stderr, or entries of the journal when systemd has connected stderr to it; or JSON, an object a line on stderr.
 //!
 //! An entry of the journal has the level as its priority, the sentence with its fields as its message, and each field once more by
 //! itself, `line=plant` as `WELLHEAD_LINE=plant`, so that `journalctl WELLHEAD_LINE=plant` finds it.
@@ -28,7 +28,7 @@ use crate::time::{rfc3339, unix_ms};
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// Bytes of one field; the journal takes no datagram much larger without a file of its own.
 const LONGEST: usize = 16 * 1024;
-/// Bytes of one field as it is shown; what peers have chosen is cut far below that, where it is logged.
+/// Bytes of one field as it is shown; texts of peers are cut far shorter where they are logged.
 const SHOWN: usize = 4 * 1024;
 
 /// Which lines are written.
@@ -199,7 +199,7 @@ pub(super) fn prefix() -> &'static str {
     if leads_to_journal() { "<3>" } else { "" }
 }
 
-/// True if systemd has connected stderr with the journal.
+/// True if systemd has connected stderr to the journal.
 fn leads_to_journal() -> bool {
     let (stream, stderr) = (
         std::env::var("JOURNAL_STREAM"),
@@ -291,7 +291,7 @@ impl<S: Subscriber> Layer<S> for SystemdJournal {
         let entry = JournalEntry::of(event);
         match self.socket.send(&entry.encode()) {
             Ok(_) => {}
-            // A journal that hangs must not take the gateway with it: what it does not take is lost.
+            // A journal that hangs must not block the gateway: such lines are lost.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // stderr leads to the journal, too; there is no third way.
             Err(_) => drop(writeln!(
@@ -304,7 +304,7 @@ impl<S: Subscriber> Layer<S> for SystemdJournal {
     }
 }
 
-/// An event in the words of the journal.
+/// An event as an entry of the journal.
 struct JournalEntry {
     priority: u8,
     sentence: String,
@@ -328,7 +328,7 @@ impl JournalEntry {
         entry
     }
 
-    /// As a person reads it.
+    /// The text for people.
     fn message(&self) -> String {
         let mut text = Printable(&self.sentence).to_string();
         for (name, value) in &self.fields {

@@ -1,4 +1,4 @@
-//! `wellhead completions` and `wellhead man`: made out of the command line's own description, and the page of the YAML file out of its schema.
+//! `wellhead completions` and `wellhead man`: generated from the command line's own description, and the page of the YAML file from its schema.
 
 mod markdown;
 mod roff;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Messages that wait although nothing is behind: those of the last few commits.
+/// Queued messages without a backlog: those of the last few commits.
 const LIVE: u64 = 30;
 /// The line above the rows.
 pub(super) const HEADING: &str =
@@ -74,7 +74,7 @@ impl Ledger {
         book.kept.extend(n);
     }
 
-    /// True if everything that was promised has arrived and no more waits than what the instruments bring at the moment.
+    /// True if all acknowledged messages have arrived, and no more are queued than the instruments produce at the moment.
     pub(super) fn is_settled(&self) -> bool {
         let book = self.book();
         let kept = book.promised.iter().all(|n| book.kept.contains(n));

@@ -1,4 +1,4 @@
-//! The remote broker of the demo: this program's own broker, with a tap that writes down what arrives.
+//! The remote broker of the demo: this program's own broker, with a tap that puts arriving messages into the ledger.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! How `watch` looks: a head, a row for each topic, a foot; at any size, without anything beyond it.
+//! The screen of `watch`: a head, a row for each topic, a foot; at any size, and never beyond it.
 //!
 //! From 80 columns on every column is there. Narrower screens lose the picture first, then age and unit, the quality last. A text that
 //! is too wide is cut by the cells that it takes: a topic at its beginning, because its end names the point, others at their end.
@@ -178,7 +178,7 @@ fn style_of(quality: &str) -> Style {
     }
 }
 
-/// Where one is, and what the keys do; the shorter text if the longer one does not fit.
+/// The position and the keys; the shorter text if the longer one does not fit.
 fn foot(view: &View<'_>, room: usize) -> String {
     if view.is_typing {
         return format!(
