@@ -134,7 +134,7 @@ fn uplink_changes(
     if !diff.needs_restart.is_empty() {
         let parts = diff.needs_restart.join(", ");
         return Err(format!(
-            "reload rejected: changes to {parts} require a restart (systemctl restart wellhead)"
+            "reload rejected: a restart is needed for {parts} (systemctl restart wellhead)"
         ));
     }
     let uplinks = config.uplinks.iter().enumerate();

@@ -344,7 +344,7 @@ fn a_bad_file_changes_nothing_and_what_cannot_change_is_named() {
         let told = if part.is_empty() {
             "no gateway runs with this file".to_owned()
         } else {
-            format!("changes to {part} require a restart")
+            format!("a restart is needed for {part}")
         };
         assert!(
             code != Some(0) && error.contains(&told),
