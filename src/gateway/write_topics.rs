@@ -68,7 +68,7 @@ fn member(point: &Point) -> Option<WritablePoint> {
     })
 }
 
-fn members_of(group: &config::Group, device: &Device) -> Vec<WritablePoint> {
+fn members_of(group: &config::WriteGroup, device: &Device) -> Vec<WritablePoint> {
     device
         .points
         .iter()
