@@ -1,14 +1,14 @@
 //! wellhead: an edge gateway. It polls serial and Modbus instruments, serves local MQTT clients with a broker of its own, and
 //! carries every message to a remote MQTT broker over a link that is slow, billed by the byte and often down.
 //!
-//! # The way of the data
+//! # Data flow
 //!
 //! ```text
 //! wire --Driver--> Reading --report--> Message --+--> broker ----------------> local clients
 //!                                                +--> outbox --> uplink -----> remote broker ... acknowledged --> settled
 //! local client --PUBLISH--> broker --forward---> outbox        (acknowledged once it is on disk, or at the remote)
 //! remote broker --PUBLISH--> uplink --> broker --> local clients
-//! .../set --> broker --> report::set --Order--> line --Driver--> wire         (how it ended: .../set/result)
+//! .../set --> broker --> report::set --Order--> line --Driver--> wire         (result: .../set/result)
 //! ```
 //!
 //! # The map
@@ -18,22 +18,22 @@
 //! | 0 plain tools | [`backoff`] · [`files`] · [`heartbeat`] · [`log`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
 //! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
 //! | 2 | [`message`] · [`payload`] (readings to bytes) · [`store`] (the durable journal) |
-//! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) |
+//! | 3 | [`field`] (southbound) · [`outbox`] (undelivered messages) |
 //! | 4 | [`report`] (readings to messages) · [`uplink`] (northbound) · [`broker`] (local clients) |
-//! | 5 | [`config`] (the YAML file) · [`status`] (for those who look after it) |
+//! | 5 | [`config`] (the YAML file) · [`status`] (control socket, status, service manager) |
 //! | 6 | [`gateway`] (the only place that wires modules together) |
-//! | 7 | [`cli`] (one file per command) |
+//! | 7 | [`cli`] (one file or folder per command) |
 //!
 //! A module uses modules of lower rows only; neighbours meet as channels, in [`gateway`] alone. The architecture test in
-//! `tests/gateway/architecture.rs` holds everybody to it.
+//! `tests/gateway/architecture.rs` enforces it.
 //!
 //! # Invariants
 //!
 //! * One owner per fact: [`outbox`] owns what is undelivered, [`broker::engine`] sessions and retained messages, one task one wire.
 //! * State machines do no I/O: [`broker::engine`], `uplink::session`, [`field::schedule`] get the time as an argument.
 //! * A message is acknowledged only when it is where it was promised to be: on disk, or at the remote broker.
-//! * What a session must not forget is durable before the packet that depends on it is written.
-//! * Every queue is bounded. What is stored makes the sender wait; the live view of local clients drops and counts.
+//! * Session state is durable before the packet that depends on it is written.
+//! * Every queue is bounded. A full outbox makes the sender wait; the live view of local clients drops and counts.
 //! * Only [`store`] names sled, only `uplink::link` names rumqttc, only [`time`] reads clocks.
 
 pub mod backoff;

@@ -1,4 +1,4 @@
-//! The `wellhead` program: everything is in the library, here is only its exit code.
+//! The `wellhead` program; all its code is in the library.
 
 fn main() -> std::process::ExitCode {
     wellhead::cli::main()

@@ -1,4 +1,4 @@
-//! A client of the local broker, for the commands that talk to a gateway that runs: one connection, one thing at a time.
+//! An MQTT client of the local broker, for commands: one connection, one request at a time.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -21,12 +21,12 @@ use crate::mqtt::{
 use crate::time::now;
 
 /// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_PACKET: usize = 256 << 20;
 
-/// Where the broker is, and who asks.
+/// The address of the broker and the login there.
 #[derive(Debug, Args)]
-pub(super) struct Access {
+pub(super) struct BrokerAccess {
     /// The broker [default: the first plain listener of the YAML file, else mqtt://127.0.0.1:1883]
     #[arg(long, value_name = "ADDRESS", global = true)]
     to: Option<Listen>,
@@ -41,20 +41,20 @@ pub(super) struct Access {
     password_file: Option<PathBuf>,
 }
 
-impl Access {
-    /// The file that was named, or the usual one if there is one. Whoever names a broker needs no file, nor the right to read one.
+impl BrokerAccess {
+    /// The file that is named, else the usual one, if there is one. With a named broker no file is needed, nor the right to read it.
     pub(super) fn file(&self) -> Option<PathBuf> {
         self.file
             .clone()
             .or_else(|| if self.is_named() { None } else { usual_file() })
     }
 
-    /// True if somebody named the broker.
+    /// True if the broker is named on the command line.
     pub(super) fn is_named(&self) -> bool {
         self.to.is_some()
     }
 
-    /// True if somebody named the broker and no file.
+    /// True if the broker is named and no file.
     pub(super) fn is_without_file(&self) -> bool {
         self.to.is_some() && self.file.is_none()
     }
@@ -92,27 +92,10 @@ impl Access {
         })
     }
 
-    /// Connects and says who it is.
+    /// Connects and logs in.
     pub(super) fn connect(&self) -> Result<Client, Failure> {
         let address = self.address()?;
-        let failed = |error: io::Error| {
-            Failure::runtime(format!(
-                "{address}: {error}; is the gateway running? --to names another broker"
-            ))
-        };
-        let stream = match &address {
-            Listen::Unix(path) => Stream::Unix(UnixStream::connect(path).map_err(failed)?),
-            Listen::Port {
-                transport: Transport::Tcp,
-                host,
-                port,
-            } => Stream::Tcp(TcpStream::connect((anybody(host), *port)).map_err(failed)?),
-            other => {
-                return Err(Failure::runtime(format!(
-                    "{other}: only plain MQTT; write mqtt://<address>:<port> or unix:///<path>"
-                )));
-            }
-        };
+        let stream = open(&address)?;
         let password = self.password_file.as_deref().map(password).transpose()?;
         let mut client = Client {
             address,
@@ -133,21 +116,38 @@ impl Access {
             password: password.map(Bytes::from),
             properties: Properties::default(),
         })))?;
-        match client.expect("CONNACK", |packet| {
-            if let Packet::ConnAck(answer) = packet {
-                Some(answer.reason)
-            } else {
-                None
-            }
-        })? {
-            reason if reason.is_error() => Err(client.refused("the connection", reason)),
-            _ => Ok(client),
-        }
+        let reason = client.expect("CONNACK", |packet| match packet {
+            Packet::ConnAck(answer) => Some(answer.reason),
+            _ => None,
+        })?;
+        client.accepted("the connection", reason)?;
+        Ok(client)
     }
 }
 
-/// A listener on every address is reached at the machine's own.
-fn anybody(host: &str) -> &str {
+fn open(address: &Listen) -> Result<Stream, Failure> {
+    let failed = |error: io::Error| {
+        Failure::runtime(format!(
+            "{address}: {error}; is the gateway running? --to names another broker"
+        ))
+    };
+    match address {
+        Listen::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(failed),
+        Listen::Port {
+            transport: Transport::Tcp,
+            host,
+            port,
+        } => TcpStream::connect((connectable(host), *port))
+            .map(Stream::Tcp)
+            .map_err(failed),
+        other => Err(Failure::runtime(format!(
+            "{other}: only plain MQTT; write mqtt://<address>:<port> or unix:///<path>"
+        ))),
+    }
+}
+
+/// The address at which a listener on every address is reached.
+fn connectable(host: &str) -> &str {
     match host {
         "0.0.0.0" => "127.0.0.1",
         "::" => "::1",
@@ -175,10 +175,10 @@ enum Stream {
 }
 
 impl Stream {
-    fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.set_read_timeout(patience),
-            Self::Unix(stream) => stream.set_read_timeout(patience),
+            Self::Tcp(stream) => stream.set_read_timeout(timeout),
+            Self::Unix(stream) => stream.set_read_timeout(timeout),
         }
     }
 
@@ -205,7 +205,7 @@ pub(super) struct Client {
     decoder: Decoder,
     buffer: BytesMut,
     last_id: u16,
-    /// Messages that came while something else was waited for.
+    /// Messages that came before an awaited answer.
     early: VecDeque<Publish>,
 }
 
@@ -213,6 +213,14 @@ impl Client {
     fn next_id(&mut self) -> PacketId {
         self.last_id = self.last_id.checked_add(1).unwrap_or(1);
         PacketId::new(self.last_id).unwrap_or(PacketId::MIN)
+    }
+
+    /// An error if the broker refuses `what`.
+    fn accepted(&self, what: &str, reason: ReasonCode) -> Result<(), Failure> {
+        if reason.is_error() {
+            return Err(self.refused(what, reason));
+        }
+        Ok(())
     }
 
     fn refused(&self, what: &str, reason: ReasonCode) -> Failure {
@@ -248,7 +256,7 @@ impl Client {
                 return Ok(None);
             }
             self.stream
-                .set_patience(left)
+                .set_read_timeout(left)
                 .map_err(|error| failed(&error))?;
             let mut space = [0; 16 * 1024];
             match self.stream.read(&mut space) {
@@ -273,7 +281,7 @@ impl Client {
         what: &str,
         wanted: impl Fn(Packet) -> Option<T>,
     ) -> Result<T, Failure> {
-        let deadline = now() + PATIENCE;
+        let deadline = now() + ANSWER_TIMEOUT;
         while let Some(packet) = self.next(Some(deadline))? {
             if let Packet::Disconnect(end) = &packet {
                 return Err(self.refused("this", end.reason));
@@ -287,7 +295,7 @@ impl Client {
         Err(Failure::runtime(format!(
             "{}: no {what} in {} s",
             self.address,
-            PATIENCE.as_secs()
+            ANSWER_TIMEOUT.as_secs()
         )))
     }
 
@@ -308,17 +316,13 @@ impl Client {
             filters,
             properties: Properties::default(),
         }))?;
-        let reasons = self.expect("SUBACK", |packet| {
-            if let Packet::SubAck(grants) = packet {
-                Some(grants.reasons)
-            } else {
-                None
-            }
+        let reasons = self.expect("SUBACK", |packet| match packet {
+            Packet::SubAck(grants) => Some(grants.reasons),
+            _ => None,
         })?;
-        match reasons.into_iter().find(|reason| reason.is_error()) {
-            Some(reason) => Err(self.refused("the subscription", reason)),
-            None => Ok(()),
-        }
+        reasons
+            .into_iter()
+            .try_for_each(|reason| self.accepted("the subscription", reason))
     }
 
     /// Publishes, and waits until the broker has it.
@@ -339,16 +343,11 @@ impl Client {
             payload,
         };
         self.send(&Packet::Publish(publish))?;
-        match self.expect("PUBACK", |packet| {
-            if let Packet::PubAck(ack) = packet {
-                Some(ack.reason)
-            } else {
-                None
-            }
-        })? {
-            reason if reason.is_error() => Err(self.refused("the message", reason)),
-            _ => Ok(()),
-        }
+        let reason = self.expect("PUBACK", |packet| match packet {
+            Packet::PubAck(ack) => Some(ack.reason),
+            _ => None,
+        })?;
+        self.accepted("the message", reason)
     }
 
     fn acknowledged(&mut self, publish: Publish) -> Result<Publish, Failure> {

@@ -4,7 +4,7 @@ use std::io;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Columns where nobody tells how many there are, such as in a pipe.
+/// Columns if the terminal does not say, such as in a pipe.
 const USUAL: usize = 80;
 /// The narrowest that lines are broken for.
 const LEAST: usize = 20;
@@ -16,7 +16,7 @@ pub(super) fn width() -> usize {
     if size == 0 { USUAL } else { size.max(LEAST) }
 }
 
-/// The beginning of a text that fits into so many cells; an ellipsis stands for the rest.
+/// The beginning of a text that fits into `width` cells, with an ellipsis for the rest.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -44,7 +44,7 @@ pub(super) fn ending(text: &str, width: usize) -> String {
     start.chars().chain(end.into_iter().rev()).collect()
 }
 
-/// A text that takes just so many cells: cut, or with blanks behind it.
+/// A text of exactly `width` cells: cut, or padded with blanks.
 pub(super) fn padded(text: &str, width: usize) -> String {
     let text = cut(text, width);
     let blanks = width.saturating_sub(text.width());

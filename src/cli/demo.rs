@@ -1,8 +1,8 @@
-//! `wellhead demo`: the whole way of the data on one machine, with an outage and a kill -9 in the middle.
+//! `wellhead demo`: the whole data path on one machine, with an outage and a kill -9 in the middle.
 //!
 //! Instruments (Modbus TCP and RTU on a pseudo-terminal), this program as the gateway in a process of its own, a second broker as
-//! the remote, and between the two a link that can be cut. What the gateway promised is written down here and compared with what
-//! arrived at the remote.
+//! the remote, and between the two a link that can be cut. A ledger compares acknowledged messages with those that arrive at the
+//! remote.
 
 mod client;
 mod ledger;
@@ -29,12 +29,15 @@ use client::LocalClient;
 use ledger::{Ledger, Sums};
 use link::CuttableLink;
 
+/// The first line.
+const OPENING: &str = "Modbus TCP and RTU instruments -> gateway -> link -> remote broker; ledger of what was promised against what arrived\n";
+
 /// How long a scene may take; a machine under emulation needs half of it to start the gateway.
 const SCENE_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("wellhead-demo-{}", std::process::id()));
-    // Its name can be guessed, and it is in a folder of everybody: it must be new, and nobody else's.
+    // In a shared folder, with a name that can be guessed: it must be new, and for this user alone.
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&folder)
@@ -96,14 +99,14 @@ uplinks:
     )
 }
 
-/// What happens, in this order. A scene ends when it has lasted its time and has shown what it is there for.
+/// The scenes, in this order. A scene ends when it has lasted its time and has shown its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
     /// The gateway starts and connects.
     Start,
     /// Readings are delivered.
     Deliver,
-    /// The link is cut; the gateway goes on taking messages.
+    /// The link is cut; the gateway still accepts messages.
     Outage,
     /// The gateway was killed, and starts with the link still cut.
     Restart,
@@ -123,7 +126,7 @@ impl Scene {
         })
     }
 
-    /// What went wrong if this scene does not end.
+    /// The error if this scene does not end.
     fn complaint(self) -> &'static str {
         match self {
             Self::Start | Self::Deliver => "the gateway delivered nothing in time; see gateway.log",
@@ -132,12 +135,12 @@ impl Scene {
             }
             Self::Restart => "the gateway did not come back after kill -9 in time; see gateway.log",
             Self::CatchUp => "nothing was delivered after the link was restored; see gateway.log",
-            Self::Settle | Self::Over => "not everything that was promised arrived in time",
+            Self::Settle | Self::Over => "some acknowledged messages were not delivered in time",
         }
     }
 }
 
-/// Where the story is.
+/// The scene that is being played.
 struct Story {
     scene: Scene,
     since: Instant,
@@ -181,13 +184,22 @@ impl Story {
         })
     }
 
-    fn is_stuck(&self) -> bool {
-        elapsed(self.since) > SCENE_LIMIT
+    /// An error if the scene does not end, or the gateway has ended.
+    fn check(&self, gateway: &mut Child) -> Result<(), Failure> {
+        if elapsed(self.since) > SCENE_LIMIT {
+            return Err(Failure::runtime(self.scene.complaint()));
+        }
+        match gateway.try_wait() {
+            Ok(Some(status)) => Err(Failure::runtime(format!(
+                "the gateway ended by itself ({status}); see gateway.log"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
-/// Everything but the gateway.
-struct Stage {
+/// All participants but the gateway.
+struct DemoSetup {
     file: PathBuf,
     link: CuttableLink,
     ledger: Arc<Ledger>,
@@ -196,7 +208,7 @@ struct Stage {
     _switch: StopSwitch,
 }
 
-async fn set_up(folder: &Path) -> Result<Stage, String> {
+async fn set_up(folder: &Path) -> Result<DemoSetup, String> {
     let (switch, stop) = stop_token();
     let mut tasks = Tasks::default();
     let ledger = Arc::new(Ledger::default());
@@ -205,33 +217,21 @@ async fn set_up(folder: &Path) -> Result<Stage, String> {
     let local_port = free_port()?;
     let bus = folder.join("bus");
     let file = folder.join("gateway.yaml");
+    let uplink = format!("mqtt://{}", link.address);
     // The registers to serve are read from the file itself; the port of the instruments is known after that.
-    let draft = yaml(
-        "127.0.0.1:502",
-        &bus,
-        local_port,
-        &format!("mqtt://{}", link.address),
-    );
-    let config =
-        config::parse("gateway.yaml", &draft, folder).map_err(|faults| format!("{faults:?}"))?;
+    let yaml = |plant: &str| yaml(plant, &bus, local_port, &uplink);
+    let config = config::parse("gateway.yaml", &yaml("127.0.0.1:502"), folder)
+        .map_err(|faults| format!("{faults:?}"))?;
     let [plant, tank] = config.lines.as_slice() else {
         return Err("the demo has two lines".to_owned());
     };
     let server = TcpServer::bind("127.0.0.1:0", Image::new(&plant.devices), Travels::Tcp).await?;
-    let text = yaml(
-        &server.address.to_string(),
-        &bus,
-        local_port,
-        &format!("mqtt://{}", link.address),
-    );
-    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    write(&file, &yaml(&server.address.to_string()))?;
     tasks.start("instruments: plant", server.run(stop.clone()));
     let terminal = PseudoTerminal::linked(&bus)?;
-    tasks.start(
-        "instruments: bus",
-        terminal.run(Served::plain(Image::new(&tank.devices)), stop),
-    );
-    Ok(Stage {
+    let tank = Served::plain(Image::new(&tank.devices));
+    tasks.start("instruments: bus", terminal.run(tank, stop));
+    Ok(DemoSetup {
         file,
         link,
         ledger,
@@ -241,11 +241,15 @@ async fn set_up(folder: &Path) -> Result<Stage, String> {
     })
 }
 
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
 fn elapsed(start: Instant) -> Duration {
     now().saturating_duration_since(start)
 }
 
-/// A port nobody has at the moment.
+/// A port that is free at the moment.
 fn free_port() -> Result<u16, String> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
     listener
@@ -282,9 +286,7 @@ async fn play(folder: &Path) -> Result<(), Failure> {
     let (client_switch, client_stop) = stop_token();
     let client = LocalClient::new(stage.local_port, stage.ledger.clone());
     stage.tasks.start("local client", client.run(client_stop));
-    print(
-        "Modbus TCP and RTU instruments -> gateway -> link -> remote broker; ledger of what was promised against what arrived\n",
-    );
+    print(OPENING);
     print(ledger::HEADING);
     let start = now();
     let mut story = Story::begin(&stage.ledger);
@@ -292,19 +294,12 @@ async fn play(folder: &Path) -> Result<(), Failure> {
     while story.scene != Scene::Over {
         second += 1;
         sleep_until((start + Duration::from_secs(second)).into()).await;
-        let next = story.advance(&stage.ledger);
-        match next {
+        match story.advance(&stage.ledger) {
             Some(Scene::Outage) => {
                 stage.link.cut();
                 print("  -- the link is cut\n");
             }
-            Some(Scene::Restart) => {
-                // SIGKILL: nothing can be tidied up.
-                gateway.kill().await.map_err(Failure::runtime)?;
-                stage.ledger.killed();
-                gateway = start_gateway(&stage.file).map_err(Failure::runtime)?;
-                print("  -- the gateway is killed with kill -9 and started again\n");
-            }
+            Some(Scene::Restart) => gateway = stage.kill(gateway).await?,
             Some(Scene::CatchUp) => {
                 stage.link.restore();
                 print("  -- the link is restored\n");
@@ -312,24 +307,30 @@ async fn play(folder: &Path) -> Result<(), Failure> {
             Some(Scene::Settle) => client_switch.stop(),
             Some(Scene::Start | Scene::Deliver | Scene::Over) | None => {}
         }
-        print(
-            &stage
-                .ledger
-                .row(elapsed(start), stage.link.is_up(), stage.link.bytes()),
-        );
-        if story.is_stuck() {
-            return Err(Failure::runtime(story.scene.complaint()));
-        }
-        if let Ok(Some(status)) = gateway.try_wait() {
-            return Err(Failure::runtime(format!(
-                "the gateway ended by itself ({status}); see gateway.log"
-            )));
-        }
+        print(&stage.row(start));
+        story.check(&mut gateway)?;
     }
     stop_gateway(gateway).await.map_err(Failure::runtime)?;
-    // What was sent while the gateway drained is on its way through the link.
+    // The last messages of the gateway are still on the link.
     sleep(Duration::from_millis(300)).await;
     verdict(&stage)
+}
+
+impl DemoSetup {
+    /// A line of the live table.
+    fn row(&self, start: Instant) -> String {
+        let (is_up, bytes) = (self.link.is_up(), self.link.bytes());
+        self.ledger.row(elapsed(start), is_up, bytes)
+    }
+
+    /// Kills the gateway with SIGKILL, so that it cannot tidy up, and starts it again.
+    async fn kill(&self, mut gateway: Child) -> Result<Child, Failure> {
+        gateway.kill().await.map_err(Failure::runtime)?;
+        self.ledger.killed();
+        let gateway = start_gateway(&self.file).map_err(Failure::runtime)?;
+        print("  -- the gateway is killed with kill -9 and started again\n");
+        Ok(gateway)
+    }
 }
 
 /// SIGTERM, as systemd does it.
@@ -342,13 +343,13 @@ async fn stop_gateway(mut gateway: Child) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match timeout(Duration::from_secs(20), gateway.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(format!("the gateway did not stop in order: {status}")),
+        Ok(Ok(status)) => Err(format!("the gateway did not stop cleanly: {status}")),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the gateway did not stop within 20 s".to_owned()),
     }
 }
 
-fn verdict(stage: &Stage) -> Result<(), Failure> {
+fn verdict(stage: &DemoSetup) -> Result<(), Failure> {
     let sums = stage.ledger.sums();
     print(&format!(
         "\nreadings at the remote {}   acknowledged to the local client {}   lost {}   doubled {}   bytes on the wire {}\n",

@@ -1,4 +1,4 @@
-//! The log: lines on stderr, or entries of the journal when systemd has connected stderr with it; or JSON, an object a line on stderr.
+//! The log: lines on stderr, or entries of the journal when systemd has connected stderr to it; or JSON, an object a line on stderr.
 //!
 //! An entry of the journal has the level as its priority, the sentence with its fields as its message, and each field once more by
 //! itself, `line=plant` as `WELLHEAD_LINE=plant`, so that `journalctl WELLHEAD_LINE=plant` finds it.
@@ -28,7 +28,7 @@ use crate::time::{rfc3339, unix_ms};
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// Bytes of one field; the journal takes no datagram much larger without a file of its own.
 const LONGEST: usize = 16 * 1024;
-/// Bytes of one field as it is shown; what peers have chosen is cut far below that, where it is logged.
+/// Bytes of one field as it is shown; texts of peers are cut far shorter where they are logged.
 const SHOWN: usize = 4 * 1024;
 
 /// Which lines are written.
@@ -45,7 +45,7 @@ pub(super) fn start(format: Format) -> Result<(), Failure> {
         })?,
     };
     // A second call (tests) keeps the first subscriber.
-    let _ = match (format, Journal::connect()) {
+    let _ = match (format, SystemdJournal::connect()) {
         (Format::Json, _) => registry().with(filter).with(Objects).try_init(),
         (Format::Text, Some(journal)) => registry().with(filter).with(journal).try_init(),
         (Format::Text, None) => {
@@ -54,7 +54,7 @@ pub(super) fn start(format: Format) -> Result<(), Failure> {
                 .with_writer(io::stderr)
                 .with_ansi(ansi)
                 .with_target(false)
-                .fmt_fields(Fields);
+                .fmt_fields(TextFields);
             registry().with(filter).with(lines).try_init()
         }
     };
@@ -159,7 +159,7 @@ impl Object {
 
 impl<S: Subscriber> Layer<S> for Objects {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // Without stderr nobody is left to be told.
+        // Without stderr there is no other place for it.
         let _ = io::stderr().write_all(Object::of(event).line().as_bytes());
     }
 }
@@ -194,12 +194,12 @@ impl Visit for Object {
     }
 }
 
-/// A line for whoever reads stderr: an error, where that is the journal.
+/// The start of a line on stderr: the priority of an error, if stderr is the journal.
 pub(super) fn prefix() -> &'static str {
     if leads_to_journal() { "<3>" } else { "" }
 }
 
-/// True if systemd has connected stderr with the journal.
+/// True if systemd has connected stderr to the journal.
 fn leads_to_journal() -> bool {
     let (stream, stderr) = (
         std::env::var("JOURNAL_STREAM"),
@@ -208,7 +208,7 @@ fn leads_to_journal() -> bool {
     matches!((stream, stderr), (Ok(stream), Ok(stderr)) if stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }
 
-/// A value as it stands behind its name: quoted where it could be taken for more than one.
+/// A value as it is written behind its name: in quotes, if it could be taken for several.
 fn shown(value: &str) -> String {
     let is_plain =
         !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
@@ -220,11 +220,11 @@ fn shown(value: &str) -> String {
 }
 
 /// Writes the sentence and the fields of a line on stderr.
-struct Fields;
+struct TextFields;
 
-impl<'w> FormatFields<'w> for Fields {
+impl<'w> FormatFields<'w> for TextFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Line {
+        let mut line = TextLine {
             writer,
             is_begun: false,
             result: Ok(()),
@@ -235,13 +235,13 @@ impl<'w> FormatFields<'w> for Fields {
 }
 
 /// A line on stderr as it is written.
-struct Line<'w> {
+struct TextLine<'w> {
     writer: Writer<'w>,
     is_begun: bool,
     result: fmt::Result,
 }
 
-impl Line<'_> {
+impl TextLine<'_> {
     fn take(&mut self, field: &Field, value: &str) {
         let gap = if self.is_begun { " " } else { "" };
         self.is_begun = true;
@@ -254,7 +254,7 @@ impl Line<'_> {
     }
 }
 
-impl Visit for Line<'_> {
+impl Visit for TextLine<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.take(field, value);
     }
@@ -269,11 +269,11 @@ impl Visit for Line<'_> {
 }
 
 /// The journal's socket.
-struct Journal {
+struct SystemdJournal {
     socket: UnixDatagram,
 }
 
-impl Journal {
+impl SystemdJournal {
     /// `None` if stderr does not lead to the journal.
     fn connect() -> Option<Self> {
         if !leads_to_journal() {
@@ -286,14 +286,14 @@ impl Journal {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Journal {
+impl<S: Subscriber> Layer<S> for SystemdJournal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let entry = Entry::of(event);
+        let entry = JournalEntry::of(event);
         match self.socket.send(&entry.encode()) {
             Ok(_) => {}
-            // A journal that hangs must not take the gateway with it: what it does not take is lost.
+            // A journal that hangs must not block the gateway: such lines are lost.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The other way there; if that fails too, nobody is left to be told.
+            // stderr leads to the journal, too; there is no third way.
             Err(_) => drop(writeln!(
                 io::stderr(),
                 "<{}>{}",
@@ -304,14 +304,14 @@ impl<S: Subscriber> Layer<S> for Journal {
     }
 }
 
-/// An event in the words of the journal.
-struct Entry {
+/// An event as an entry of the journal.
+struct JournalEntry {
     priority: u8,
     sentence: String,
     fields: Vec<(&'static str, String)>,
 }
 
-impl Entry {
+impl JournalEntry {
     fn of(event: &Event<'_>) -> Self {
         let priority = match *event.metadata().level() {
             Level::ERROR => 3,
@@ -328,7 +328,7 @@ impl Entry {
         entry
     }
 
-    /// As a person reads it.
+    /// The text for people.
     fn message(&self) -> String {
         let mut text = Printable(&self.sentence).to_string();
         for (name, value) in &self.fields {
@@ -384,7 +384,7 @@ impl Entry {
     }
 }
 
-impl Visit for Entry {
+impl Visit for JournalEntry {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.take(field, value.to_owned());
     }
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn an_entry_has_its_level_its_sentence_and_each_field() {
-        let entry = Entry {
+        let entry = JournalEntry {
             priority: 4,
             sentence: "line is down; trying again".to_owned(),
             fields: vec![
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn texts_of_peers_stay_one_line_and_one_field() {
         let forged = "x\n2026 ERROR gone\x1b[2J address=192.0.2.9";
-        let entry = Entry {
+        let entry = JournalEntry {
             priority: 6,
             sentence: forged.to_owned(),
             fields: vec![("user", forged.to_owned())],
@@ -459,7 +459,7 @@ mod tests {
             .with_ansi(false)
             .without_time()
             .with_target(false)
-            .fmt_fields(Fields);
+            .fmt_fields(TextFields);
         tracing::subscriber::with_default(registry().with(layer), || {
             tracing::info!(event = "test.forged", reason = %"bye\nERROR \x1b[31mforged", plain = "pump", number = 7, "refused: {}", "a\r\nb");
         });
@@ -489,7 +489,7 @@ mod tests {
         let writer = out.clone();
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || Tee(writer.clone()))
-            .fmt_fields(Fields);
+            .fmt_fields(TextFields);
         let long = "\u{1b}ü".repeat(30_000);
         tracing::subscriber::with_default(
             registry().with(layer),
@@ -564,7 +564,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_too_long_is_cut_between_characters() {
-        let entry = Entry {
+        let entry = JournalEntry {
             priority: 6,
             sentence: "ü".repeat(LONGEST),
             fields: Vec::new(),

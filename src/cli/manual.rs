@@ -1,4 +1,4 @@
-//! `wellhead completions` and `wellhead man`: made out of the command line's own description, and the page of the YAML file out of its schema.
+//! `wellhead completions` and `wellhead man`: generated from the command line's own description, and the page of the YAML file from its schema.
 
 mod markdown;
 mod roff;
@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use super::{Arguments, Failure, put};
 
-/// What the page of the YAML file is called.
+/// The name of the page of the YAML file.
 const FILE: &str = "gateway.yaml";
 
 /// Writes the completions of a shell to stdout.

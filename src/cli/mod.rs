@@ -1,18 +1,19 @@
-//! The command line: one file per command. Errors become one line on stderr and an exit code.
+//! The command line: one file or folder per command. Errors become one line on stderr and an exit code.
 
-mod alone;
 mod check;
 mod client;
+mod client_commands;
 mod columns;
 mod demo;
+mod direct;
 mod init;
-mod line;
+mod line_access;
 mod log;
 mod manual;
 mod outbox;
 mod passwd;
 mod peek;
-mod points;
+mod points_csv;
 mod profiles;
 mod reload;
 mod run;
@@ -20,7 +21,6 @@ mod scan;
 mod sessions;
 mod simulate;
 mod status;
-mod talk;
 mod trace;
 mod watch;
 
@@ -32,12 +32,10 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, LoadError};
-use crate::field::modbus::slave::Fault;
 use crate::log::{Format, Printable};
-use crate::mqtt::{TopicFilter, TopicName};
-use crate::units::Span;
+use crate::mqtt::TopicFilter;
 
-/// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart then.
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart the service then.
 const CONFIG: u8 = 78;
 const RUNTIME: u8 = 1;
 const USAGE: u8 = 2;
@@ -83,43 +81,18 @@ enum Command {
     #[command(
         after_help = "Examples:\n  wellhead check gateway.yaml\n  wellhead check --points\n  wellhead check --json | jq '.plan.uplinks[].bytes_per_month'\n  wellhead check --json | jq -r '.faults[].message'"
     )]
-    Check {
-        /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
-        file: Option<PathBuf>,
-        /// Print JSON: `ok`, `faults` with their positions, `plan`
-        #[arg(long)]
-        json: bool,
-        /// Add a row for each point: how it is read and reported, and where each setting comes from
-        #[arg(long)]
-        points: bool,
-    },
+    Check(check::CheckArguments),
     /// Simulate the devices in a YAML file: TCP lines on their address, serial lines on a pseudo-terminal
     #[command(
         after_help = "Examples:\n  wellhead simulate gateway.yaml\n  wellhead simulate gateway.yaml --line bus --fault 'crc every 10'\n  wellhead simulate gateway.yaml --baud-true --turnaround 20ms"
     )]
-    Simulate {
-        /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
-        file: Option<PathBuf>,
-        /// Simulate only this line; can be given several times
-        #[arg(long = "line", value_name = "NAME")]
-        lines: Vec<String>,
-        /// A fault to inject, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed
-        /// while it runs: `fault <fault>`, `clear`
-        #[arg(long = "fault", value_name = "FAULT")]
-        faults: Vec<Fault>,
-        /// Send bytes on serial lines as slowly as the speed of the line allows
-        #[arg(long)]
-        baud_true: bool,
-        /// How long a device waits before it answers
-        #[arg(long, value_name = "TIME", default_value = "0ms")]
-        turnaround: Span,
-    },
+    Simulate(simulate::SimulateArguments),
     /// Show, export or delete queued messages
     #[command(subcommand)]
-    Outbox(outbox::Action),
+    Outbox(outbox::OutboxCommand),
     /// Manage sessions of the local broker
     #[command(subcommand)]
-    Sessions(sessions::Action),
+    Sessions(sessions::SessionsCommand),
     /// Hash a password for `broker.users` (from a prompt or a pipe)
     #[command(
         after_help = "Examples:\n  wellhead passwd hmi                            asks for the password\n  echo secret | wellhead passwd hmi --scram"
@@ -144,7 +117,7 @@ enum Command {
     },
     /// Convert points between YAML and CSV for spreadsheets
     #[command(subcommand)]
-    Points(points::Action),
+    Points(points_csv::PointsCommand),
     /// Watch it work for half a minute: simulated instruments, a gateway, a remote broker, an outage and a kill -9
     #[command(
         after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger"
@@ -156,79 +129,31 @@ enum Command {
     #[command(
         after_help = "Examples:\n  wellhead sub                                   everything\n  wellhead sub 'plant/+/flow' -n 10\n  wellhead sub --to mqtt://10.0.0.7:1883 --user hmi --password-file pw"
     )]
-    Sub {
-        #[command(flatten)]
-        access: client::Access,
-        /// Topics, with + and # [default: #]
-        #[arg(value_parser = filter)]
-        filters: Vec<TopicFilter>,
-        /// Exit after this many messages
-        #[arg(long, short = 'n')]
-        count: Option<u64>,
-        /// Print payloads only
-        #[arg(long)]
-        payload: bool,
-    },
+    Sub(client_commands::SubArguments),
     /// Publish a message to the gateway's broker
     #[command(
         after_help = "Examples:\n  wellhead pub plant/note hello --retain\n  date | wellhead pub plant/time"
     )]
-    Pub {
-        #[command(flatten)]
-        access: client::Access,
-        /// The topic
-        topic: String,
-        /// The message [default: standard input]
-        message: Option<String>,
-        /// Set the retain flag
-        #[arg(long)]
-        retain: bool,
-    },
+    Pub(client_commands::PubArguments),
     /// Show current values in a live table; in a pipe, print a line for each value
     #[command(
         after_help = "Examples:\n  wellhead watch                                 everything\n  wellhead watch 'pump-station-7/+/flow'         some topics\n  wellhead watch | grep bad                      a line for each value"
     )]
-    Watch {
-        #[command(flatten)]
-        access: client::Access,
-        /// Print lines instead of a table, and exit after this many
-        #[arg(long, short = 'n', value_name = "COUNT")]
-        lines: Option<u64>,
-        /// Topics, with + and # [default: #]
-        #[arg(value_parser = filter)]
-        filters: Vec<TopicFilter>,
-    },
+    Watch(watch::WatchArguments),
     /// Show the state of the running gateway: lines, uplinks, queued messages
-    Status(status::Arguments),
+    Status(status::StatusArguments),
     /// Show requests and answers on a line of the running gateway, decoded
     Trace(trace::Trace),
     /// Print the value of a point, from the running gateway or read directly
     #[command(
         after_help = "Examples:\n  wellhead read inlet flow\n  wellhead read inlet flow --file /etc/wellhead/gateway.yaml"
     )]
-    Read {
-        #[command(flatten)]
-        access: client::Access,
-        /// The device, as in the YAML
-        device: String,
-        /// The point
-        point: String,
-    },
+    Read(client_commands::ReadArguments),
     /// Write a point, through the running gateway or directly, and wait for the result
     #[command(
         after_help = "Examples:\n  wellhead write boiler setpoint 21.5\n  wellhead write pump run true\n  wellhead write valve position -- -10"
     )]
-    Write {
-        #[command(flatten)]
-        access: client::Access,
-        /// The device, as in the YAML
-        device: String,
-        /// The point; it needs `write:`
-        point: String,
-        /// The value
-        #[arg(allow_hyphen_values = true)]
-        value: String,
-    },
+    Write(client_commands::WriteArguments),
     /// Write a first gateway.yaml from flags or a few questions
     Init(init::Init),
     /// Find the devices on a line: addresses, identification, SunSpec, matching profiles
@@ -269,7 +194,7 @@ enum Command {
     },
 }
 
-/// A command that failed, with the exit code it deserves.
+/// Why a command failed, and its exit code.
 #[derive(Debug)]
 struct Failure {
     code: u8,
@@ -296,70 +221,43 @@ impl From<LoadError> for Failure {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = match arguments.command {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let prefix = log::prefix();
+            for line in failure.message.lines() {
+                say(&format!("{prefix}{line}"));
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+// Over the limit of tokens: a table of commands, whose lines are independent of each other.
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Run {
             file,
             line_priority,
             log_format,
-        } => chosen(file).and_then(|file| run::run(&file, line_priority, log_format)),
-        Command::Reload { file } => chosen(file).and_then(|file| reload::reload(&file)),
-        Command::Check { file, json, points } => {
-            chosen(file).and_then(|file| check::check(&file, json, points))
-        }
-        Command::Simulate {
-            file,
-            lines,
-            faults,
-            baud_true,
-            turnaround,
-        } => {
-            let play = simulate::Play::new(&faults, baud_true, turnaround);
-            chosen(file).and_then(|file| simulate::simulate(&file, &lines, &play))
-        }
-        Command::Outbox(action) => outbox::outbox(action),
-        Command::Sessions(action) => sessions::sessions(action),
+        } => run::run(&chosen(file)?, line_priority, log_format),
+        Command::Reload { file } => reload::reload(&chosen(file)?),
+        Command::Check(arguments) => check::check(arguments),
+        Command::Simulate(arguments) => simulate::simulate(arguments),
+        Command::Outbox(command) => outbox::outbox(command),
+        Command::Sessions(command) => sessions::sessions(command),
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Profiles { markdown: true, .. } => profiles::chapter(),
         Command::Profiles { word, .. } => profiles::profiles(word.as_deref().unwrap_or_default()),
-        Command::Points(action) => points::points(action),
+        Command::Points(command) => points_csv::points(command),
         Command::Demo => demo::demo(),
-        Command::Sub {
-            access,
-            filters,
-            count,
-            payload,
-        } => talk::sub(&access, &or_all(filters), count, payload),
-        Command::Watch {
-            access,
-            lines,
-            filters,
-        } => watch::watch(&access, &or_all(filters), lines),
-        Command::Pub {
-            access,
-            topic,
-            message,
-            retain,
-        } => match TopicName::new(topic) {
-            Ok(topic) => talk::publish(&access, topic, message, retain),
-            Err(error) => Err(Failure {
-                code: USAGE,
-                message: format!("this is no topic: {error}"),
-            }),
-        },
+        Command::Sub(arguments) => client_commands::sub(arguments),
+        Command::Pub(arguments) => client_commands::publish(arguments),
+        Command::Watch(arguments) => watch::watch(arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Trace(arguments) => trace::trace(&arguments),
-        Command::Read {
-            access,
-            device,
-            point,
-        } => talk::read(&access, &device, &point),
-        Command::Write {
-            access,
-            device,
-            point,
-            value,
-        } => talk::write(&access, &device, &point, &value),
+        Command::Read(arguments) => client_commands::read(&arguments),
+        Command::Write(arguments) => client_commands::write(&arguments),
         Command::Init(arguments) => init::init(&arguments),
         Command::Scan(arguments) => scan::scan(&arguments),
         Command::Peek(arguments) => peek::peek(&arguments),
@@ -372,31 +270,21 @@ pub fn main() -> ExitCode {
             ..
         } => manual::chapter(&words),
         Command::Man { words, .. } => manual::man(&words),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let prefix = log::prefix();
-            for line in failure.message.lines() {
-                say(&format!("{prefix}{line}"));
-            }
-            ExitCode::from(failure.code)
-        }
     }
 }
 
-/// What is wrong with a command line, `words` without the name of the program; `None` if the program understands it.
+/// The error of a command line, `words` without the name of the program; `None` if the program accepts it.
 pub fn misunderstood(words: &[&str]) -> Option<clap::Error> {
     Arguments::try_parse_from(["wellhead"].iter().chain(words)).err()
 }
 
-/// A line for the person at the terminal. What peers and files put into it is escaped.
+/// Prints a line to stderr. Control characters, which peers and files could put into it, are escaped.
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
     eprintln!("{}", Printable::lines(line));
 }
 
-/// Writes to stdout; false if nobody reads any more.
+/// Writes to stdout; false if the reader has closed the pipe.
 fn put(text: &[u8]) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {
@@ -416,7 +304,7 @@ fn schema(of_profile: bool) -> Result<(), Failure> {
     put(format!("{text}\n").as_bytes()).map(drop)
 }
 
-/// All topics, if none was named.
+/// All topics, if none is named.
 fn or_all(mut filters: Vec<TopicFilter>) -> Vec<TopicFilter> {
     if filters.is_empty() {
         filters.extend(TopicFilter::new("#"));
@@ -429,9 +317,9 @@ fn filter(text: &str) -> Result<TopicFilter, String> {
         .map_err(|error| format!("{error}; write one such as plant/+/flow or plant/#"))
 }
 
-/// The file that is meant when none is named.
+/// The file that is used if none is named.
 fn usual_file() -> Option<PathBuf> {
-    // One that cannot be looked at is there: whoever reads it is told what is missing.
+    // A file whose folder is closed counts as there: reading it says which right is missing.
     let is_there = |path: &&Path| path.try_exists().unwrap_or(true);
     ["gateway.yaml", "/etc/wellhead/gateway.yaml"]
         .iter()
@@ -440,6 +328,7 @@ fn usual_file() -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
+/// The file that is named, else the usual one.
 fn chosen(file: Option<PathBuf>) -> Result<PathBuf, Failure> {
     if let Some(file) = file {
         return Ok(file);
@@ -466,7 +355,7 @@ struct StopSignal {
 }
 
 impl StopSignal {
-    /// To be called inside the runtime, before anything is started that must be stopped in order.
+    /// Call it inside the runtime, before starting anything that needs an orderly stop.
     fn catch() -> Result<Self, Failure> {
         let failed = |error| Failure::runtime(format!("signals cannot be received: {error}"));
         Ok(Self {

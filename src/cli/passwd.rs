@@ -1,4 +1,4 @@
-//! `wellhead passwd`: a password becomes what stands in the YAML file.
+//! `wellhead passwd`: hashes a password for the YAML file.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -11,7 +11,7 @@ use crate::broker::scram::{ITERATIONS, Secret};
 
 const SALT: usize = 16;
 
-/// Asks twice at a terminal, reads one line from a pipe; prints lines for `broker.users`.
+/// Asks twice at a terminal, reads one line from a pipe; prints an entry for `broker.users`.
 pub(super) fn passwd(name: Option<&str>, scram: bool) -> Result<(), Failure> {
     let password = if std::io::stdin().is_terminal() {
         ask()?
@@ -64,7 +64,7 @@ fn ask() -> Result<String, Failure> {
     Ok(first)
 }
 
-/// A line that the terminal does not show.
+/// Reads a line without echo.
 fn hidden_line() -> Result<String, Failure> {
     let terminal = std::io::stdin();
     let before = tcgetattr(&terminal).map_err(Failure::runtime)?;

@@ -1,4 +1,4 @@
-//! `wellhead peek`: what registers could mean, every type and order side by side.
+//! `wellhead peek`: the values of registers in every type and byte order, side by side.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,16 +6,16 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::line::{Meant, Reach, Via};
+use super::line_access::{LineAccess, LineAddress, Via};
 use super::{Failure, put, say};
 use crate::config;
 use crate::field::ask::Ask;
 use crate::field::decode::guess::{Guess, Match, ORDERS, guess, guesses, matches};
 use crate::field::decode::{Bcd, ByteOrder, Kind, Table};
 
-/// Answers to `--expect` that are shown.
+/// Matches for `--expect` that are shown.
 const MOST_MATCHES: usize = 12;
-/// Columns of what is printed, in a terminal and in a pipe.
+/// Columns of the output, in a terminal and in a pipe.
 const COLUMNS: usize = 80;
 /// Registers of one request.
 const AT_ONCE: u16 = 60;
@@ -60,47 +60,44 @@ fn table(text: &str) -> Result<Table, String> {
         .ok_or_else(|| config::suggestion(text, known.map(Table::name)))
 }
 
-/// A run of registers that could be read.
+/// Adjacent registers that could be read.
 struct Run {
     start: u16,
     words: Vec<u16>,
 }
 
-/// Reads registers and prints what they could mean.
-pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
-    let (meant, unit) = device(peek)?;
-    let mut reach = meant.reach()?;
-    let end = (u32::from(peek.from) + u32::from(peek.count)).min(65_536);
-    let mut runs: Vec<Run> = Vec::new();
-    let mut refusals: Vec<(u16, String)> = Vec::new();
-    let mut at = u32::from(peek.from);
-    while at < end {
-        let size = u32::from(AT_ONCE).min(end - at);
-        let (start, count) = (
-            u16::try_from(at).unwrap_or(u16::MAX),
-            u16::try_from(size).unwrap_or(AT_ONCE),
-        );
-        read(
-            &mut reach,
-            (unit, peek.table, start, count),
-            peek.via.within.0,
-            &mut runs,
-            &mut refusals,
-        )?;
-        // Who is silent is silent for the rest, too.
-        if refusals
-            .last()
-            .is_some_and(|(_, why)| !why.starts_with("exception"))
-        {
-            break;
-        }
-        at += size;
+/// A register that could not be read, and why.
+struct RefusedRegister {
+    register: u16,
+    why: String,
+}
+
+impl RefusedRegister {
+    /// The device answers, and could answer for other registers.
+    fn is_exception(&self) -> bool {
+        self.why.starts_with("exception")
     }
-    if let ([], [(_, why), ..]) = (runs.as_slice(), refusals.as_slice()) {
+}
+
+/// Reads registers and prints their possible values.
+pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
+    let (line, unit) = device(peek)?;
+    let mut reader = RegisterReader {
+        access: line.open()?,
+        unit,
+        table: peek.table,
+        within: peek.via.within.0,
+        runs: Vec::new(),
+        refused: Vec::new(),
+    };
+    reader.read_all(peek.from, peek.count)?;
+    let RegisterReader { runs, refused, .. } = reader;
+    if let ([], [first, ..]) = (runs.as_slice(), refused.as_slice()) {
         return Err(Failure::runtime(format!(
-            "{} {} of unit {unit}: {why}",
+            "{} {} of unit {unit}: {}",
             peek.table.name(),
-            peek.from
+            peek.from,
+            first.why
         )));
     }
     let out = match (peek.json, peek.expect) {
@@ -111,43 +108,101 @@ pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
         _ => as_table(&runs),
     };
     put(out.as_bytes())?;
-    for line in unread(&refusals).iter().filter(|_| !peek.json) {
+    for line in unread(&refused).iter().filter(|_| !peek.json) {
         say(&format!("{} {line}", peek.table.name()));
     }
     Ok(())
 }
 
-/// Registers that were refused, neighbours together: `2-5: exception 2: ...`.
-fn unread(refusals: &[(u16, String)]) -> Vec<String> {
-    let mut runs: Vec<(u16, u16, &str)> = Vec::new();
-    for (register, why) in refusals {
-        match runs
-            .last_mut()
-            .filter(|(_, last, reason)| last.checked_add(1) == Some(*register) && reason == why)
-        {
-            Some((_, last, _)) => *last = *register,
-            None => runs.push((*register, *register, why)),
-        }
-    }
-    runs.into_iter()
-        .map(|(first, last, why)| {
-            if first == last {
-                format!("{first}: {why}")
-            } else {
-                format!("{first}-{last}: {why}")
-            }
-        })
-        .collect()
+/// Reads the registers of one device, and keeps the outcome.
+struct RegisterReader {
+    access: LineAccess,
+    unit: u8,
+    table: Table,
+    within: Duration,
+    runs: Vec<Run>,
+    refused: Vec<RefusedRegister>,
 }
 
-/// The line and the address that are meant.
-fn device(peek: &Peek) -> Result<(Meant, u8), Failure> {
+impl RegisterReader {
+    /// Reads `count` registers, or until the device is silent: it would be for the rest, too.
+    fn read_all(&mut self, from: u16, count: u16) -> Result<(), Failure> {
+        let end = (u32::from(from) + u32::from(count)).min(65_536);
+        let mut at = u32::from(from);
+        while at < end {
+            let size = u32::from(AT_ONCE).min(end - at);
+            let start = u16::try_from(at).unwrap_or(u16::MAX);
+            self.read(start, u16::try_from(size).unwrap_or(AT_ONCE))?;
+            if self.refused.last().is_some_and(|last| !last.is_exception()) {
+                break;
+            }
+            at += size;
+        }
+        Ok(())
+    }
+
+    /// Reads registers in one request; if the device refuses it, each half by itself.
+    fn read(&mut self, start: u16, count: u16) -> Result<(), Failure> {
+        let ask = Ask::Registers {
+            table: self.table,
+            start,
+            count,
+        };
+        match self.access.words(self.unit, &ask, self.within)? {
+            Ok(words) => self.keep(start, words),
+            Err(why) => {
+                let refused = RefusedRegister {
+                    register: start,
+                    why,
+                };
+                if count > 1 && refused.is_exception() {
+                    let half = count / 2;
+                    self.read(start, half)?;
+                    return self.read(start + half, count - half);
+                }
+                self.refused.push(refused);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, start: u16, words: Vec<u16>) {
+        match self
+            .runs
+            .last_mut()
+            .filter(|run| usize::from(start - run.start) == run.words.len())
+        {
+            Some(run) => run.words.extend(words),
+            None => self.runs.push(Run { start, words }),
+        }
+    }
+}
+
+/// The refused registers, neighbours together: `2-5: exception 2: ...`.
+fn unread(refused: &[RefusedRegister]) -> Vec<String> {
+    let is_next = |one: &RefusedRegister, next: &RefusedRegister| {
+        one.register.checked_add(1) == Some(next.register) && one.why == next.why
+    };
+    let line = |run: &[RefusedRegister]| {
+        let (first, last) = (run.first()?, run.last()?);
+        let why = &first.why;
+        Some(if first.register == last.register {
+            format!("{}: {why}", first.register)
+        } else {
+            format!("{}-{}: {why}", first.register, last.register)
+        })
+    };
+    refused.chunk_by(is_next).filter_map(line).collect()
+}
+
+/// The line and the Modbus address of the device.
+fn device(peek: &Peek) -> Result<(LineAddress, u8), Failure> {
     if let Some((line, unit)) = peek
         .device
         .rsplit_once('/')
         .and_then(|(line, unit)| Some((line, unit.parse::<u8>().ok()?)))
     {
-        return Ok((peek.via.meant(line)?, unit));
+        return Ok((peek.via.line(line)?, unit));
     }
     let gateway = peek.via.gateway()?;
     let devices: Vec<_> = gateway
@@ -159,7 +214,7 @@ fn device(peek: &Peek) -> Result<(Meant, u8), Failure> {
         .iter()
         .find(|(_, device)| device.name == peek.device)
     {
-        Some((line, device)) => Ok((peek.via.meant(&line.name)?, device.unit)),
+        Some((line, device)) => Ok((peek.via.line(&line.name)?, device.unit)),
         None => Err(Failure::runtime(format!(
             "there is no device \"{}\"; {}; or write <line>/<unit>, such as /dev/ttyUSB0/1",
             peek.device,
@@ -171,48 +226,7 @@ fn device(peek: &Peek) -> Result<(Meant, u8), Failure> {
     }
 }
 
-/// Reads as many registers at once as the device likes: what it refuses is asked for in halves.
-fn read(
-    reach: &mut Reach,
-    (unit, table, start, count): (u8, Table, u16, u16),
-    within: Duration,
-    runs: &mut Vec<Run>,
-    refusals: &mut Vec<(u16, String)>,
-) -> Result<(), Failure> {
-    match reach.words(
-        unit,
-        &Ask::Registers {
-            table,
-            start,
-            count,
-        },
-        within,
-    )? {
-        Ok(words) => match runs
-            .last_mut()
-            .filter(|run| usize::from(start - run.start) == run.words.len())
-        {
-            Some(run) => run.words.extend(words),
-            None => runs.push(Run { start, words }),
-        },
-        // A device that is silent is silent for each of them.
-        Err(why) if count == 1 || !why.starts_with("exception") => refusals.push((start, why)),
-        Err(_) => {
-            let half = count / 2;
-            read(reach, (unit, table, start, half), within, runs, refusals)?;
-            read(
-                reach,
-                (unit, table, start + half, count - half),
-                within,
-                runs,
-                refusals,
-            )?;
-        }
-    }
-    Ok(())
-}
-
-/// Up to six digits that count, without noise behind them.
+/// Up to six significant digits, without trailing zeros.
 fn shown(value: f64) -> String {
     if value == 0.0 || (1e-4..1e9).contains(&value.abs()) {
         let size = value.abs();
@@ -252,7 +266,7 @@ fn as_bits(runs: &[Run]) -> String {
     out
 }
 
-/// The bits that are as expected.
+/// The bits with the expected value.
 fn bits_that_are(peek: &Peek, expected: f64, runs: &[Run]) -> String {
     let mut out = String::new();
     for_each(runs, |words, offset, place| {
@@ -274,6 +288,17 @@ fn as_table(runs: &[Run]) -> String {
     let mut out = String::from(
         "* is plausible. Orders: ABCD big endian, CDAB words swapped,\nBADC bytes swapped, DCBA little endian\n\n",
     );
+    single_registers(runs, &mut out);
+    for kind in [Kind::F32, Kind::U32, Kind::I32] {
+        several_registers(runs, 2, kind, &mut out);
+    }
+    for kind in [Kind::F64, Kind::U64, Kind::I64] {
+        several_registers(runs, 4, kind, &mut out);
+    }
+    out
+}
+
+fn single_registers(runs: &[Run], out: &mut String) {
     let _ = writeln!(
         out,
         "{:>8}  {:>6} {:>4} {:>8} {:>8} {:>8} {:>8}",
@@ -281,60 +306,43 @@ fn as_table(runs: &[Run]) -> String {
     );
     for_each(runs, |words, offset, register| {
         let word = words.get(usize::from(offset)).copied().unwrap_or_default();
-        let text: String = word
-            .to_be_bytes()
-            .iter()
-            .map(|byte| {
-                if byte.is_ascii_graphic() {
-                    char::from(*byte)
-                } else {
-                    '.'
-                }
-            })
-            .collect();
         let of = |kind, order| marked(words, offset, kind, order);
         let _ = writeln!(
             out,
-            "{register:>8}  {word:>6} {text:>4} {:>8} {:>8} {:>8} {:>8}",
+            "{register:>8}  {:>6} {:>4} {:>8} {:>8} {:>8} {:>8}",
+            format!("{word:04x}"),
+            word.to_be_bytes().map(printable).iter().collect::<String>(),
             of(Kind::U16, ByteOrder::ABCD),
             of(Kind::I16, ByteOrder::ABCD),
             of(Kind::U16, ByteOrder::BADC),
             of(Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD),
-            word = format!("{word:04x}")
         );
     });
-    for (width, kinds) in [
-        (2, [Kind::F32, Kind::U32, Kind::I32]),
-        (4, [Kind::F64, Kind::U64, Kind::I64]),
-    ] {
-        for kind in kinds {
-            let heads = ORDERS
-                .iter()
-                .map(|order| format!("{:>12}", format!("{} {}", kind.name(), order.name())));
-            let _ = writeln!(
-                out,
-                "\n{:>8}  {}",
-                "register",
-                heads.collect::<Vec<_>>().join(" ")
-            );
-            for_each(runs, |words, offset, register| {
-                if usize::from(offset) + width <= words.len() {
-                    let cells = ORDERS
-                        .iter()
-                        .map(|order| format!("{:>12}", marked(words, offset, kind, *order)));
-                    let _ = writeln!(
-                        out,
-                        "{register:>8}  {}",
-                        cells.collect::<Vec<_>>().join(" ")
-                    );
-                }
-            });
-        }
-    }
-    out
 }
 
-/// Every register with its place in its run.
+fn printable(byte: u8) -> char {
+    if byte.is_ascii_graphic() {
+        char::from(byte)
+    } else {
+        '.'
+    }
+}
+
+/// A column for each byte order.
+fn several_registers(runs: &[Run], width: usize, kind: Kind, out: &mut String) {
+    let head = |order: &ByteOrder| format!("{:>12}", format!("{} {}", kind.name(), order.name()));
+    let heads: Vec<String> = ORDERS.iter().map(head).collect();
+    let _ = writeln!(out, "\n{:>8}  {}", "register", heads.join(" "));
+    for_each(runs, |words, offset, register| {
+        if usize::from(offset) + width <= words.len() {
+            let cell = |order: &ByteOrder| format!("{:>12}", marked(words, offset, kind, *order));
+            let cells: Vec<String> = ORDERS.iter().map(cell).collect();
+            let _ = writeln!(out, "{register:>8}  {}", cells.join(" "));
+        }
+    });
+}
+
+/// Calls `each` with the words of a run, the offset in it, and the register there.
 fn for_each(runs: &[Run], mut each: impl FnMut(&[u16], u16, u16)) {
     for Run { start, words } in runs {
         for offset in 0..u16::try_from(words.len()).unwrap_or(u16::MAX) {
@@ -343,7 +351,7 @@ fn for_each(runs: &[Run], mut each: impl FnMut(&[u16], u16, u16)) {
     }
 }
 
-/// The line for the YAML file.
+/// A point for the YAML file.
 fn yaml(table: Table, start: u16, guess: &Guess, scale: f64) -> String {
     let order = if guess.order == ByteOrder::ABCD {
         String::new()
@@ -372,7 +380,7 @@ fn all_matches(peek: &Peek, expected: f64, runs: &[Run]) -> Vec<(u16, Match)> {
                 .map(|found| (run.start, found))
         })
         .collect();
-    // Each run is in order by itself.
+    // Until here only each run is sorted.
     found.sort_by_key(|(_, found)| found.distance());
     found
 }
@@ -407,9 +415,9 @@ fn as_matches(peek: &Peek, expected: f64, runs: &[Run]) -> String {
     out
 }
 
-/// One way to read a register, for scripts.
+/// One interpretation of a register, for scripts.
 #[derive(Debug, Serialize)]
-struct Row {
+struct GuessRow {
     register: u16,
     #[serde(rename = "type")]
     kind: &'static str,
@@ -422,7 +430,7 @@ struct Row {
 }
 
 fn as_json(peek: &Peek, runs: &[Run]) -> Result<String, Failure> {
-    let row = |start: u16, guess: &Guess, scale: Option<f64>| Row {
+    let row = |start: u16, guess: &Guess, scale: Option<f64>| GuessRow {
         register: start + guess.offset,
         kind: guess.kind.name(),
         byte_order: guess.order.name(),
@@ -431,7 +439,7 @@ fn as_json(peek: &Peek, runs: &[Run]) -> Result<String, Failure> {
         plausible: guess.is_plausible,
         yaml: yaml(peek.table, start, guess, scale.unwrap_or(1.0)),
     };
-    let rows: Vec<Row> = match peek.expect {
+    let rows: Vec<GuessRow> = match peek.expect {
         Some(expected) => all_matches(peek, expected, runs)
             .iter()
             .map(|(start, found)| row(*start, &found.guess, Some(found.scale)))

@@ -1,4 +1,4 @@
-//! `wellhead profiles`: the instruments that the program knows by name.
+//! `wellhead profiles`: the instruments whose registers the program knows.
 
 use std::path::Path;
 
@@ -48,17 +48,17 @@ pub(super) fn chapter() -> Result<(), Failure> {
             .map(title)
             .unwrap_or_default()
             .replace('|', "\\|");
-        // Only presets are meant: nobody has profiles of their own in the root folder.
+        // Only presets: the root folder has no profiles.
         let delivered = config::factory(Path::new("/"), name).unwrap_or_default();
         out.push_str(&format!("| `{name}` | {description} | {delivered} |\n"));
     }
     put(out.as_bytes()).map(drop)
 }
 
-/// A line that is as long as this goes on in the next one.
+/// A comment line of this length continues on the next one.
 const WRAPPED: usize = 100;
 
-/// What a profile says it is for: the first line of its comment, or the whole first sentence of one that is wrapped.
+/// The description of a profile: the first line of its comment, or the whole first sentence if that is wrapped.
 fn title(text: &str) -> String {
     let mut lines = text
         .lines()

@@ -1,35 +1,37 @@
-//! `wellhead reload`: the gateway that runs reads its file again.
+//! `wellhead reload`: makes the running gateway read its file again.
 
 use std::io::{self, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::line::{PATIENCE, call};
+use super::line_access::{GATEWAY_TIMEOUT, call};
 use super::{CONFIG, Failure, put};
 use crate::config;
-use crate::status::control::{self, Reply, Request};
+use crate::status::control::{self, ControlRequest, Reply};
 
-/// Tells the gateway of a file to read it again, and prints what is different from here on.
+/// Makes the gateway of a file reload it, and prints the changes.
 pub(super) fn reload(file: &Path) -> Result<(), Failure> {
-    // Its faults are told here, where somebody looks.
+    // Loaded here too: its faults are printed at the terminal.
     let mut gateway = gateway(file)?;
-    match call(&mut gateway, &Request::Reload)? {
-        Reply::Reloaded(told) if told.is_empty() => put(b"nothing is different\n").map(drop),
-        Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
+    match call(&mut gateway, &ControlRequest::Reload)? {
+        Reply::Reloaded(changes) if changes.is_empty() => {
+            put(b"configuration reloaded: no changes\n").map(drop)
+        }
+        Reply::Reloaded(changes) => put(format!("{}\n", changes.join("\n")).as_bytes()).map(drop),
         Reply::Refused(why) => Err(Failure {
             code: CONFIG,
             message: why,
         }),
-        _ => Err(super::line::unexpected()),
+        _ => Err(super::line_access::unexpected()),
     }
 }
 
-/// The way to the gateway that runs with a file.
+/// Connects to the gateway that runs with a file.
 pub(super) fn gateway(file: &Path) -> Result<BufReader<UnixStream>, Failure> {
     gateway_in(&config::load(file)?.folder)
 }
 
-/// The way to the gateway that runs with a folder.
+/// Connects to the gateway that runs with a folder.
 pub(super) fn gateway_in(folder: &Path) -> Result<BufReader<UnixStream>, Failure> {
     let path = control::path(folder);
     let stream = UnixStream::connect(&path).map_err(|error| {
@@ -41,7 +43,7 @@ pub(super) fn gateway_in(folder: &Path) -> Result<BufReader<UnixStream>, Failure
         })
     })?;
     stream
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(GATEWAY_TIMEOUT))
         .map_err(Failure::runtime)?;
     Ok(BufReader::new(stream))
 }

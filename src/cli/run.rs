@@ -22,7 +22,7 @@ pub(super) fn run(
     line_priority: Option<u8>,
     format: Option<Format>,
 ) -> Result<(), Failure> {
-    // The file is read again below, where its faults are told: they may be mended while a start waits for its turn.
+    // The file is read again below, after a delay in which its faults may have been corrected; they are reported there.
     log::start(format.unwrap_or_else(|| {
         config::load(file)
             .map(|config| config.log)
@@ -38,11 +38,11 @@ pub(super) fn run(
                 starts.forget();
                 return Ok(());
             }
-            () = calm_down(starts.count()) => {}
+            () = delay_start(starts.count()) => {}
         }
         let config = configuration(file, line_priority)?;
         for warning in &config.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!(event = "config.warning", "{warning}");
         }
         let until = async {
             tokio::select! {
@@ -58,16 +58,16 @@ pub(super) fn run(
     })
 }
 
-/// What is in the file, if this process may act on it.
+/// The configuration, if this process may act on it.
 fn configuration(file: &Path, line_priority: Option<u8>) -> Result<config::Gateway, Failure> {
     let config = config::Gateway {
         line_priority,
         ..config::load_to_run(file)?
     };
     is_ours(&config.folder)?;
-    if is_forgetful(&config.folder) {
+    if is_volatile(&config.folder) {
         let folder = config.folder.display();
-        tracing::warn!(%folder, "this folder is in memory, or in the overlay of a container: what waits in it is gone when the machine starts anew; mount a disk there");
+        tracing::warn!(event = "gateway.folder_not_persistent", %folder, "data folder is on tmpfs or a container overlay; queued messages will not survive a reboot - mount persistent storage");
     }
     Ok(config)
 }
@@ -87,8 +87,8 @@ fn is_ours(folder: &Path) -> Result<(), Failure> {
     }
 }
 
-/// True for a folder, or the place where it will be made, that a power cut empties.
-fn is_forgetful(folder: &Path) -> bool {
+/// True if a reboot empties the folder, or the one in which it will be made.
+fn is_volatile(folder: &Path) -> bool {
     const OVERLAY: u32 = 0x794c_7630;
     const RAMFS: u32 = 0x8584_58f6;
     const TMPFS: u32 = 0x0102_1994;
@@ -96,7 +96,7 @@ fn is_forgetful(folder: &Path) -> bool {
         .ancestors()
         .find_map(|folder| rustix::fs::statfs(folder).ok())
         .map(|system| system.f_type);
-    // As wide as a word of the machine; the low half is what counts.
+    // As wide as a machine word; the low half counts.
     kind.is_some_and(|kind| {
         [OVERLAY, RAMFS, TMPFS]
             .iter()
@@ -104,15 +104,16 @@ fn is_forgetful(folder: &Path) -> bool {
     })
 }
 
-/// Waits, if `before` starts failed in a row.
-async fn calm_down(before: u32) {
+/// Delays a start after `before` failed ones in a row.
+async fn delay_start(before: u32) {
     let delay = restarts::delay(before);
     if delay > Duration::ZERO {
         let seconds = delay.as_secs();
         tracing::warn!(
+            event = "gateway.start_delayed",
             before,
             seconds,
-            "earlier starts ended early; waiting before this one"
+            "crash loop: delaying start; the lines above say why earlier starts ended"
         );
         let mut service = Service::of_environment();
         service.starts_later(delay);
@@ -123,7 +124,7 @@ async fn calm_down(before: u32) {
     }
 }
 
-/// Gets something for every SIGHUP.
+/// An item for every SIGHUP.
 fn on_hang_up() -> Result<mpsc::Receiver<()>, Failure> {
     let failed = |error| Failure::runtime(format!("signals cannot be received: {error}"));
     let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;

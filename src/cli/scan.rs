@@ -1,4 +1,4 @@
-//! `wellhead scan`: who is on a line, and how it wants to be spoken to.
+//! `wellhead scan`: finds the devices on a line, with their speeds and addresses.
 
 mod likeness;
 
@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::columns::{cut, padded, width, wrapped};
-use super::line::{Meant, Reach, Via};
+use super::line_access::{LineAccess, LineAddress, Via};
 use super::{Failure, put, say};
 use crate::config::{self, Factory, presets};
 use crate::field::Wire;
@@ -24,25 +24,25 @@ use crate::field::serial::Speed;
 use crate::log::Printable;
 use likeness::Portraits;
 
-/// Speeds that are tried with `--speed all`, the usual first.
+/// The speeds of `--speed all`, the most usual first.
 const BAUDS: [u32; 8] = [9600, 19200, 38400, 115_200, 57600, 4800, 2400, 1200];
 const FRAMES: [&str; 4] = ["8N1", "8E1", "8O1", "8N2"];
-/// Where SunSpec devices keep their mark, from zero.
+/// Where SunSpec devices have their marker, from zero.
 const SUNSPEC_PLACES: [u16; 3] = [40_000, 50_000, 0];
 const SUNSPEC: [u16; 2] = [0x5375, 0x6E53];
-/// A device that was found may take longer to say what it is.
-const FOR_IDENTITY: u32 = 3;
+/// A device may take longer by this factor to identify itself.
+const IDENTITY_FACTOR: u32 = 3;
 
-/// Devices whose profiles are looked for by what they hold: that takes a few seconds for each.
+/// Devices that are matched with profiles by their registers, which takes a few seconds for each.
 const MOST_RECOGNISED: usize = 8;
-/// Different things that came instead of answers, as they are told.
+/// Different invalid answers that are printed.
 const MOST_REASONS: usize = 5;
 
 /// The arguments of the command.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  wellhead scan bus-a                            the units of a line of the YAML file, through the gateway that runs
-  wellhead scan /dev/ttyUSB0 --units 1-10        a line that nobody has described yet
+  wellhead scan bus-a                            the units of a line of the YAML file, through the running gateway
+  wellhead scan /dev/ttyUSB0 --units 1-10        a line that is in no file
   wellhead scan /dev/ttyUSB0 --speed all         at every usual speed and parity
   wellhead scan /dev/ttyUSB0 --profile siemens-pac2200   with the speed and unit such a device is delivered with
   wellhead scan 192.168.1.20 --yaml              a block for gateway.yaml")]
@@ -51,7 +51,7 @@ pub(super) struct Scan {
     line: String,
     /// Modbus addresses [default: 1-247, or the factory setting of the profile]
     #[arg(long, value_parser = units)]
-    units: Option<Units>,
+    units: Option<UnitList>,
     /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: the factory setting of the profile, that
     /// of the line, 9600 8N1]
     #[arg(long = "speed", value_name = "SPEED")]
@@ -73,29 +73,29 @@ pub(super) struct Scan {
 }
 
 #[derive(Debug, Clone)]
-struct Units(Vec<u8>);
+struct UnitList(Vec<u8>);
 
-fn units(text: &str) -> Result<Units, String> {
-    config::units(text).map(Units)
+fn units(text: &str) -> Result<UnitList, String> {
+    config::units(text).map(UnitList)
 }
 
 /// A device that answered.
 #[derive(Debug, Serialize)]
-pub(super) struct Found {
+pub(super) struct FoundDevice {
     pub(super) unit: u8,
     /// Of a serial line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) speed: Option<String>,
-    /// What it says it is.
+    /// Its own identification.
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
     /// Where its SunSpec models begin, from zero.
     #[serde(skip_serializing_if = "Option::is_none")]
     sunspec: Option<u16>,
-    /// A profile whose name fits to what it says it is.
+    /// A profile whose name fits its identification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) profile: Option<String>,
-    /// Profiles whose registers hold what they should, where the device does not say what it is.
+    /// Profiles that fit its registers, where the device has no identification.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) looks_like: Vec<String>,
     /// How devices of that profile are delivered.
@@ -105,9 +105,9 @@ pub(super) struct Found {
 
 /// Scans a line and prints what was found.
 pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
-    let meant = scan.via.meant(&scan.line)?;
+    let line = scan.via.line(&scan.line)?;
     let factory = delivered(scan)?;
-    let speeds = speeds(scan, &meant, &factory)?;
+    let speeds = speeds(scan, &line, &factory)?;
     let units = match &scan.units {
         Some(units) => units.0.clone(),
         None if factory.units.is_empty() => (1..=247).collect(),
@@ -115,7 +115,7 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
     };
     let total = speeds.len() * units.len();
     let search = Search {
-        meant: &meant,
+        line: &line,
         speeds: &speeds,
         units: &units,
         within: scan.via.within.0,
@@ -127,7 +127,7 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
             "{}\n",
             serde_json::to_string_pretty(&found).map_err(Failure::runtime)?
         ),
-        (_, true) => block(&meant, &found),
+        (_, true) => block(&line, &found),
         _ => table(&found),
     };
     put(out.as_bytes())?;
@@ -135,38 +135,37 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where devices are looked for.
+/// A search for devices.
 pub(super) struct Search<'a> {
-    pub(super) meant: &'a Meant,
+    pub(super) line: &'a LineAddress,
     /// `None` for the line as it is.
     pub(super) speeds: &'a [Option<Speed>],
     pub(super) units: &'a [u8],
     pub(super) within: Duration,
-    /// Nothing is read that does not name a device.
+    /// Only identifications are read.
     pub(super) is_quick: bool,
 }
 
-/// What came instead of answers, and how often.
-type Seen = BTreeMap<String, usize>;
+/// How often each invalid answer came.
+type InvalidAnswers = BTreeMap<String, usize>;
 
 impl Search<'_> {
-    /// Asks everybody.
-    pub(super) fn run(&self) -> Result<(Vec<Found>, Seen), Failure> {
-        let total = self.speeds.len() * self.units.len();
-        let bar = progress(u64::try_from(total).unwrap_or(u64::MAX));
-        let (mut found, mut seen) = (Vec::new(), Seen::new());
+    /// Asks every unit at every speed.
+    pub(super) fn run(&self) -> Result<(Vec<FoundDevice>, InvalidAnswers), Failure> {
+        let bar = progress(self.speeds.len() * self.units.len());
+        let (mut found, mut seen) = (Vec::new(), InvalidAnswers::new());
         for speed in self.speeds {
-            let here = at_speed(self.meant, *speed);
-            let mut reach = here.reach()?;
+            let here = at_speed(self.line, *speed);
+            let mut access = here.open()?;
             for unit in self.units {
                 bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
-                match reach.ask(*unit, &first_of(Table::Holding, 0, 1), self.within)? {
-                    // A gateway in between knows that nobody is there.
+                match access.ask(*unit, &first_of(Table::Holding, 0, 1), self.within)? {
+                    // A gateway in between knows that there is no such device.
                     Said::Exception(code @ (10 | 11)) => {
                         *seen.entry(explain(code)).or_default() += 1;
                     }
                     Said::Words(_) | Said::Exception(_) => {
-                        found.push(describe(&mut reach, *unit, *speed, self.within)?);
+                        found.push(describe(&mut access, *unit, *speed, self.within)?);
                     }
                     Said::Garbage(why) => *seen.entry(without_number(&why)).or_default() += 1,
                     Said::NoLine(why) => return Err(Failure::runtime(why)),
@@ -175,7 +174,7 @@ impl Search<'_> {
                 bar.inc(1);
             }
             if !self.is_quick {
-                recognise(&mut found, &mut reach, &bar, self.within)?;
+                recognise(&mut found, &mut access, &bar, self.within)?;
             }
         }
         bar.finish_and_clear();
@@ -183,26 +182,26 @@ impl Search<'_> {
     }
 }
 
-/// Looks for the profiles of some devices that do not say what they are.
+/// Matches devices without identification with profiles.
 fn recognise(
-    found: &mut [Found],
-    reach: &mut Reach,
+    found: &mut [FoundDevice],
+    access: &mut LineAccess,
     bar: &ProgressBar,
     within: Duration,
 ) -> Result<(), Failure> {
-    let is_nameless = |found: &&mut Found| {
+    let is_nameless = |found: &&mut FoundDevice| {
         found.profile.is_none() && found.sunspec.is_none() && found.looks_like.is_empty()
     };
     let mut portraits = None;
     for found in found.iter_mut().filter(is_nameless).take(MOST_RECOGNISED) {
         bar.set_message(format!("unit {}", found.unit));
         let portraits = portraits.get_or_insert_with(|| Portraits::all(Path::new(".")));
-        found.looks_like = portraits.like(reach, found.unit, within)?;
+        found.looks_like = portraits.like(access, found.unit, within)?;
     }
     Ok(())
 }
 
-/// How devices of the profile that is looked for are delivered; empty without one.
+/// The factory settings of the profile that was named; empty without one.
 fn delivered(scan: &Scan) -> Result<Factory, Failure> {
     let Some(name) = &scan.profile else {
         return Ok(Factory::default());
@@ -224,8 +223,12 @@ fn delivered(scan: &Scan) -> Result<Factory, Failure> {
 }
 
 /// The speeds to try; `None` for the line as it is.
-fn speeds(scan: &Scan, meant: &Meant, factory: &Factory) -> Result<Vec<Option<Speed>>, Failure> {
-    let Wire::Serial(port) = &meant.line.wire else {
+fn speeds(
+    scan: &Scan,
+    address: &LineAddress,
+    factory: &Factory,
+) -> Result<Vec<Option<Speed>>, Failure> {
+    let Wire::Serial(port) = &address.line.wire else {
         return if scan.speeds.is_empty() {
             Ok(vec![None])
         } else {
@@ -239,9 +242,9 @@ fn speeds(scan: &Scan, meant: &Meant, factory: &Factory) -> Result<Vec<Option<Sp
     if is_default {
         return Ok(vec![Some(port.speed)]);
     }
-    if meant.is_owned()? {
+    if address.is_owned()? {
         return Err(Failure::runtime(format!(
-            "the gateway that runs holds {} at {}; stop it to try other speeds (systemctl stop wellhead)",
+            "the running gateway holds {} at {}; stop it to try other speeds (systemctl stop wellhead)",
             port.path, port.speed
         )));
     }
@@ -265,11 +268,11 @@ fn speeds(scan: &Scan, meant: &Meant, factory: &Factory) -> Result<Vec<Option<Sp
     Ok(speeds)
 }
 
-fn at_speed<'a>(meant: &'a Meant, speed: Option<Speed>) -> std::borrow::Cow<'a, Meant> {
-    let (Wire::Serial(port), Some(speed)) = (&meant.line.wire, speed) else {
-        return std::borrow::Cow::Borrowed(meant);
+fn at_speed<'a>(line: &'a LineAddress, speed: Option<Speed>) -> std::borrow::Cow<'a, LineAddress> {
+    let (Wire::Serial(port), Some(speed)) = (&line.line.wire, speed) else {
+        return std::borrow::Cow::Borrowed(line);
     };
-    let mut other = meant.clone();
+    let mut other = line.clone();
     other.line.wire = Wire::Serial(crate::field::serial::Port {
         speed,
         ..port.clone()
@@ -285,24 +288,24 @@ fn first_of(table: Table, start: u16, count: u16) -> Ask {
     }
 }
 
-/// What a device says of itself.
+/// Reads the identification of a device.
 fn describe(
-    reach: &mut Reach,
+    access: &mut LineAccess,
     unit: u8,
     speed: Option<Speed>,
     within: Duration,
-) -> Result<Found, Failure> {
-    let identity = match reach.ask(unit, &Ask::Identity, within * FOR_IDENTITY)? {
-        // It goes to terminals and into YAML files: one line, whatever the device says.
+) -> Result<FoundDevice, Failure> {
+    let identity = match access.ask(unit, &Ask::Identity, within * IDENTITY_FACTOR)? {
+        // For terminals and YAML files: always one line.
         Said::Identity(text) if !text.is_empty() => Some(Printable(&text).to_string()),
         _ => None,
     };
     let mut sunspec = None;
     for place in SUNSPEC_PLACES {
-        if reach.ask(
+        if access.ask(
             unit,
             &first_of(Table::Holding, place, 2),
-            within * FOR_IDENTITY,
+            within * IDENTITY_FACTOR,
         )? == Said::Words(SUNSPEC.to_vec())
         {
             sunspec = Some(place);
@@ -314,7 +317,7 @@ fn describe(
         .as_deref()
         .and_then(|profile| config::factory(Path::new("."), profile))
         .filter(|factory| !factory.is_empty());
-    Ok(Found {
+    Ok(FoundDevice {
         unit,
         speed: speed.map(|speed| speed.to_string()),
         identity,
@@ -325,7 +328,7 @@ fn describe(
     })
 }
 
-/// The profile whose model stands in what a device says it is.
+/// The profile whose model is part of an identification.
 fn profile_for(identity: &str) -> Option<String> {
     let plain = |text: &str| {
         text.chars()
@@ -343,43 +346,28 @@ fn profile_for(identity: &str) -> Option<String> {
     presets::names().find(fits).map(str::to_owned)
 }
 
-pub(super) fn table(found: &[Found]) -> String {
+/// A row for each device, and remarks about their profiles; no line is wider than the terminal.
+pub(super) fn table(found: &[FoundDevice]) -> String {
     if found.is_empty() {
         return String::new();
     }
     let width = width();
     let mut out = "unit  speed       sunspec   profile                       identity\n".to_owned();
-    for found in found {
-        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let sunspec = found
-            .sunspec
-            .map_or_else(|| "-".to_owned(), |place| format!("at {place}"));
-        let profile = found
-            .looks_like
-            .first()
-            .map_or_else(|| or_dash(&found.profile), |like| format!("like {like}"));
-        let row = format!(
-            "{:>4}  {} {} {} {}",
-            found.unit,
-            padded(&or_dash(&found.speed), 11),
-            padded(&sunspec, 9),
-            padded(&profile, 29),
-            or_dash(&found.identity)
-        );
-        out += &(cut(&row, width).trim_end().to_owned() + "\n");
+    for device in found {
+        out += &(cut(&row(device), width).trim_end().to_owned() + "\n");
     }
-    for found in found.iter().filter(|found| !found.looks_like.is_empty()) {
-        let like = found.looks_like.join(" or ");
+    for device in found.iter().filter(|device| !device.looks_like.is_empty()) {
+        let like = device.looks_like.join(" or ");
         let text = format!(
             "unit {} looks like {like}: frequency and voltages are where these have them; compare its values with its display",
-            found.unit
+            device.unit
         );
         out += &wrapped("", &text, width);
     }
-    let mut told = BTreeSet::new();
-    for found in found {
-        if let (Some(profile), Some(factory)) = (&found.profile, &found.factory)
-            && told.insert(profile)
+    let mut listed = BTreeSet::new();
+    for device in found {
+        if let (Some(profile), Some(factory)) = (&device.profile, &device.factory)
+            && listed.insert(profile)
         {
             // Writing to a text cannot fail.
             let _ = writeln!(out, "{profile} is delivered with {factory}");
@@ -388,14 +376,51 @@ pub(super) fn table(found: &[Found]) -> String {
     out
 }
 
-/// What can be pasted into a YAML file, and is correct.
-fn block(meant: &Meant, found: &[Found]) -> String {
-    let wire = match &meant.line.wire {
+fn row(device: &FoundDevice) -> String {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let sunspec = device.sunspec.map(|place| format!("at {place}"));
+    let like = device.looks_like.first().map(|like| format!("like {like}"));
+    format!(
+        "{:>4}  {} {} {} {}",
+        device.unit,
+        padded(&or_dash(device.speed.clone()), 11),
+        padded(&or_dash(sunspec), 9),
+        padded(&or_dash(like.or_else(|| device.profile.clone())), 29),
+        or_dash(device.identity.clone())
+    )
+}
+
+/// A correct part of a YAML file.
+fn block(address: &LineAddress, found: &[FoundDevice]) -> String {
+    let name = if address.line.name.contains(['/', ':', '.']) {
+        "bus"
+    } else {
+        &address.line.name
+    };
+    let wire = wire_keys(&address.line.wire, found);
+    let mut out = format!("lines:\n  - {{ name: {name}, {wire} }}\ndevices:\n");
+    for device in found {
+        let unit = device.unit;
+        let remark = remark(device).map_or_else(String::new, |remark| format!("   # {remark}"));
+        let profile = device.profile.as_ref().or(device.looks_like.first());
+        let points = match (profile, device.sunspec) {
+            (Some(profile), _) => format!("profile: {profile}"),
+            (None, Some(place)) => format!("profile: sunspec-1, base: {}", place + 2),
+            (None, None) => "points: { first: { holding: 0, type: u16 } }".to_owned(),
+        };
+        let _ = writeln!(
+            out,
+            "  - {{ name: unit-{unit}, line: {name}, unit: {unit}, {points} }}{remark}"
+        );
+    }
+    out
+}
+
+fn wire_keys(wire: &Wire, found: &[FoundDevice]) -> String {
+    match wire {
         Wire::Serial(port) => {
-            let speed = found
-                .first()
-                .and_then(|found| found.speed.clone())
-                .unwrap_or_else(|| port.speed.to_string());
+            let speed = found.first().and_then(|device| device.speed.clone());
+            let speed = speed.unwrap_or_else(|| port.speed.to_string());
             let framing = if port.ascii { ", framing: ascii" } else { "" };
             format!("serial: {}, speed: {speed}{framing}", port.path)
         }
@@ -403,42 +428,16 @@ fn block(meant: &Meant, found: &[Found]) -> String {
         Wire::RtuOverTcp(address) => format!("rtu_over_tcp: '{address}'"),
         Wire::AsciiOverTcp(address) => format!("ascii_over_tcp: '{address}'"),
         Wire::Tcp(_) | Wire::Simulated => "simulated: {}".to_owned(),
-    };
-    let name = if meant.line.name.contains(['/', ':', '.']) {
-        "bus"
-    } else {
-        &meant.line.name
-    };
-    let mut out = format!("lines:\n  - {{ name: {name}, {wire} }}\ndevices:\n");
-    for Found {
-        unit,
-        identity,
-        sunspec,
-        profile,
-        looks_like,
-        ..
-    } in found
-    {
-        let likeness =
-            (!looks_like.is_empty()).then(|| format!("looks like {}", looks_like.join(" or ")));
-        let remark = identity
-            .clone()
-            .or(likeness)
-            .map_or_else(String::new, |remark| format!("   # {remark}"));
-        let what = match (profile.as_ref().or(looks_like.first()), sunspec) {
-            (Some(profile), _) => format!("profile: {profile}"),
-            (None, Some(place)) => format!("profile: sunspec-1, base: {}", place + 2),
-            (None, None) => "points: { first: { holding: 0, type: u16 } }".to_owned(),
-        };
-        let _ = writeln!(
-            out,
-            "  - {{ name: unit-{unit}, line: {name}, unit: {unit}, {what} }}{remark}"
-        );
     }
-    out
 }
 
-fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
+fn remark(device: &FoundDevice) -> Option<String> {
+    let like = &device.looks_like;
+    let likeness = (!like.is_empty()).then(|| format!("looks like {}", like.join(" or ")));
+    device.identity.clone().or(likeness)
+}
+
+fn advise(found: &[FoundDevice], seen: &BTreeMap<String, usize>, asked: usize) {
     let advice = |text: &str| say(wrapped("", text, width()).trim_end());
     if found.is_empty() {
         advice(
@@ -457,13 +456,14 @@ fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
     }
 }
 
-/// How much came is another number each time.
+/// Without the number of bytes, so that such answers are counted together.
 fn without_number(why: &str) -> String {
     why.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
         .to_owned()
 }
 
-fn progress(total: u64) -> ProgressBar {
+fn progress(total: usize) -> ProgressBar {
+    let total = u64::try_from(total).unwrap_or(u64::MAX);
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {
@@ -496,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_recognised_is_shown_with_the_settings_of_its_factory() {
-        let found = |unit| Found {
+        let found = |unit| FoundDevice {
             unit,
             speed: Some("9600 8E1".to_owned()),
             identity: Some("Eastron SDM120".to_owned()),

@@ -1,17 +1,17 @@
-//! `wellhead sessions`: sessions of the broker of a gateway that runs.
+//! `wellhead sessions`: sessions of the broker of the running gateway.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::line::call;
+use super::line_access::call;
 use super::reload::gateway;
 use super::{Failure, chosen};
-use crate::status::control::{Reply, Request};
+use crate::status::control::{ControlRequest, Reply};
 
-/// What to do with sessions.
+/// The commands.
 #[derive(Debug, Subcommand)]
-pub(super) enum Action {
+pub(super) enum SessionsCommand {
     /// End the session of a client: disconnect it and delete its queued messages
     #[command(
         after_help = "Examples:\n  wellhead sessions end hmi-7                    another user can use this client identifier then"
@@ -25,15 +25,15 @@ pub(super) enum Action {
     },
 }
 
-/// Does it, through the control socket of the gateway.
-pub(super) fn sessions(action: Action) -> Result<(), Failure> {
-    let Action::End { client_id, file } = action;
+/// Runs a command, through the control socket of the gateway.
+pub(super) fn sessions(command: SessionsCommand) -> Result<(), Failure> {
+    let SessionsCommand::End { client_id, file } = command;
     match call(
         &mut gateway(&chosen(file)?)?,
-        &Request::EndSession { client_id },
+        &ControlRequest::EndSession { client_id },
     )? {
         Reply::Ended => Ok(()),
         Reply::Refused(why) => Err(Failure::runtime(why)),
-        _ => Err(super::line::unexpected()),
+        _ => Err(super::line_access::unexpected()),
     }
 }

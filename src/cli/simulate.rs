@@ -1,4 +1,4 @@
-//! `wellhead simulate`: the devices of a YAML file, to be polled by anything that speaks Modbus, or as plain instruments do.
+//! `wellhead simulate`: the devices of a YAML file, for any Modbus client, or as plain instruments.
 //!
 //! Faults are given by `--fault` and by lines on standard input, so that a script can drive it: `fault <fault>`, `clear`, `count`.
 
@@ -6,22 +6,43 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use clap::Args;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_serial::{SerialPort, SerialStream};
 
-use super::{Failure, StopSignal, log, runtime, say};
+use super::{Failure, StopSignal, chosen, log, runtime, say};
 use crate::config;
 use crate::field::modbus::slave::{
     Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp,
 };
-use crate::field::serial::Speed;
+use crate::field::serial::{Port, Speed};
 use crate::field::text::simulator;
 use crate::field::{Device, Line, Wire};
 use crate::tasks::{OwnThread, Stop, Tasks, detach, stop_token};
 use crate::units::Span;
 
-/// How a line is played.
+/// The arguments of the command.
+#[derive(Debug, Args)]
+pub(super) struct SimulateArguments {
+    /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
+    file: Option<PathBuf>,
+    /// Simulate only this line; can be given several times
+    #[arg(long = "line", value_name = "NAME")]
+    lines: Vec<String>,
+    /// A fault to inject, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed
+    /// while it runs: `fault <fault>`, `clear`
+    #[arg(long = "fault", value_name = "FAULT")]
+    faults: Vec<Fault>,
+    /// Send bytes on serial lines as slowly as the speed of the line allows
+    #[arg(long)]
+    baud_true: bool,
+    /// How long a device waits before it answers
+    #[arg(long, value_name = "TIME", default_value = "0ms")]
+    turnaround: Span,
+}
+
+/// How lines are played: faults, speed, and the count of requests.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Play {
     faults: Arc<Mutex<Faults>>,
@@ -31,16 +52,13 @@ pub(super) struct Play {
 }
 
 impl Play {
-    /// With faults from the start.
-    pub(super) fn new(faults: &[Fault], baud_true: bool, turnaround: Span) -> Self {
+    fn new(faults: Vec<Fault>, baud_true: bool, turnaround: Duration) -> Self {
         let play = Self {
             baud_true,
-            turnaround: turnaround.0,
+            turnaround,
             ..Self::default()
         };
-        faults
-            .iter()
-            .for_each(|fault| play.with(|faults| faults.add(fault.clone())));
+        play.with(|all| faults.into_iter().for_each(|fault| all.add(fault)));
         play
     }
 
@@ -56,8 +74,8 @@ impl Play {
         }
     }
 
-    /// Does what a line of a script says; the answer is told.
-    fn obey(&self, line: &str) -> String {
+    /// Runs a line of a script; returns the answer.
+    fn run(&self, line: &str) -> String {
         match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
             ("count", _) => {
                 format!(
@@ -82,23 +100,18 @@ impl Play {
     }
 }
 
-pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), Failure> {
-    let config = config::load(file)?;
-    log::start(crate::log::Format::Text)?;
-    for name in only {
-        if !config.lines.iter().any(|line| line.name == *name) {
-            let known: Vec<&str> = config.lines.iter().map(|line| line.name.as_str()).collect();
-            return Err(Failure::runtime(format!(
-                "there is no line \"{name}\" in {}; choose one of: {}",
-                file.display(),
-                known.join(", ")
-            )));
-        }
-    }
-    let lines = config
-        .lines
-        .into_iter()
-        .filter(|line| only.is_empty() || only.contains(&line.name));
+/// Plays the lines until a signal.
+pub(super) fn simulate(arguments: SimulateArguments) -> Result<(), Failure> {
+    let SimulateArguments {
+        file,
+        lines: only,
+        faults,
+        baud_true,
+        turnaround,
+    } = arguments;
+    let file = chosen(file)?;
+    let lines = chosen_lines(&file, &only)?;
+    let play = Play::new(faults, baud_true, turnaround.0);
     listen_to_script(play.clone())?;
     runtime()?.block_on(async {
         let mut signal = StopSignal::catch()?;
@@ -106,9 +119,15 @@ pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), 
         let mut tasks = Tasks::default();
         let mut threads = Vec::new();
         for line in lines {
-            // Every line keeps its own time.
+            // A thread for each line: delays on one do not disturb another.
             let thread = OwnThread::start(&line.name).map_err(Failure::runtime)?;
-            start(&line, play, &stop, (&mut tasks, &thread)).await?;
+            let started = LineServer {
+                line: &line,
+                play: &play,
+                thread: &thread,
+                stop: &stop,
+            };
+            started.start(&mut tasks).await.map_err(Failure::runtime)?;
             threads.push(thread);
         }
         if tasks.is_empty() {
@@ -124,7 +143,24 @@ pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), 
     })
 }
 
-/// A thread, because standard input can only be waited for by one; it ends with the program.
+/// The lines of the file; only those that are named, if any is.
+fn chosen_lines(file: &Path, only: &[String]) -> Result<Vec<Line>, Failure> {
+    let mut lines = config::load(file)?.lines;
+    log::start(crate::log::Format::Text)?;
+    let is_unknown = |name: &&String| !lines.iter().any(|line| line.name == **name);
+    if let Some(name) = only.iter().find(is_unknown) {
+        let known: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+        return Err(Failure::runtime(format!(
+            "there is no line \"{name}\" in {}; choose one of: {}",
+            file.display(),
+            known.join(", ")
+        )));
+    }
+    lines.retain(|line| only.is_empty() || only.contains(&line.name));
+    Ok(lines)
+}
+
+/// Runs the script on standard input, in a thread that ends with the program.
 fn listen_to_script(play: Play) -> Result<(), Failure> {
     let listen = move || {
         for line in std::io::stdin()
@@ -132,7 +168,7 @@ fn listen_to_script(play: Play) -> Result<(), Failure> {
             .map_while(Result::ok)
             .filter(|line| !line.trim().is_empty())
         {
-            say(&play.obey(&line));
+            say(&play.run(&line));
         }
     };
     std::thread::Builder::new()
@@ -142,102 +178,123 @@ fn listen_to_script(play: Play) -> Result<(), Failure> {
         .map_err(Failure::runtime)
 }
 
-async fn start(
-    line: &Line,
-    play: &Play,
-    stop: &Stop,
-    (tasks, thread): (&mut Tasks, &OwnThread),
-) -> Result<(), Failure> {
-    let image = Image::new(&line.devices);
-    match &line.wire {
-        Wire::ModbusTcp(address)
-        | Wire::RtuOverTcp(address)
-        | Wire::AsciiOverTcp(address)
-        | Wire::Tcp(address) => {
-            let (travels, what) = match &line.wire {
-                Wire::ModbusTcp(_) => (Travels::Tcp, "Modbus TCP"),
-                Wire::RtuOverTcp(_) => (Travels::Frames(Framing::Rtu), "Modbus RTU over TCP"),
-                Wire::AsciiOverTcp(_) => (Travels::Frames(Framing::Ascii), "Modbus ASCII over TCP"),
-                _ => (Travels::Text(line.devices.clone()), "plain instruments"),
-            };
-            let server = TcpServer::bind(address, image, travels)
-                .await
-                .map_err(Failure::runtime)?
-                .played(play);
-            let server = TcpServer {
-                most_clients: if line.manners.close_when_idle.is_some() {
-                    1
-                } else {
-                    MOST_CLIENTS
-                },
-                ..server
-            };
-            say(&format!("line {}: {what} on {}", line.name, server.address));
-            tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));
-        }
-        Wire::Serial(port) => {
-            let path = Path::new(&port.path);
-            let is_text = line.devices.iter().any(|device| device.talk.is_some());
-            let framing = if port.ascii {
-                Framing::Ascii
-            } else {
-                Framing::Rtu
-            };
-            let what = match (is_text, port.ascii) {
-                (true, _) => "plain instruments",
-                (false, true) => "Modbus ASCII",
-                (false, false) => "Modbus RTU",
-            };
-            let instruments = if is_text {
-                line.devices.clone()
-            } else {
-                Vec::new()
-            };
-            let served = Served {
-                image,
-                instruments,
-                play: play.clone(),
-                how: (framing, play.pace(Some(port.speed))),
-            };
-            let _inside = thread.handle().enter();
-            // Something that exists is a real device, by whatever name; only a link to nothing is taken over.
-            if path.exists() {
-                let wire = port.open().map_err(Failure::runtime)?;
-                say(&format!("line {}: {what} on {}", line.name, port.path));
-                tasks.start_on(
-                    thread.handle(),
-                    line.name.clone(),
-                    served.serve(wire, stop.clone()),
-                );
-            } else {
-                let terminal = PseudoTerminal::linked(path).map_err(Failure::runtime)?;
-                say(&format!(
-                    "line {}: {what} on the pseudo-terminal {}",
-                    line.name, port.path
-                ));
-                tasks.start_on(
-                    thread.handle(),
-                    line.name.clone(),
-                    terminal.run(served, stop.clone()),
-                );
-            }
-        }
-        Wire::Simulated => {}
-    }
-    Ok(())
+/// A line on its way to be played.
+struct LineServer<'a> {
+    line: &'a Line,
+    play: &'a Play,
+    thread: &'a OwnThread,
+    stop: &'a Stop,
 }
 
-/// A slave on one wire.
+impl LineServer<'_> {
+    /// Starts the line's task, if it has a wire.
+    async fn start(&self, tasks: &mut Tasks) -> Result<(), String> {
+        match &self.line.wire {
+            Wire::ModbusTcp(address) => {
+                self.start_tcp(address, Travels::Tcp, "Modbus TCP", tasks)
+                    .await
+            }
+            Wire::RtuOverTcp(address) => {
+                let travels = Travels::Frames(Framing::Rtu);
+                self.start_tcp(address, travels, "Modbus RTU over TCP", tasks)
+                    .await
+            }
+            Wire::AsciiOverTcp(address) => {
+                let travels = Travels::Frames(Framing::Ascii);
+                self.start_tcp(address, travels, "Modbus ASCII over TCP", tasks)
+                    .await
+            }
+            Wire::Tcp(address) => {
+                let travels = Travels::Text(self.line.devices.clone());
+                self.start_tcp(address, travels, "plain instruments", tasks)
+                    .await
+            }
+            Wire::Serial(port) => self.start_serial(port, tasks),
+            Wire::Simulated => Ok(()),
+        }
+    }
+
+    async fn start_tcp(
+        &self,
+        address: &str,
+        travels: Travels,
+        what: &str,
+        tasks: &mut Tasks,
+    ) -> Result<(), String> {
+        let Self { line, thread, .. } = self;
+        let image = Image::new(&line.devices);
+        let server = TcpServer {
+            play: self.play.clone(),
+            most_clients: match line.manners.close_when_idle {
+                Some(_) => 1,
+                None => MOST_CLIENTS,
+            },
+            ..TcpServer::bind(address, image, travels).await?
+        };
+        say(&format!("line {}: {what} on {}", line.name, server.address));
+        let task = server.run(self.stop.clone());
+        tasks.start_on(thread.handle(), line.name.clone(), task);
+        Ok(())
+    }
+
+    fn start_serial(&self, port: &Port, tasks: &mut Tasks) -> Result<(), String> {
+        let Self { line, thread, .. } = self;
+        let is_text = line.devices.iter().any(|device| device.talk.is_some());
+        let what = match port.ascii {
+            _ if is_text => "plain instruments",
+            true => "Modbus ASCII",
+            false => "Modbus RTU",
+        };
+        let served = self.served(port, is_text);
+        let (path, stop) = (Path::new(&port.path), self.stop.clone());
+        let _inside = thread.handle().enter();
+        // A path that exists is a real device, by whatever name; only a link to nothing is replaced.
+        if path.exists() {
+            let wire = port.open().map_err(|error| error.to_string())?;
+            say(&format!("line {}: {what} on {}", line.name, port.path));
+            tasks.start_on(thread.handle(), line.name.clone(), served.serve(wire, stop));
+        } else {
+            let terminal = PseudoTerminal::linked(path)?;
+            say(&format!(
+                "line {}: {what} on the pseudo-terminal {}",
+                line.name, port.path
+            ));
+            tasks.start_on(
+                thread.handle(),
+                line.name.clone(),
+                terminal.run(served, stop),
+            );
+        }
+        Ok(())
+    }
+
+    fn served(&self, port: &Port, is_text: bool) -> Served {
+        let devices = &self.line.devices;
+        let framing = if port.ascii {
+            Framing::Ascii
+        } else {
+            Framing::Rtu
+        };
+        Served {
+            image: Image::new(devices),
+            instruments: devices.iter().filter(|_| is_text).cloned().collect(),
+            play: self.play.clone(),
+            how: (framing, self.play.pace(Some(port.speed))),
+        }
+    }
+}
+
+/// A server on one serial wire.
 pub(super) struct Served {
     image: Image,
-    /// Plain instruments in its place.
+    /// Plain instruments, served instead of the image if there are any.
     instruments: Vec<Arc<Device>>,
     play: Play,
     how: (Framing, Pace),
 }
 
 impl Served {
-    /// Binary frames without faults, as fast as it goes.
+    /// Modbus RTU without faults and without delays.
     pub(super) fn plain(image: Image) -> Self {
         Self {
             image,
@@ -262,7 +319,7 @@ impl Served {
     }
 }
 
-/// What travels on a TCP connection.
+/// The protocol on a TCP connection.
 #[derive(Debug, Clone)]
 pub(super) enum Travels {
     Tcp,
@@ -270,7 +327,7 @@ pub(super) enum Travels {
     Text(Vec<Arc<Device>>),
 }
 
-/// A Modbus device reached by TCP.
+/// A server of simulated devices on a TCP port.
 pub(super) struct TcpServer {
     listener: TcpListener,
     pub(super) address: std::net::SocketAddr,
@@ -280,7 +337,7 @@ pub(super) struct TcpServer {
     most_clients: usize,
 }
 
-/// Clients of one simulated device at a time; a line that is closed when idle has a device that takes only one.
+/// Clients at a time; a line that is closed when idle has a device that takes only one.
 const MOST_CLIENTS: usize = 1000;
 
 impl TcpServer {
@@ -301,13 +358,6 @@ impl TcpServer {
             play: Play::default(),
             most_clients: MOST_CLIENTS,
         })
-    }
-
-    fn played(self, play: &Play) -> Self {
-        Self {
-            play: play.clone(),
-            ..self
-        }
     }
 
     pub(super) async fn run(self, mut stop: Stop) -> Result<(), String> {
@@ -332,20 +382,8 @@ impl TcpServer {
             );
             detach(async move {
                 let _place = place;
-                let serving = async {
-                    let pace = play.pace(None);
-                    match travels {
-                        Travels::Tcp => serve_tcp(&image, &play.faults, pace, stream).await,
-                        Travels::Frames(framing) => {
-                            serve_frames(&image, &play.faults, (framing, pace), stream).await
-                        }
-                        Travels::Text(devices) => {
-                            simulator::play(&devices, &play.faults, stream).await
-                        }
-                    }
-                };
                 tokio::select! {
-                    served = serving => tracing::debug!(?served, "client gone"),
+                    served = serve(stream, &image, &play, travels) => tracing::debug!(event = "simulator.client_gone", ?served, "client gone"),
                     () = stop.wait() => {}
                 }
             });
@@ -353,7 +391,24 @@ impl TcpServer {
     }
 }
 
-/// A pseudo-terminal with a name of our choice.
+/// Serves one client until it goes.
+async fn serve(
+    stream: TcpStream,
+    image: &Image,
+    play: &Play,
+    travels: Travels,
+) -> std::io::Result<()> {
+    let pace = play.pace(None);
+    match travels {
+        Travels::Tcp => serve_tcp(image, &play.faults, pace, stream).await,
+        Travels::Frames(framing) => {
+            serve_frames(image, &play.faults, (framing, pace), stream).await
+        }
+        Travels::Text(devices) => simulator::play(&devices, &play.faults, stream).await,
+    }
+}
+
+/// A pseudo-terminal behind a symbolic link.
 pub(super) struct PseudoTerminal {
     near: SerialStream,
     /// Held open, so that the near end does not end when a client closes it; without a lock, so that clients may have one.
@@ -391,7 +446,7 @@ impl PseudoTerminal {
 
     pub(super) async fn run(self, served: Served, stop: Stop) -> Result<(), String> {
         let served = served.serve(self.near, stop).await;
-        // The link is ours; if somebody removed it already, that is as well.
+        // It may be removed already.
         let _ = std::fs::remove_file(&self.link);
         served
     }

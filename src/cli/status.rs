@@ -1,7 +1,5 @@
-//! `wellhead status`: how a gateway that runs is, in the words of its status line at the service manager, with a row for each line and
-//! uplink.
+//! `wellhead status`: the state of the running gateway: the status line of the service manager, and a row for each line and uplink.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,16 +7,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::columns::{cut, padded, width, wrapped};
-use super::line::{call, unexpected};
+use super::line_access::{call, unexpected};
 use super::{Failure, chosen, put};
 use crate::config;
 use crate::log::Printable;
-use crate::status::control::{self, Reply, Request};
-use crate::status::report::{Status, UplinkStatus};
+use crate::status::control::{self, ControlRequest, Reply};
+use crate::status::report::{GatewayStatus, LineStatus, UplinkStatus};
 
-/// The program does not run, as init scripts say it.
+/// The exit code of init scripts for a program that does not run.
 const NOT_RUNNING: u8 = 3;
-/// Columns of names.
+/// The width of names.
 const NAME: usize = 24;
 
 /// The arguments of the command.
@@ -31,7 +29,7 @@ Examples:
   wellhead status --json | jq '.uplinks[].waiting'
   wellhead status > /dev/null || echo 'look at the gateway'"
 )]
-pub(super) struct Arguments {
+pub(super) struct StatusArguments {
     /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
     file: Option<PathBuf>,
     /// Print JSON
@@ -39,8 +37,8 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Prints it; an error with code 1 if something is down, with code 3 if no gateway runs.
-pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
+/// Prints the state; an error with code 1 if something is down, with code 3 if no gateway runs.
+pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
     let file = chosen(arguments.file.clone())?;
     let folder = config::load(&file)?.folder;
     if !control::is_running(&folder) {
@@ -52,7 +50,10 @@ pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
             ),
         });
     }
-    let status = match call(&mut super::reload::gateway_in(&folder)?, &Request::Status)? {
+    let status = match call(
+        &mut super::reload::gateway_in(&folder)?,
+        &ControlRequest::Status,
+    )? {
         Reply::Status(status) => status,
         Reply::Refused(why) => return Err(Failure::runtime(why)),
         _ => return Err(unexpected()),
@@ -70,8 +71,8 @@ pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// What is not as it should be.
-fn trouble(status: &Status) -> String {
+/// All that is down or hangs.
+fn trouble(status: &GatewayStatus) -> String {
     let hanging = status.hanging.iter().map(|task| format!("{task} hangs"));
     let lines = status
         .lines
@@ -90,12 +91,12 @@ fn trouble(status: &Status) -> String {
     )
 }
 
-fn json(status: &Status) -> Result<String, Failure> {
+fn json(status: &GatewayStatus) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Whole<'a> {
         is_well: bool,
         #[serde(flatten)]
-        status: &'a Status,
+        status: &'a GatewayStatus,
     }
     let whole = Whole {
         is_well: status.is_well(),
@@ -105,71 +106,60 @@ fn json(status: &Status) -> Result<String, Failure> {
     Ok(Printable::json(&text) + "\n")
 }
 
-fn table(status: &Status, width: usize) -> String {
-    let state = |is_up: bool| if is_up { "up" } else { "down" };
-    let mut out = format!(
-        "wellhead {} has run for {}: {}\n",
+/// A sentence, a table of lines, a table of uplinks, and advice; no line is wider than `width`.
+fn table(status: &GatewayStatus, width: usize) -> String {
+    let sentence = format!(
+        "wellhead {} has run for {}: {}",
         status.version,
         span(status.for_s),
         status.text
     );
-    // Writing to a text cannot fail.
-    let _ = writeln!(
-        out,
-        "\n{} {:<5} {:>10} {:>7}  devices",
-        padded("line", NAME),
-        "state",
-        "for",
-        "load"
-    );
-    for line in &status.lines {
-        let load = format!(
-            "{:.1} %",
-            f64::from(u32::try_from(line.load_permille).unwrap_or(u32::MAX)) / 10.0
-        );
-        let devices = format!("{} of {} answer", line.answering, line.devices);
-        let _ = writeln!(
-            out,
-            "{} {:<5} {:>10} {load:>7}  {devices}",
-            padded(&line.name, NAME),
-            state(line.is_up),
-            span(line.for_s)
-        );
-    }
+    let mut rows = vec![String::new(), LINE_HEAD.to_owned()];
+    rows.extend(status.lines.iter().map(line_row));
     if !status.uplinks.is_empty() {
-        let _ = writeln!(
-            out,
-            "\n{} {:<5} {:>10} {:>7}",
-            padded("uplink", NAME),
-            "state",
-            "for",
-            "waiting"
-        );
+        rows.extend([String::new(), UPLINK_HEAD.to_owned()]);
     }
-    for uplink in &status.uplinks {
-        let _ = writeln!(
-            out,
-            "{} {:<5} {:>10} {:>7}",
-            padded(&uplink.name, NAME),
-            state(uplink.is_up),
-            span(uplink.for_s),
-            uplink.waiting
-        );
-    }
-    let mut lines = out.lines();
-    // The first is a sentence; the others are a table.
-    let first = wrapped("", lines.next().unwrap_or_default(), width);
-    let taken: String = status
+    rows.extend(status.uplinks.iter().map(uplink_row));
+    let rows: String = rows.iter().map(|row| cut(row, width) + "\n").collect();
+    let advice: String = status
         .uplinks
         .iter()
         .filter_map(taken)
         .map(|text| format!("\n{}", wrapped("", &text, width)))
         .collect();
-    first
-        + &lines
-            .map(|line| cut(line, width) + "\n")
-            .collect::<String>()
-        + &taken
+    wrapped("", &sentence, width) + &rows + &advice
+}
+
+const LINE_HEAD: &str = "line                     state        for    load  devices";
+const UPLINK_HEAD: &str = "uplink                   state        for waiting";
+
+fn line_row(line: &LineStatus) -> String {
+    let load = format!(
+        "{:.1} %",
+        f64::from(u32::try_from(line.load_permille).unwrap_or(u32::MAX)) / 10.0
+    );
+    format!(
+        "{} {:<5} {:>10} {load:>7}  {} of {} answer",
+        padded(&line.name, NAME),
+        state(line.is_up),
+        span(line.for_s),
+        line.answering,
+        line.devices
+    )
+}
+
+fn uplink_row(uplink: &UplinkStatus) -> String {
+    format!(
+        "{} {:<5} {:>10} {:>7}",
+        padded(&uplink.name, NAME),
+        state(uplink.is_up),
+        span(uplink.for_s),
+        uplink.waiting
+    )
+}
+
+fn state(is_up: bool) -> &'static str {
+    if is_up { "up" } else { "down" }
 }
 
 /// Says that another client uses the client identifier of an uplink.
@@ -195,9 +185,8 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::report::LineStatus;
 
-    fn status() -> Status {
+    fn status() -> GatewayStatus {
         let line = |name: &str, is_up| LineStatus {
             name: name.to_owned(),
             is_up,
@@ -206,7 +195,7 @@ mod tests {
             devices: 3,
             answering: 2,
         };
-        let mut status = Status {
+        let mut status = GatewayStatus {
             version: "1.2.3".to_owned(),
             for_s: 90_061,
             text: String::new(),

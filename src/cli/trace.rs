@@ -1,9 +1,9 @@
-//! `wellhead trace`: the frames of a line of a gateway that runs, with their meaning.
+//! `wellhead trace`: the frames on a line of the running gateway, decoded.
 //!
-//! The gateway copies bytes for whoever traces and does nothing else; what they mean is found out here, by the YAML file.
+//! The gateway only copies bytes; they are decoded here, with the YAML file.
 
+mod decoding;
 mod frames;
-mod meaning;
 
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
@@ -14,19 +14,19 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::columns::{width, wrapped};
-use super::line::{call, unexpected};
+use super::line_access::{call, unexpected};
 use super::reload::gateway_in;
 use super::{Failure, chosen, put};
 use crate::config;
 use crate::field::Line;
 use crate::log::Printable;
-use crate::status::control::{Reply, Request};
+use crate::status::control::{ControlRequest, Reply};
 use crate::time::{now, rfc3339};
 use crate::units::Span;
-use frames::{Assembler, Exchange, Shown, Spoken};
-use meaning::{Meaning, escaped, hex};
+use decoding::{LineDecoder, escaped, hex};
+use frames::{Assembler, Spoken, TraceEvent, Transaction};
 
-/// How long what was begun is waited for before it is shown as it is.
+/// The silence after which an unfinished event is shown as it is.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The arguments of the command.
@@ -59,17 +59,15 @@ pub(super) struct Trace {
     count: Option<u64>,
 }
 
-/// Shows the frames of a line until that is enough, or nobody reads any more.
+/// Shows the frames of a line up to the limits that were given, or until the reader closes the pipe.
 pub(super) fn trace(trace: &Trace) -> Result<(), Failure> {
     let config = config::load(&chosen(trace.file.clone())?)?;
     let line = line(trace, &config)?;
     let mut gateway = gateway_in(&config.folder)?;
-    let (framing, unix_ms) = match call(
-        &mut gateway,
-        &Request::Trace {
-            line: line.name.clone(),
-        },
-    )? {
+    let request = ControlRequest::Trace {
+        line: line.name.clone(),
+    };
+    let (framing, unix_ms) = match call(&mut gateway, &request)? {
         Reply::Tracing { framing, unix_ms } => (framing, unix_ms),
         Reply::Refused(why) => return Err(Failure::runtime(why)),
         _ => return Err(unexpected()),
@@ -78,35 +76,43 @@ pub(super) fn trace(trace: &Trace) -> Result<(), Failure> {
         .get_ref()
         .set_read_timeout(Some(PAUSE))
         .map_err(Failure::runtime)?;
-    let meaning = Meaning {
+    let decoder = LineDecoder {
         config: &config,
         line,
         framing,
     };
-    let mut page = Page {
+    let output = TraceOutput {
         trace,
-        meaning,
+        decoder,
         unix_ms,
         left: trace.count,
     };
-    let until = trace.time.as_ref().map(|time| now() + time.0);
-    let mut assembler = Assembler::new(framing);
+    follow(gateway, Assembler::new(framing), output)
+}
+
+/// Shows what the gateway sends.
+fn follow(
+    mut gateway: BufReader<UnixStream>,
+    mut assembler: Assembler,
+    mut output: TraceOutput<'_>,
+) -> Result<(), Failure> {
+    let until = output.trace.time.as_ref().map(|time| now() + time.0);
     let mut buffer = Vec::new();
-    while page.left != Some(0) && until.is_none_or(|until| now() < until) {
-        let shown = match next(&mut gateway, &mut buffer)? {
+    while output.left != Some(0) && until.is_none_or(|until| now() < until) {
+        let events = match next(&mut gateway, &mut buffer)? {
             Some(Reply::Traced(traced)) => assembler.push(traced),
             Some(Reply::Refused(why)) => return Err(Failure::runtime(why)),
             Some(_) => return Err(unexpected()),
             None => assembler.pause(),
         };
-        if !page.show(shown)? {
+        if !output.show(events)? {
             return Ok(());
         }
     }
-    page.show(assembler.flush()).map(drop)
+    output.show(assembler.flush()).map(drop)
 }
 
-/// The line that is meant; without one an error that lists them.
+/// The line that is named; the error lists all lines.
 fn line<'a>(trace: &Trace, config: &'a config::Gateway) -> Result<&'a Line, Failure> {
     let names: Vec<&str> = config.lines.iter().map(|line| line.name.as_str()).collect();
     let list = names.join(", ");
@@ -128,7 +134,7 @@ fn line<'a>(trace: &Trace, config: &'a config::Gateway) -> Result<&'a Line, Fail
         })
 }
 
-/// The next thing that the gateway shows; `None` if there is none for a while.
+/// The next reply of the gateway; `None` if there is none for a while.
 fn next(
     gateway: &mut BufReader<UnixStream>,
     buffer: &mut Vec<u8>,
@@ -138,13 +144,13 @@ fn next(
             let reply = serde_json::from_slice(buffer);
             buffer.clear();
             reply.map(Some).map_err(|_| {
-                Failure::runtime("the gateway that runs is of another version; restart it")
+                Failure::runtime("the running gateway is of another version; restart it")
             })
         }
         Ok(_) => Err(Failure::runtime(
             "the gateway ended the trace; is it stopping?",
         )),
-        // What came so far stays in the buffer.
+        // A part of a line stays in the buffer.
         Err(error)
             if matches!(
                 error.kind(),
@@ -154,36 +160,37 @@ fn next(
             Ok(None)
         }
         Err(error) => Err(Failure::runtime(format!(
-            "the gateway cannot be heard any more: {error}"
+            "lost the connection to the gateway: {error}"
         ))),
     }
 }
 
-/// Where it is shown.
-struct Page<'a> {
+/// Prints events as text or as JSON.
+struct TraceOutput<'a> {
     trace: &'a Trace,
-    meaning: Meaning<'a>,
+    decoder: LineDecoder<'a>,
     /// When the trace began.
     unix_ms: i64,
     /// How many are still to be shown.
     left: Option<u64>,
 }
 
-impl Page<'_> {
-    /// False if nobody reads any more.
-    fn show(&mut self, shown: Vec<Shown>) -> Result<bool, Failure> {
-        for shown in shown {
+impl TraceOutput<'_> {
+    /// False if the reader has closed the pipe.
+    fn show(&mut self, events: Vec<TraceEvent>) -> Result<bool, Failure> {
+        for event in events {
             if self.left == Some(0) {
                 return Ok(true);
             }
-            let is_counted = matches!(shown, Shown::Exchange(_) | Shown::Spoken(_));
-            let text = match shown {
-                shown if self.trace.json => self.json(&shown),
-                shown => self.text(&shown),
+            let text = if self.trace.json {
+                self.json(&event)
+            } else {
+                self.text(&event, width())
             };
             if !put(text.as_bytes())? {
                 return Ok(false);
             }
+            let is_counted = matches!(event, TraceEvent::Transaction(_) | TraceEvent::Spoken(_));
             self.left = self
                 .left
                 .map(|left| left.saturating_sub(u64::from(is_counted)));
@@ -204,63 +211,46 @@ impl Page<'_> {
         format!("{} {mark} ", time.get(11..23).unwrap_or(&time))
     }
 
-    fn text(&self, shown: &Shown) -> String {
-        let width = width();
-        let mut out = String::new();
-        match shown {
-            Shown::Lost(lost) => {
-                let text = format!(
-                    "{lost} events were lost, because they came faster than they were read"
-                );
-                out += &wrapped(&format!("{:>14} ", '-'), &text, width);
+    fn text(&self, event: &TraceEvent, width: usize) -> String {
+        match event {
+            TraceEvent::Lost(lost) => wrapped(
+                &format!("{:>14} ", '-'),
+                &format!("{lost} events were lost, because they came faster than they were read"),
+                width,
+            ),
+            TraceEvent::Opened { at_us } => {
+                wrapped(&self.head(*at_us, "-"), "the line was opened", width)
             }
-            Shown::Opened { at_us } => {
-                out += &wrapped(&self.head(*at_us, "-"), "the line was opened", width);
+            TraceEvent::Note { at_us, text } => {
+                wrapped(&self.head(*at_us, "-"), &Printable(text).to_string(), width)
             }
-            Shown::Note { at_us, text } => {
-                out += &wrapped(&self.head(*at_us, "-"), &Printable(text).to_string(), width);
-            }
-            Shown::Exchange(exchange) => {
-                let told = self.meaning.of(exchange);
-                let gap = exchange
-                    .gap_us
-                    .map_or_else(String::new, |gap| format!(" (after {})", span(gap)));
-                out += &wrapped(
-                    &self.head(exchange.at_us, ">"),
-                    &format!("{}{gap}", told.request()),
-                    width,
-                );
-                out += &self.bytes(&exchange.sent, width);
-                let took = span(exchange.ended_us.saturating_sub(exchange.at_us));
-                out += &wrapped(
-                    &format!("{took:>12} < "),
-                    &Printable(&told.answer()).to_string(),
-                    width,
-                );
-                out += &self.bytes(&exchange.received, width);
-            }
-            Shown::Spoken(spoken) => {
-                let gap = spoken
-                    .gap_us
-                    .map_or_else(String::new, |gap| format!(" (after {})", span(gap)));
+            TraceEvent::Transaction(transaction) => self.transaction_text(transaction, width),
+            TraceEvent::Spoken(spoken) => {
                 let mark = if spoken.is_sent { ">" } else { "<" };
-                out += &wrapped(
-                    &self.head(spoken.at_us, mark),
-                    &format!("{}{gap}", self.said(spoken)),
-                    width,
-                );
-                out += &self.bytes(&spoken.bytes, width);
+                let text = format!("{}{}", self.said(spoken), after(spoken.gap_us));
+                wrapped(&self.head(spoken.at_us, mark), &text, width)
+                    + &self.bytes(&spoken.bytes, width)
             }
         }
-        out
+    }
+
+    fn transaction_text(&self, transaction: &Transaction, width: usize) -> String {
+        let decoded = self.decoder.decode(transaction);
+        let request = format!("{}{}", decoded.request(), after(transaction.gap_us));
+        let took = span(transaction.ended_us.saturating_sub(transaction.at_us));
+        let answer = Printable(&decoded.answer()).to_string();
+        wrapped(&self.head(transaction.at_us, ">"), &request, width)
+            + &self.bytes(&transaction.sent, width)
+            + &wrapped(&format!("{took:>12} < "), &answer, width)
+            + &self.bytes(&transaction.received, width)
     }
 
     fn said(&self, spoken: &Spoken) -> String {
-        if self.meaning.framing == crate::field::trace::Framing::Plain {
+        if self.decoder.framing == crate::field::trace::Framing::Plain {
             format!("\"{}\"", escaped(&spoken.bytes))
         } else {
             format!(
-                "{} bytes that nobody asked for: {}",
+                "{} unsolicited bytes: {}",
                 spoken.bytes.len(),
                 hex(&spoken.bytes)
             )
@@ -275,49 +265,22 @@ impl Page<'_> {
         }
     }
 
-    fn json(&self, shown: &Shown) -> String {
-        let ms = |us: u64| json!(Duration::from_micros(us).as_secs_f64() * 1000.0);
-        let gap = |us: Option<u64>| us.map_or(json!(null), ms);
-        let (at_us, event, more) = match shown {
-            Shown::Lost(lost) => (None, "lost", json!({ "lost": lost })),
-            Shown::Opened { at_us } => (Some(*at_us), "opened", json!({})),
-            Shown::Note { at_us, text } => (Some(*at_us), "note", json!({ "outcome": text })),
-            Shown::Exchange(Exchange {
-                at_us,
-                gap_us,
-                sent,
-                received,
-                ended_us,
-                ..
-            }) => {
-                let took = ms(ended_us.saturating_sub(*at_us));
-                (
-                    Some(*at_us),
-                    "exchange",
-                    json!({ "gap_ms": gap(*gap_us), "took_ms": took, "sent": hex(sent), "received": hex(received) }),
-                )
-            }
-            Shown::Spoken(Spoken {
-                at_us,
-                gap_us,
-                is_sent,
-                bytes,
-            }) => {
-                let event = if *is_sent { "sent" } else { "received" };
-                (
-                    Some(*at_us),
-                    event,
-                    json!({ "gap_ms": gap(*gap_us), "text": escaped(bytes), "bytes": hex(bytes) }),
-                )
-            }
+    fn json(&self, event: &TraceEvent) -> String {
+        let (at_us, name) = match event {
+            TraceEvent::Lost(_) => (None, "lost"),
+            TraceEvent::Opened { at_us } => (Some(*at_us), "opened"),
+            TraceEvent::Note { at_us, .. } => (Some(*at_us), "note"),
+            TraceEvent::Transaction(transaction) => (Some(transaction.at_us), "exchange"),
+            TraceEvent::Spoken(spoken) if spoken.is_sent => (Some(spoken.at_us), "sent"),
+            TraceEvent::Spoken(spoken) => (Some(spoken.at_us), "received"),
         };
-        let told = if let Shown::Exchange(exchange) = shown {
-            self.meaning.of(exchange).json()
-        } else {
-            json!({})
+        let time = at_us.map(|at_us| self.time(at_us));
+        let first = json!({ "time": time, "line": self.decoder.line.name, "event": name });
+        let decoded = match event {
+            TraceEvent::Transaction(transaction) => self.decoder.decode(transaction).json(),
+            _ => json!({}),
         };
-        let first = json!({ "time": at_us.map(|at_us| self.time(at_us)), "line": self.meaning.line.name, "event": event });
-        let fields: serde_json::Map<String, Json> = [first, told, more]
+        let fields: serde_json::Map<String, Json> = [first, decoded, details(event)]
             .into_iter()
             .filter_map(|part| part.as_object().cloned())
             .flatten()
@@ -326,7 +289,34 @@ impl Page<'_> {
     }
 }
 
-/// A time with three digits that count.
+/// The fields that an event has of its own.
+fn details(event: &TraceEvent) -> Json {
+    let ms = |us: u64| json!(Duration::from_micros(us).as_secs_f64() * 1000.0);
+    let gap = |us: Option<u64>| us.map_or(json!(null), ms);
+    match event {
+        TraceEvent::Lost(lost) => json!({ "lost": lost }),
+        TraceEvent::Opened { .. } => json!({}),
+        TraceEvent::Note { text, .. } => json!({ "outcome": text }),
+        TraceEvent::Transaction(transaction) => json!({
+            "gap_ms": gap(transaction.gap_us),
+            "took_ms": ms(transaction.ended_us.saturating_sub(transaction.at_us)),
+            "sent": hex(&transaction.sent),
+            "received": hex(&transaction.received),
+        }),
+        TraceEvent::Spoken(spoken) => json!({
+            "gap_ms": gap(spoken.gap_us),
+            "text": escaped(&spoken.bytes),
+            "bytes": hex(&spoken.bytes),
+        }),
+    }
+}
+
+/// The silence before an event.
+fn after(gap_us: Option<u64>) -> String {
+    gap_us.map_or_else(String::new, |gap| format!(" (after {})", span(gap)))
+}
+
+/// A time with three significant digits.
 fn span(us: u64) -> String {
     let ms = Duration::from_micros(us).as_secs_f64() * 1000.0;
     match us {

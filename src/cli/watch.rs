@@ -1,8 +1,8 @@
-//! `wellhead watch`: a table of what a gateway shows, kept up to date in a terminal; a line for each value in a pipe, and in a terminal
-//! that cannot move its cursor (`TERM=dumb`).
+//! `wellhead watch`: a live table of values in a terminal; a line for each value in a pipe, and in a terminal that cannot move its
+//! cursor (`TERM=dumb`).
 //!
-//! A thread reads from the broker, another waits for signals; this one draws and reads the keyboard. The queue between them is bounded:
-//! a terminal that takes nothing makes the broker wait.
+//! One thread reads from the broker, another waits for signals; the main thread draws and reads the keyboard. The queue between them is
+//! bounded: a blocked terminal makes the broker wait.
 //!
 //! Invariants: the terminal is as it was before, however this ends, except by SIGKILL; nothing that a peer has sent moves its cursor.
 
@@ -15,18 +15,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use clap::Args;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::client::{Access, Client};
-use super::{Failure, StopSignal, put};
+use super::client::{BrokerAccess, Client};
+use super::{Failure, StopSignal, filter, or_all, put};
 use crate::config;
 use crate::log::Printable;
 use crate::mqtt::{Publish, TopicFilter};
 use crate::time::now;
-use table::{Row, Table, Turn};
+use table::{Turn, ValueRow, ValueTable};
 
 /// How long a value may wait to be seen.
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
@@ -36,26 +37,40 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 const QUEUE: usize = 1024;
 
 /// The units of points, by topic.
-type Units = HashMap<String, String>;
+type PointUnits = HashMap<String, String>;
 
-/// What the other threads have to say.
-enum Heard {
+/// What the other threads send.
+enum WatchInput {
     Message(Box<Publish>),
     /// The connection is over.
     Ended(Failure),
-    /// A signal wants this to end.
+    /// A signal has come.
     Stop,
 }
 
-/// Shows what comes until it is interrupted, until nobody reads any more, or until so many lines are written.
-pub(super) fn watch(
-    access: &Access,
-    filters: &[TopicFilter],
+/// The arguments of the command.
+#[derive(Debug, Args)]
+pub(super) struct WatchArguments {
+    #[command(flatten)]
+    access: BrokerAccess,
+    /// Print lines instead of a table, and exit after this many
+    #[arg(long, short = 'n', value_name = "COUNT")]
     lines: Option<u64>,
-) -> Result<(), Failure> {
-    let units = units(access)?;
+    /// Topics, with + and # [default: #]
+    #[arg(value_parser = filter)]
+    filters: Vec<TopicFilter>,
+}
+
+/// Shows values until it is interrupted, the reader closes the pipe, or the lines that were asked for are written.
+pub(super) fn watch(arguments: WatchArguments) -> Result<(), Failure> {
+    let WatchArguments {
+        access,
+        lines,
+        filters,
+    } = arguments;
+    let units = units(&access)?;
     let mut client = access.connect()?;
-    client.subscribe(filters)?;
+    client.subscribe(&or_all(filters))?;
     if lines.is_none() && io::stdout().is_terminal() && !is_dumb() {
         in_terminal(client, &units)
     } else {
@@ -69,12 +84,12 @@ fn is_dumb() -> bool {
 }
 
 /// A line for each value.
-fn in_lines(mut client: Client, units: &Units, mut left: Option<u64>) -> Result<(), Failure> {
+fn in_lines(mut client: Client, units: &PointUnits, mut left: Option<u64>) -> Result<(), Failure> {
     while left != Some(0) {
         let Some(message) = client.message(None)? else {
             continue;
         };
-        let Some((topic, row)) = Row::of(&message, units) else {
+        let Some((topic, row)) = ValueRow::of(&message, units) else {
             continue;
         };
         if !put(format!("{topic} {} {} {}\n", row.value, row.unit, row.quality).as_bytes())? {
@@ -85,11 +100,11 @@ fn in_lines(mut client: Client, units: &Units, mut left: Option<u64>) -> Result<
     Ok(())
 }
 
-/// A table, until somebody ends it.
-fn in_terminal(client: Client, units: &Units) -> Result<(), Failure> {
-    let (heard, inbox) = sync_channel(QUEUE);
-    listen(client, heard.clone())?;
-    stop_on_signals(heard)?;
+/// A table, until a key or a signal ends it.
+fn in_terminal(client: Client, units: &PointUnits) -> Result<(), Failure> {
+    let (inputs, inbox) = sync_channel(QUEUE);
+    listen(client, inputs.clone())?;
+    stop_on_signals(inputs)?;
     // It also restores the terminal before a panic is printed.
     let mut terminal = ratatui::try_init().map_err(|error| {
         Failure::runtime(format!("the terminal cannot be used for a table: {error}; `wellhead watch | cat` prints a line for each value"))
@@ -101,17 +116,17 @@ fn in_terminal(client: Client, units: &Units) -> Result<(), Failure> {
 }
 
 /// Passes on what the broker sends.
-fn listen(mut client: Client, heard: SyncSender<Heard>) -> Result<(), Failure> {
+fn listen(mut client: Client, inputs: SyncSender<WatchInput>) -> Result<(), Failure> {
     let listen = move || {
         loop {
             let next = match client.message(None) {
-                Ok(Some(message)) => Heard::Message(Box::new(message)),
+                Ok(Some(message)) => WatchInput::Message(Box::new(message)),
                 Ok(None) => continue,
-                Err(failure) => Heard::Ended(failure),
+                Err(failure) => WatchInput::Ended(failure),
             };
-            let is_over = matches!(next, Heard::Ended(_));
-            // Nobody listens any more when the table is closed.
-            if heard.send(next).is_err() || is_over {
+            let is_over = matches!(next, WatchInput::Ended(_));
+            // The table is closed.
+            if inputs.send(next).is_err() || is_over {
                 return;
             }
         }
@@ -123,8 +138,8 @@ fn listen(mut client: Client, heard: SyncSender<Heard>) -> Result<(), Failure> {
         .map_err(Failure::runtime)
 }
 
-/// Catches what would end this process with the terminal left as the table needs it.
-fn stop_on_signals(heard: SyncSender<Heard>) -> Result<(), Failure> {
+/// Catches signals that would end this process without restoring the terminal.
+fn stop_on_signals(inputs: SyncSender<WatchInput>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -142,7 +157,7 @@ fn stop_on_signals(heard: SyncSender<Heard>) -> Result<(), Failure> {
             }
         });
         // The table may be closed already, or the queue be full.
-        let _ = heard.try_send(Heard::Stop);
+        let _ = inputs.try_send(WatchInput::Stop);
         // Still here: crossterm never returns from reading a terminal that has just gone.
         thread::sleep(CLOSE_WITHIN);
         let _ = ratatui::try_restore();
@@ -157,18 +172,18 @@ fn stop_on_signals(heard: SyncSender<Heard>) -> Result<(), Failure> {
 
 fn show(
     terminal: &mut DefaultTerminal,
-    inbox: &Receiver<Heard>,
-    units: &Units,
+    inbox: &Receiver<WatchInput>,
+    units: &PointUnits,
 ) -> Result<(), Failure> {
     let failed = |error| Failure::runtime(format!("the terminal cannot be written to: {error}"));
-    let mut table = Table::default();
+    let mut table = ValueTable::default();
     loop {
         // Bounded: a broker that sends without a pause must not keep the screen from being drawn.
-        for heard in inbox.try_iter().take(QUEUE) {
-            match heard {
-                Heard::Message(message) => table.take(Row::of(&message, units)),
-                Heard::Ended(failure) => return Err(failure),
-                Heard::Stop => return Ok(()),
+        for input in inbox.try_iter().take(QUEUE) {
+            match input {
+                WatchInput::Message(message) => table.take(ValueRow::of(&message, units)),
+                WatchInput::Ended(failure) => return Err(failure),
+                WatchInput::Stop => return Ok(()),
             }
         }
         terminal
@@ -188,16 +203,16 @@ fn show(
 }
 
 /// Waits for a key; false if the terminal is gone. crossterm would read such a terminal for ever.
-fn is_there(patience: Duration) -> Result<bool, Failure> {
+fn is_there(timeout: Duration) -> Result<bool, Failure> {
     let terminal = io::stdin();
     if !terminal.is_terminal() {
         // crossterm reads the keys from /dev/tty.
-        thread::sleep(patience);
+        thread::sleep(timeout);
         return Ok(io::stdout().is_terminal());
     }
     let mut keyboard = [PollFd::new(&terminal, PollFlags::IN)];
-    let patience = Timespec::try_from(patience).map_err(Failure::runtime)?;
-    match poll(&mut keyboard, Some(&patience)) {
+    let timeout = Timespec::try_from(timeout).map_err(Failure::runtime)?;
+    match poll(&mut keyboard, Some(&timeout)) {
         Ok(_) => Ok(keyboard.iter().all(|key| {
             !key.revents()
                 .intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
@@ -211,7 +226,7 @@ fn is_there(patience: Duration) -> Result<bool, Failure> {
 }
 
 /// The units of the file, by topic.
-fn units(access: &Access) -> Result<Units, Failure> {
+fn units(access: &BrokerAccess) -> Result<PointUnits, Failure> {
     let Some(file) = access.file() else {
         return Ok(HashMap::new());
     };

@@ -1,13 +1,13 @@
-//! What is published about lines, uplinks and losses, and when. Pure.
+//! The messages about lines, uplinks and losses, and when each is due. Pure.
 //!
 //! Invariants:
-//! * A topic is published when what it says has changed, at most once per interval, and what it says in the end is published too. The
-//!   first interval begins with the gateway.
-//! * While a topic keeps changing, its interval doubles up to [`SLOWEST`] intervals: whatever flaps costs about 90 messages a day at the
+//! * A topic is published when its value has changed, at most once per interval; its last value is always published. The first interval
+//!   begins with the gateway.
+//! * While a topic keeps changing, its interval doubles up to [`SLOWEST`] intervals: a flapping line costs about 90 messages a day at the
 //!   usual interval. A topic that has said nothing new for so long after its interval begins with the first interval again.
 //! * Messages about losses do not feed themselves: when no more was lost than these messages may have been, the interval doubles, up to
 //!   a day, until nothing was lost for an hour after the interval.
-//! * What is gone, such as a line that a reload removed, is taken back.
+//! * The message about a line that a reload has removed is cleared.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -24,16 +24,16 @@ const SLOWEST_LOSSES: Duration = Duration::from_secs(3600);
 /// The longest interval of losses that may be those of the messages about them.
 const SLOWEST_OWN_LOSSES: Duration = Duration::from_secs(86_400);
 
-/// Whether a line or an uplink works.
+/// The state of a line or an uplink.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct State {
+pub(super) struct LinkState {
     pub(super) state: &'static str,
     /// When that changed; `None` while the clock is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<String>,
 }
 
-/// What an uplink has lost.
+/// The losses of an uplink.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Losses {
     /// Messages given up by the outbox.
@@ -58,16 +58,16 @@ impl Losses {
     }
 }
 
-/// What a topic says.
+/// The value of a topic.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
-pub(super) enum Said {
-    State(State),
+pub(super) enum HealthValue {
+    State(LinkState),
     Losses(Losses),
 }
 
-impl Said {
-    /// True if it says the same; times do not count.
+impl HealthValue {
+    /// True if the value is the same; times do not count.
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::State(one), Self::State(other)) => one.state == other.state,
@@ -91,15 +91,15 @@ impl Said {
 pub(super) struct Fact {
     /// Below the topic of the gateway.
     pub(super) topic: String,
-    /// What it says; `None` takes back what was said.
-    pub(super) said: Option<Said>,
+    /// Its value; `None` clears the topic.
+    pub(super) said: Option<HealthValue>,
     /// The state of an uplink is not for that uplink.
     pub(super) origin: Origin,
 }
 
 #[derive(Debug)]
 struct Published {
-    said: Option<Said>,
+    said: Option<HealthValue>,
     origin: Origin,
     at: Instant,
     /// Until the next one.
@@ -108,7 +108,7 @@ struct Published {
     count: u64,
 }
 
-/// What was published.
+/// The values that were published, and when.
 #[derive(Debug)]
 pub(super) struct Bulletin {
     every: Duration,
@@ -127,7 +127,7 @@ impl Bulletin {
         }
     }
 
-    /// Those of all facts that are to be published now, and what is to be taken back.
+    /// The facts that are due, and those that clear topics.
     pub(super) fn due(&mut self, facts: Vec<Fact>, now: Instant) -> Vec<Fact> {
         let mut due = self.gone(&facts);
         for fact in facts {
@@ -144,7 +144,7 @@ impl Bulletin {
             if is_known || now < last.at + last.pause {
                 continue;
             }
-            let pause = pause(last, (said, now), (self.every, self.count));
+            let pause = last.pause(said, now, self.every, self.count);
             *last = Published {
                 said: Some(said.clone()),
                 origin: fact.origin,
@@ -161,9 +161,9 @@ impl Bulletin {
     /// Losses since the last that were published, before the end: their numbers are forgotten then. Dead letters are kept, and the next
     /// start tells of them. In its first interval a gateway publishes nothing.
     pub(super) fn last_losses(&self, facts: Vec<Fact>) -> Vec<Fact> {
-        let forgotten = |said: &Option<Said>| match said {
-            Some(Said::Losses(losses)) => losses.lost.saturating_add(losses.dropped),
-            Some(Said::State(_)) | None => 0,
+        let forgotten = |said: &Option<HealthValue>| match said {
+            Some(HealthValue::Losses(losses)) => losses.lost.saturating_add(losses.dropped),
+            Some(HealthValue::State(_)) | None => 0,
         };
         let is_news = |fact: &Fact| {
             let last = self
@@ -175,7 +175,7 @@ impl Bulletin {
         facts.into_iter().filter(is_news).collect()
     }
 
-    /// What was published and is no more.
+    /// Clears the topics that have no fact any more.
     fn gone(&mut self, facts: &[Fact]) -> Vec<Fact> {
         let is_gone =
             |topic: &String, _: &mut Published| !facts.iter().any(|fact| fact.topic == *topic);
@@ -192,38 +192,36 @@ impl Bulletin {
     }
 }
 
-/// How long a topic is silent after it has said something new.
-fn pause(
-    last: &Published,
-    (said, now): (&Said, Instant),
-    (every, count): (Duration, u64),
-) -> Duration {
-    let Some(before) = &last.said else {
-        return every;
-    };
-    let slowest = every * SLOWEST;
-    let doubled = last.pause * 2;
-    // It could have said something new, and had nothing to say.
-    let is_calm = |slowest: Duration| now >= last.at + last.pause + slowest;
-    let Some((lost, known)) = said.lost().zip(before.lost()) else {
-        return if is_calm(slowest) {
-            every
-        } else {
-            doubled.min(slowest)
+impl Published {
+    /// The interval after a new value. `every` is the first interval, `count` the number of facts published until now.
+    fn pause(&self, said: &HealthValue, now: Instant, every: Duration, count: u64) -> Duration {
+        let Some(before) = &self.said else {
+            return every;
         };
-    };
-    let slowest = slowest.max(SLOWEST_LOSSES);
-    // What these messages cause would have come soon after the last one.
-    if is_calm(slowest) {
-        return every;
+        let slowest = every * SLOWEST;
+        let doubled = self.pause * 2;
+        // It could have said something new, and had nothing to say.
+        let is_calm = |slowest: Duration| now >= self.at + self.pause + slowest;
+        let Some((lost, known)) = said.lost().zip(before.lost()) else {
+            return if is_calm(slowest) {
+                every
+            } else {
+                doubled.min(slowest)
+            };
+        };
+        let slowest = slowest.max(SLOWEST_LOSSES);
+        // What these messages cause would have come soon after the last one.
+        if is_calm(slowest) {
+            return every;
+        }
+        // Each message is lost once at most at an uplink.
+        let may_be_own = lost > known && lost - known <= count - self.count;
+        doubled.min(if may_be_own {
+            SLOWEST_OWN_LOSSES.max(every)
+        } else {
+            slowest
+        })
     }
-    // Each message is lost once at most at an uplink.
-    let may_be_own = lost > known && lost - known <= count - last.count;
-    doubled.min(if may_be_own {
-        SLOWEST_OWN_LOSSES.max(every)
-    } else {
-        slowest
-    })
 }
 
 #[cfg(test)]
@@ -234,7 +232,7 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(60);
 
     fn state(state: &'static str) -> Vec<Fact> {
-        let said = Said::State(State { state, since: None });
+        let said = HealthValue::State(LinkState { state, since: None });
         vec![Fact {
             topic: "line/bus".to_owned(),
             said: Some(said),
@@ -243,7 +241,7 @@ mod tests {
     }
 
     fn losses(lost: u64) -> Vec<Fact> {
-        let said = Said::Losses(Losses {
+        let said = HealthValue::Losses(Losses {
             lost,
             dead: 0,
             dropped: 0,

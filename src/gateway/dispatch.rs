@@ -1,9 +1,9 @@
 //! Messages about lines, uplinks and losses on their way to local clients and into the outboxes.
 //!
 //! Invariants:
-//! * Whatever an end cannot take, or an uplink that is down, waits as the newest message of its topic: no more than a message per topic.
+//! * A message that an outlet cannot take, or whose uplink is down, waits as the newest of its topic: at most one per topic.
 //! * Losses of an uplink go into its outbox although it is down: they are counted since the start, and a crash would forget them.
-//! * What is for a backup waits while its outbox takes nothing, because the other uplink is up.
+//! * Messages for a backup uplink wait while its outbox is closed, because the other uplink is up.
 //! * The state of an uplink does not go over the uplink itself.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::sleep_until;
 
-use super::bulletin::{Bulletin, Fact, Said};
+use super::bulletin::{Bulletin, Fact, HealthValue};
 use super::paced::Paced;
 use crate::config::HealthMessages;
 use crate::message::{Message, Origin};
@@ -38,7 +38,7 @@ pub(super) struct Dispatch {
     uplinks: Vec<Outlet>,
 }
 
-/// One end, with what waits for it: whether it goes although the link is down, and the message.
+/// One destination and its waiting messages, each with a flag: it is sent although the link is down.
 #[derive(Debug)]
 struct Outlet {
     queue: mpsc::Sender<Message>,
@@ -56,7 +56,7 @@ impl Outlet {
         }
     }
 
-    /// Sends what waits and may go.
+    /// Sends the waiting messages that may go.
     fn flush(&mut self, is_up: bool) {
         if self.sink.as_ref().is_some_and(|sink| !sink.is_open()) {
             return;
@@ -65,7 +65,7 @@ impl Outlet {
             |_: &TopicName, (goes_when_down, _): &mut (bool, Message)| is_up || *goes_when_down;
         let ready: Vec<_> = self.waiting.extract_if(.., may_go).collect();
         for (topic, (goes_when_down, message)) in ready {
-            // One that is closed ends with its task, which is noticed by the gateway.
+            // A closed queue ends with its task, which the gateway notices.
             if let Err(TrySendError::Full(message)) = self.queue.try_send(message) {
                 self.waiting.insert(topic, (goes_when_down, message));
             }
@@ -102,7 +102,7 @@ impl Dispatch {
         }
     }
 
-    /// Publishes what is due of all facts; `is_up` says of each uplink whether it is.
+    /// Publishes the facts that are due; `is_up` by uplink.
     pub(super) fn publish(&mut self, facts: Vec<Fact>, is_up: &[bool]) {
         let due = self.bulletin.due(facts, now());
         self.send(due, is_up);
@@ -129,7 +129,7 @@ impl Dispatch {
             if let Some(live) = &mut self.live {
                 live.waiting.insert(topic.clone(), (true, message.clone()));
             }
-            let goes_when_down = matches!(fact.said, Some(Said::Losses(_)));
+            let goes_when_down = matches!(fact.said, Some(HealthValue::Losses(_)));
             for (number, uplink) in self.uplinks.iter_mut().enumerate() {
                 if fact.origin != Origin::Uplink(number) {
                     uplink
@@ -175,7 +175,7 @@ async fn offer(mut messages: mpsc::Receiver<Message>, sink: OutboxSink) -> Resul
     Ok(())
 }
 
-/// Notes what an outbox answered; the error is that of one that is closed. The receipt is not awaited: what changes later is published
+/// Logs a refusal; the error is that of a closed outbox. The receipt is not awaited: what changes later is published
 /// again.
 fn note(message: &Message, offered: Result<Option<Receipt>, OfferError>) -> Result<(), String> {
     match offered {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     fn losses(topic: &str) -> Fact {
-        let said = Said::Losses(Losses {
+        let said = HealthValue::Losses(Losses {
             lost: 1,
             dead: 0,
             dropped: 0,

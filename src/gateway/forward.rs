@@ -1,8 +1,8 @@
-//! The way from the broker of this gateway into an outbox, for messages of local clients and for the `$SYS` topics that a rule asks for.
-//! A message with a ticket is promised to its sender once it is safe.
+//! The route from the local broker into an outbox, for messages of local clients and for the `$SYS` topics that a rule wants. A message
+//! with a ticket is acknowledged to its sender once it is stored.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
@@ -18,22 +18,22 @@ use crate::outbox::{OfferError, OfferedState, OutboxSink, Receipt, Stored};
 use crate::tasks::Stop;
 use crate::time::now;
 
-/// What a message was answered by its outbox.
+/// The answer of an outbox to a message.
 type Offered = Result<Option<Receipt>, OfferError>;
 
 /// Messages of the broker for one outbox.
 pub(super) struct ForwardQueue {
     pub(super) messages: mpsc::Receiver<Forward>,
-    /// Counts those that cannot go there.
+    /// Counts the messages that the outbox does not take.
     pub(super) dropped: Arc<Counter>,
     /// Whether the uplink of the outbox is up.
     pub(super) is_up: watch::Receiver<bool>,
-    /// `$SYS` topics, of which only the newest state counts.
+    /// Messages on `$SYS` topics, of which only the newest counts.
     pub(super) paced: Paced,
 }
 
-/// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk
-/// is given up: nobody was told that it is.
+/// Offers what local clients publish to an outbox, and tells the broker when it is stored. After the order to hurry, messages that are
+/// not on disk are dropped: they are not acknowledged.
 pub(super) async fn forward_messages(
     sink: OutboxSink,
     queue: ForwardQueue,
@@ -58,43 +58,29 @@ async fn forward_until_closed(
         mut paced,
     } = queue;
     let mut receipts = FuturesOrdered::new();
-    let mut refusals = Refusals::new(dropped);
+    let mut refusals = ForwardRefusals::new(dropped);
     loop {
         // States wait while the link is down: an outbox would keep every one of them.
-        let next = if *is_up.borrow_and_update() && sink.is_open() {
-            paced.next()
-        } else {
-            None
-        };
+        let may_go = *is_up.borrow_and_update() && sink.is_open();
+        let next = paced.next().filter(|_| may_go);
         tokio::select! {
-            () = async { sleep_until(next.unwrap_or_else(now).into()).await }, if next.is_some() => {
-                while let Some(message) = paced.due(now()) {
-                    match sink.offer_state(&message).await {
-                        OfferedState::Later(until) => paced.hold(&message.topic, until, now()),
-                        OfferedState::Done(offered) => {
-                            paced.sent(&message.topic, now());
-                            refusals.note(&message, &offered)?;
-                        }
+            () = wait_until(next), if next.is_some() => {
+                offer_states(&sink, &mut paced, &mut refusals).await?;
+            }
+            // It fails when the uplink ends, which is noticed elsewhere.
+            Ok(()) = is_up.changed(), if paced.is_waiting() => {}
+            forward = messages.recv() => match forward {
+                None => break,
+                Some(Forward { message, .. }) if message.topic.is_reserved() => paced.take(message),
+                Some(Forward { message, ticket, .. }) => {
+                    let offered = sink.offer(&message).await;
+                    refusals.note(&message, &offered)?;
+                    match ticket {
+                        Some(ticket) => receipts.push_back(async move { (ticket, answer(offered).await) }),
+                        None => refusals.count_refused(&offered),
                     }
                 }
-            }
-            // Its end is that of the uplink, which is noticed elsewhere.
-            Ok(()) = is_up.changed(), if paced.is_waiting() => {}
-            forward = messages.recv() => {
-                let Some(Forward { message, ticket, .. }) = forward else { break };
-                if message.topic.is_reserved() {
-                    paced.take(message);
-                    continue;
-                }
-                let offered = sink.offer(&message).await;
-                refusals.note(&message, &offered)?;
-                if let Some(ticket) = ticket {
-                    receipts.push_back(async move { (ticket, answer(offered).await) });
-                } else if matches!(offered, Ok(Some(receipt)) if receipt.is_refused()) {
-                    // Nobody waits for an answer that would say so.
-                    refusals.dropped.count();
-                }
-            }
+            },
             Some((ticket, answer)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, answer),
         }
     }
@@ -104,31 +90,53 @@ async fn forward_until_closed(
     Ok(())
 }
 
+async fn wait_until(time: Option<Instant>) {
+    sleep_until(time.unwrap_or_else(now).into()).await;
+}
+
+/// Offers the messages on `$SYS` topics that are due.
+async fn offer_states(
+    sink: &OutboxSink,
+    paced: &mut Paced,
+    refusals: &mut ForwardRefusals,
+) -> Result<(), String> {
+    while let Some(message) = paced.due(now()) {
+        match sink.offer_state(&message).await {
+            OfferedState::Later(until) => paced.hold(&message.topic, until, now()),
+            OfferedState::Done(offered) => {
+                paced.sent(&message.topic, now());
+                refusals.note(&message, &offered)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The answer to the sender of a message, when it is known.
 async fn answer(offered: Offered) -> TapAnswer {
     match offered {
         Ok(Some(receipt)) => match receipt.stored().await {
             Ok(Stored::Refused) | Err(_) => TapAnswer::Full,
-            // What the policy drops was taken all the same.
+            // A message that the policy drops was accepted all the same.
             Ok(_) => TapAnswer::Stored,
         },
-        // No rule wanted it after all: there is nothing to wait for.
+        // No rule wants it any more: there is nothing to wait for.
         Ok(None) => TapAnswer::Stored,
-        // Sent again, it would go in a circle again; the log says so.
+        // A repeat would only go in a circle again; the log says so.
         Err(OfferError::ComesBack | OfferError::TooManyGateways) => TapAnswer::Stored,
         Err(OfferError::Topic(_)) => TapAnswer::BadTopic,
         Err(OfferError::Closed) => TapAnswer::Full,
     }
 }
 
-/// What is counted and logged of messages that cannot go north.
-struct Refusals {
+/// Counts and logs messages that the outbox does not take.
+struct ForwardRefusals {
     dropped: Arc<Counter>,
     log: LogLimiter<&'static str>,
     log_of_circles: LogLimiter<&'static str>,
 }
 
-impl Refusals {
+impl ForwardRefusals {
     fn new(dropped: Arc<Counter>) -> Self {
         let hour = Duration::from_secs(3600);
         Self {
@@ -138,26 +146,33 @@ impl Refusals {
         }
     }
 
-    /// Notes what an outbox answered; the error is that of one that is closed.
+    /// Counts a message that the outbox refused, and of which no sender waits for an answer.
+    fn count_refused(&self, offered: &Offered) {
+        if matches!(offered, Ok(Some(receipt)) if receipt.is_refused()) {
+            self.dropped.count();
+        }
+    }
+
+    /// Logs a refusal, and counts it if nobody else does; the error is that of a closed outbox.
     fn note(&mut self, message: &Message, offered: &Offered) -> Result<(), String> {
         match offered {
             Ok(_) => {}
             Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
-            // Two gateways that send to each other: it is meant so, and happens with each message.
+            // Expected if two gateways send to each other, and then for each message.
             Err(error @ (OfferError::ComesBack | OfferError::TooManyGateways)) => {
                 let event = "outbox.message_in_circle";
                 if let Some(suppressed) = self.log_of_circles.permit(event, (), now()) {
-                    tracing::warn!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "a message does not go north");
+                    tracing::warn!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "message not forwarded to the uplink: it would go in a circle");
                 }
             }
             Err(error @ OfferError::Topic(_)) => {
-                // Those of the gateway itself are counted already.
+                // Messages of the gateway itself are counted already.
                 if message.origin != Origin::Own {
                     self.dropped.count();
                 }
                 let event = "outbox.message_refused";
                 if let Some(suppressed) = self.log.permit(event, (), now()) {
-                    tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "a message cannot go north");
+                    tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "cannot forward message to uplink");
                 }
             }
         }

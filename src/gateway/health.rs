@@ -1,23 +1,23 @@
-//! Whether everything goes on: what the service manager, local clients and remotes are told of it.
+//! The health of the gateway, for the service manager, local clients and remotes.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::bulletin::{Fact, Losses, Said, State};
+use super::bulletin::{Fact, HealthValue, LinkState, Losses};
 use super::dispatch::Dispatch;
 use crate::field::counts::LineCounts;
 use crate::heartbeat::Heartbeats;
 use crate::message::Origin;
 use crate::metrics::{Counter, Gauge};
 use crate::outbox::{self, Outbox};
-use crate::status::report::{LineStatus, Status, UplinkStatus};
+use crate::status::report::{GatewayStatus, LineStatus, UplinkStatus};
 use crate::status::service::Service;
 use crate::tasks::detach;
 use crate::time::{boot_ms, known_unix_ms, now, rfc3339};
 use crate::uplink::{Taken, ToldGap, Uplink};
 
-/// What is looked at. It holds nothing that would keep a task from ending.
+/// All that is watched. It holds no channel that would keep a task from ending.
 #[derive(Debug)]
 pub(super) struct Health {
     /// When the gateway started, in milliseconds since the machine did.
@@ -25,7 +25,7 @@ pub(super) struct Health {
     pub(super) heartbeats: Heartbeats,
     pub(super) lines: Vec<Arc<LineCounts>>,
     uplinks: Vec<Link>,
-    /// Who was late when it was looked at last.
+    /// Tasks that were late at the last check.
     late: Vec<String>,
     /// Publishes it; `None` if nothing is to be published.
     pub(super) dispatch: Option<Dispatch>,
@@ -63,7 +63,8 @@ impl Health {
     pub(super) fn watch_uplink(
         &mut self,
         uplink: &Uplink,
-        (outbox, dropped): (&Outbox, &Arc<Counter>),
+        outbox: &Outbox,
+        dropped: &Arc<Counter>,
         is_up: watch::Receiver<bool>,
     ) {
         self.heartbeats.watch(uplink.heartbeat());
@@ -87,12 +88,12 @@ impl Health {
         });
     }
 
-    /// Gives a sign of life if nobody is late; who is, is told in the log.
-    pub(super) fn look(&mut self, service: &mut Service) {
+    /// Feeds the watchdog if no task is late, logs tasks that are, and publishes what is due.
+    pub(super) fn check(&mut self, service: &mut Service) {
         let late = self.heartbeats.unresponsive(now());
         for late in late.iter().filter(|late| !self.late.contains(&late.name)) {
             let seconds = late.silent_for.as_secs();
-            tracing::error!(task = %late.name, seconds, "a task hangs; a service manager that watches will start the gateway anew");
+            tracing::error!(event = "gateway.task_hangs", task = %late.name, seconds, "task unresponsive; the systemd watchdog will restart the gateway");
         }
         if late.is_empty() {
             service.alive();
@@ -119,11 +120,11 @@ impl Health {
             .collect()
     }
 
-    /// What can be published.
+    /// All facts that can be published.
     fn facts(&self) -> Vec<Fact> {
         let state = |is_up: bool, changed_ms: &Gauge| {
             let state = if is_up { "up" } else { "down" };
-            Some(Said::State(State {
+            Some(HealthValue::State(LinkState {
                 state,
                 since: time_of(changed_ms.value().max(self.began_ms)),
             }))
@@ -136,7 +137,7 @@ impl Health {
         let mut facts: Vec<Fact> = self.lines.iter().map(line).collect();
         for (number, link) in self.uplinks.iter().enumerate() {
             let topic = format!("uplink/{}", link.name);
-            let said = Said::Losses(Losses {
+            let said = HealthValue::Losses(Losses {
                 lost: link.counters.lost.value(),
                 dead: outbox::dead(&link.counters),
                 dropped: link.dropped.value(),
@@ -157,8 +158,8 @@ impl Health {
         facts
     }
 
-    /// How everything is.
-    pub(super) fn status(&self) -> Status {
+    /// The state of the whole gateway.
+    pub(super) fn status(&self) -> GatewayStatus {
         let lines = self.lines.iter().map(|counts| LineStatus {
             name: counts.name.clone(),
             is_up: counts.is_up.value() > 0,
@@ -178,7 +179,7 @@ impl Health {
             waiting: outbox::waiting(&link.counters),
             client_id_taken: link.taken.borrow().map(|taken| taken.word().to_owned()),
         });
-        let mut status = Status {
+        let mut status = GatewayStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             for_s: seconds(self.began_ms),
             text: String::new(),

@@ -1,5 +1,5 @@
-//! States of the gateway on `$SYS` topics on their way to a remote: only the newest of each counts, and each goes at most once per
-//! interval. None is dropped because a rate has no room for it: it waits, and whoever has waited longest is first. Pure.
+//! Limits how often the `$SYS` states of the gateway are sent to a remote: the newest of each topic, at most once per interval. A state
+//! that a rate has no room for is not dropped but waits; the one that has waited longest is first. Pure.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::message::Message;
 use crate::mqtt::TopicName;
 
-/// How much longer than others the status of the uplink itself waits: each copy that is sent changes it.
+/// The factor by which the status of the uplink itself has a longer interval: each copy that is sent changes it.
 pub(super) const OWN_STATUS: u32 = 15;
 
-/// A rate holds a message back for so long at most, or for an interval, if that is longer: the rate may change meanwhile.
+/// The longest that a rate holds a message back, unless an interval is longer: the rate may change meanwhile.
 const SHORTEST_HOLD: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Paced {
     every: Duration,
     /// The status of the uplink that carries the messages.
     own: String,
-    /// When it was made: what was never sent may go since then.
+    /// When it was made: topics that were never sent are due since then.
     began: Instant,
     sent: HashMap<TopicName, Instant>,
     /// Topics that a rate holds back, and until when.
@@ -42,7 +42,7 @@ impl Paced {
         }
     }
 
-    /// Keeps a message until it may go; the one of its topic that waited is forgotten.
+    /// Keeps a message until it is due; it replaces a waiting one of its topic.
     pub(super) fn take(&mut self, message: Arc<Message>) {
         self.waiting.insert(message.topic.clone(), message);
     }
@@ -52,12 +52,12 @@ impl Paced {
         !self.waiting.is_empty()
     }
 
-    /// When the next message that waits may go, which may have been long ago; `None` if none waits.
+    /// When the next waiting message is due, which may have been long ago; `None` if none waits.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiting.keys().map(|topic| self.may_go_at(topic)).min()
     }
 
-    /// A message that may go now; of several, one that has waited longest.
+    /// A message that is due; of several, the one that has waited longest.
     pub(super) fn due(&self, now: Instant) -> Option<Arc<Message>> {
         let ready = self
             .waiting
@@ -82,7 +82,7 @@ impl Paced {
         );
     }
 
-    /// What waits, before the end.
+    /// All waiting messages, at the end.
     pub(super) fn rest(self) -> impl Iterator<Item = Arc<Message>> {
         self.waiting.into_values()
     }

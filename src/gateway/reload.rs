@@ -1,140 +1,172 @@
-//! The file is read again while the gateway runs: what differs is stopped and started, everything else goes on.
+//! Reload: the file is read again while the gateway runs. What differs is stopped and started, everything else continues.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::south::{set_filters, task_of};
-use super::{Gateway, GatewayError, STOP_PATIENCE, filters_of, south, unasked};
+use super::field::ConfigChange;
+use super::stop::STOP_TIMEOUT;
+use super::supervision::TaskKind;
+use super::uplinks::filters_of;
+use super::write_topics::{guarded_topics, set_filters};
+use super::{GatewayError, RunningGateway};
 use crate::broker::engine::Change;
 use crate::config;
 use crate::status::control::Reply;
 use crate::time::now;
 use crate::uplink::Update;
 
-impl Gateway {
+/// A change of an uplink, ready to be applied.
+struct UplinkChange {
+    index: usize,
+    update: Update,
+}
+
+impl RunningGateway {
     /// Reads file and certificates. A file with faults, or one that needs a restart, changes nothing. The error is a task that failed.
     pub(super) async fn reload(&mut self) -> Result<Reply, GatewayError> {
         let certificates = self.read_certificates();
-        let load = self.load.clone();
-        let loaded = tokio::task::spawn_blocking(move || load())
-            .await
-            .unwrap_or_else(|_| Err("the file could not be read".to_owned()));
-        let mut config = match loaded {
+        let mut config = match self.load_again().await {
             Ok(config) => config,
-            Err(why) => {
-                for line in why.lines() {
-                    tracing::error!("{line}");
-                }
-                return Ok(refused(format!(
-                    "{why}\nthe file is wrong: nothing is changed"
-                )));
-            }
+            Err(why) => return Ok(refused("config.invalid", why)),
         };
         config.continue_from(&self.config);
         let mut diff = config.differs_from(&self.config);
         diff.changes.extend(certificates);
-        if !diff.needs_restart.is_empty() {
-            let parts = diff.needs_restart.join(", ");
-            return Ok(refused(format!(
-                "nothing is changed: a restart is needed for {parts} (systemctl restart wellhead)"
-            )));
-        }
-        let mut updates = Vec::new();
-        for (index, uplink) in config
-            .uplinks
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| diff.uplinks.contains(index))
-        {
-            match Update::new(uplink.settings.clone()) {
-                Ok(update) => updates.push((index, update)),
-                Err(why) => return Ok(refused(format!("nothing is changed: {why}"))),
-            }
-        }
-        for warning in &config.warnings {
-            tracing::warn!("{warning}");
-        }
-        for told in &diff.changes {
-            tracing::info!("the file was read again: {told}");
-        }
-        if diff.changes.is_empty() {
-            tracing::info!("the file was read again: nothing is different");
-        }
+        let updates = match uplink_changes(&config, &diff) {
+            Ok(updates) => updates,
+            Err(why) => return Ok(refused("gateway.reload_refused", why)),
+        };
+        log_changes(&config, &diff);
         self.apply(config, &diff, updates).await?;
         Ok(Reply::Reloaded(diff.changes))
+    }
+
+    /// Loads the file; the error lists its faults, which are in the log already.
+    async fn load_again(&self) -> Result<config::Gateway, String> {
+        let load = self.load.clone();
+        let loaded = tokio::task::spawn_blocking(move || load())
+            .await
+            .unwrap_or_else(|_| Err("the file could not be read".to_owned()));
+        loaded.map_err(|why| {
+            for line in why.lines() {
+                tracing::error!(event = "config.fault", "{line}");
+            }
+            format!("{why}\nconfiguration invalid; keeping the running configuration")
+        })
     }
 
     async fn apply(
         &mut self,
         config: config::Gateway,
         diff: &config::Diff,
-        updates: Vec<(usize, Update)>,
+        updates: Vec<UplinkChange>,
     ) -> Result<(), GatewayError> {
         self.field.stop_lines(&diff.stops);
-        self.ended(diff.stops.iter().map(|line| task_of(line)).collect())
-            .await?;
-        for (routes, uplink) in self.routes.iter().zip(&config.uplinks) {
-            routes.send_replace(Arc::clone(&uplink.routes));
+        let stopped = diff.stops.iter().map(|line| TaskKind::Line.task(line));
+        self.wait_for_end(stopped.collect()).await?;
+        for (running, uplink) in self.uplinks.iter().zip(&config.uplinks) {
+            running.routes.send_replace(Arc::clone(&uplink.routes));
         }
         // Behind the rules: a message of a new filter that no rule takes would be acknowledged and lost.
-        for (index, update) in updates {
-            if let Some(uplink) = self.changes.get(index) {
-                uplink.send_replace(Some(update));
+        for UplinkChange { index, update } in updates {
+            if let Some(uplink) = self.uplinks.get(index) {
+                uplink.changes.send_replace(Some(update));
             }
         }
-        if let (Some(broker), Some(spec)) = (&self.broker, &config.broker) {
+        if let (Some(running), Some(spec)) = (&self.broker, &config.broker) {
             let mut filters: Vec<_> = config.uplinks.iter().map(filters_of).collect();
             filters.push(set_filters(&config));
-            broker.change(Change {
+            running.broker.change(Change {
                 filters,
                 access: spec.access.clone(),
-                guarded: south::guarded_topics(&config),
+                guarded: guarded_topics(&config),
             });
         }
-        self.field
-            .change(
-                (&config, &self.config, diff),
-                &mut self.tasks,
-                &mut self.health,
-            )
-            .await?;
+        let change = ConfigChange {
+            from: &self.config,
+            to: &config,
+            diff,
+        };
+        self.field.change(change, &mut self.supervision).await?;
         self.config = config;
         Ok(())
     }
 
-    /// Waits until these tasks have ended, which were told to.
-    async fn ended(&mut self, mut names: HashSet<String>) -> Result<(), GatewayError> {
-        let give_up = now() + STOP_PATIENCE;
+    /// Waits until these tasks, which were ordered to stop, have ended.
+    async fn wait_for_end(&mut self, mut names: HashSet<String>) -> Result<(), GatewayError> {
+        let give_up = now() + STOP_TIMEOUT;
         while !names.is_empty() {
-            match tokio::time::timeout_at(give_up.into(), self.tasks.next_ended()).await {
+            match tokio::time::timeout_at(give_up.into(), self.supervision.tasks.next_ended()).await
+            {
                 Ok(Some(ended)) if ended.result.is_ok() && names.remove(&ended.name) => {}
-                Ok(Some(ended)) => return Err(unasked(ended)),
+                Ok(Some(ended)) => return Err(ended.into()),
                 Ok(None) | Err(_) => return Err(GatewayError::Stuck(names.len())),
             }
         }
         Ok(())
     }
 
-    /// Returns what is to be told of the certificates of the listeners.
+    /// Reads the certificates of the listeners again. Returns the change, or why there is none, in words for people.
     fn read_certificates(&self) -> Option<String> {
-        match self.tls.as_ref()?.reload() {
+        match self.broker.as_ref()?.tls.as_ref()?.reload() {
             Ok(is_different) => {
-                tracing::info!("the certificates of the listeners were read again");
+                tracing::info!(
+                    event = "broker.certificates_reloaded",
+                    "listener certificates reloaded"
+                );
                 is_different.then(|| {
                     "broker: certificates of the listeners, for new connections".to_owned()
                 })
             }
             Err(error) => {
-                tracing::error!(%error, "the old certificates stay in use");
+                tracing::error!(event = "broker.certificates_unusable", %error, "cannot load listener certificates; the old ones stay in use");
                 Some(format!("broker: the old certificates stay in use: {error}"))
             }
         }
     }
 }
 
-fn refused(why: String) -> Reply {
+/// The changes of uplinks, with their certificates read; the error says why nothing is changed.
+fn uplink_changes(
+    config: &config::Gateway,
+    diff: &config::Diff,
+) -> Result<Vec<UplinkChange>, String> {
+    if !diff.needs_restart.is_empty() {
+        let parts = diff.needs_restart.join(", ");
+        return Err(format!(
+            "reload rejected: a restart is needed for {parts} (systemctl restart wellhead)"
+        ));
+    }
+    let uplinks = config.uplinks.iter().enumerate();
+    uplinks
+        .filter(|(index, _)| diff.uplinks.contains(index))
+        .map(|(index, uplink)| {
+            let update = Update::new(uplink.settings.clone())
+                .map_err(|why| format!("reload rejected: {why}"))?;
+            Ok(UplinkChange { index, update })
+        })
+        .collect()
+}
+
+fn log_changes(config: &config::Gateway, diff: &config::Diff) {
+    for warning in &config.warnings {
+        tracing::warn!(event = "config.warning", "{warning}");
+    }
+    for change in &diff.changes {
+        tracing::info!(event = "gateway.reloaded", %change, "configuration reloaded");
+    }
+    if diff.changes.is_empty() {
+        tracing::info!(
+            event = "gateway.reloaded",
+            "configuration reloaded: no changes"
+        );
+    }
+}
+
+/// Logs the last line of a refusal, and replies all of it.
+fn refused(event: &'static str, why: String) -> Reply {
     if let Some(last) = why.lines().last() {
-        tracing::error!("{last}");
+        tracing::error!(event, "{last}");
     }
     Reply::Refused(why)
 }

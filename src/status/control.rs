@@ -1,6 +1,6 @@
-//! The socket through which commands of this program ask a gateway that runs: one JSON object a line, one answer a line.
+//! The control socket, through which commands of this program reach the running gateway: a JSON object per line, a reply per line.
 //!
-//! It stands in the folder of the gateway's state, and is for those who may write there: its owner and its group.
+//! It is in the folder of the gateway's state; owner and group of that folder may use it.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::report::Status;
+use super::report::GatewayStatus;
 use crate::field::ask::{Ask, Said};
 use crate::field::trace::{self, Framing, Traced};
 use crate::outbox::Selection;
@@ -26,46 +26,46 @@ use crate::tasks::{Stop, detach};
 const NAME: &str = "control.sock";
 /// The file that a gateway holds locked.
 const LOCK: &str = "control.lock";
-/// How often it is tried.
-const LOOKS: u32 = 20;
+/// Attempts to take the lock.
+const ATTEMPTS: u32 = 20;
 /// Socket and lock are for owner and group, whatever the umask.
 const MODE: u32 = 0o660;
 /// So is the folder, if it is made here.
 const FOLDER_MODE: u32 = 0o750;
 /// Longest request, in bytes.
-const LONGEST: u64 = 64 * 1024;
-/// Commands at a time.
-const MOST: usize = 16;
-/// The pause after no connection could be accepted.
+const LONGEST_REQUEST: u64 = 64 * 1024;
+/// Connections at a time.
+const MOST_CONNECTIONS: usize = 16;
+/// The pause after a connection could not be accepted.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
-/// How long a command may say nothing.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a command may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What is asked of a gateway.
+/// A request of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {
-    /// A question to a line.
+pub enum ControlRequest {
+    /// A diagnostic request to a device.
     Ask {
         /// Its name in the YAML.
         line: String,
         /// The Modbus address.
         unit: u8,
-        /// What.
+        /// The request itself.
         ask: Ask,
-        /// How long an answer is waited for.
+        /// The timeout of the answer.
         within_ms: u64,
     },
-    /// The frames of a line are to be shown as they travel: after the reply they follow, until the command hangs up.
+    /// Send the frames of a line as they travel: after the reply, until the command hangs up.
     Trace {
         /// Its name in the YAML.
         line: String,
     },
-    /// How the gateway is.
+    /// Send the state of the gateway.
     Status,
-    /// The file is to be read again.
+    /// Read the file again.
     Reload,
-    /// Messages are to be removed from the outbox of an uplink.
+    /// Remove messages from the outbox of an uplink.
     Purge {
         /// Its name in the YAML.
         uplink: String,
@@ -74,22 +74,22 @@ pub enum Request {
         /// Which messages.
         selection: Selection,
     },
-    /// The session of a client of the local broker is to end.
+    /// End the session of a client of the local broker.
     EndSession {
         /// Its client identifier.
         client_id: String,
     },
 }
 
-/// What it says.
+/// The reply of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// What came of a question to a line.
+    /// The outcome of a diagnostic request.
     Said(Said),
-    /// The file was read again; what is different from here on.
+    /// The configuration was reloaded; the changes, for people.
     Reloaded(Vec<String>),
-    /// What travels on a line follows.
+    /// The frames of a line follow.
     Tracing {
         /// How its frames look.
         framing: Framing,
@@ -98,40 +98,40 @@ pub enum Reply {
     },
     /// Something that happened on a line.
     Traced(Traced),
-    /// How the gateway is.
-    Status(Box<Status>),
+    /// The state of the gateway.
+    Status(Box<GatewayStatus>),
     /// How many messages were removed, by queue.
     Purged(Vec<(String, u64)>),
     /// The session has ended.
     Ended,
-    /// It was not done; the reason.
+    /// The request was refused; the reason.
     Refused(String),
 }
 
-/// A request that waits for its reply.
+/// A request, and where its reply goes.
 #[derive(Debug)]
 pub struct Call {
-    /// What is asked.
-    pub request: Request,
-    /// Told the reply.
+    /// The request.
+    pub request: ControlRequest,
+    /// Takes the reply.
     pub reply: oneshot::Sender<Reply>,
     /// Takes what follows the reply.
     pub follow: mpsc::Sender<Traced>,
 }
 
-/// Where the socket of a gateway is whose state is in `folder`.
+/// The path of the socket of a gateway whose state is in `folder`.
 pub fn path(folder: &Path) -> PathBuf {
     folder.join(NAME)
 }
 
-/// True if a gateway runs whose state is in `folder`, whether it can be asked or not.
+/// True if a gateway with its state in `folder` runs, even without a socket.
 pub fn is_running(folder: &Path) -> bool {
     match Probe::connect(path(folder)) {
         Ok(_) => return true,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return true,
         Err(_) => {}
     }
-    // One that could not make its socket.
+    // It may have failed to make its socket.
     let lock = fs::File::open(folder.join(LOCK));
     lock.is_ok_and(|lock| {
         flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
@@ -145,14 +145,14 @@ fn make(folder: &Path) -> io::Result<()> {
         .create(folder)
 }
 
-/// Held by a gateway as long as it runs, so that commands know of it.
+/// The lock that a gateway holds as long as it runs, so that commands find it.
 #[derive(Debug)]
-pub struct Presence {
+pub struct InstanceLock {
     _lock: fs::File,
 }
 
-impl Presence {
-    /// Of the gateway whose state is in `folder`.
+impl InstanceLock {
+    /// Takes the lock in `folder`; an error if another gateway has it.
     pub fn take(folder: &Path) -> io::Result<Self> {
         make(folder)?;
         let lock = fs::File::options()
@@ -164,8 +164,8 @@ impl Presence {
         if lock.metadata()?.permissions().mode() & 0o777 != MODE {
             lock.set_permissions(fs::Permissions::from_mode(MODE))?;
         }
-        // A command that looks holds it for a moment.
-        for _ in 0..LOOKS {
+        // `is_running` of a command holds it for a moment.
+        for _ in 0..ATTEMPTS {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
                 done => return done.map(|()| Self { _lock: lock }).map_err(io::Error::from),
@@ -186,7 +186,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Binds the socket; one that nobody listens on any more is replaced.
+    /// Binds the socket; replaces one without a listener.
     pub fn bind(folder: &Path) -> io::Result<Self> {
         let path = path(folder);
         make(folder)?;
@@ -207,18 +207,18 @@ impl Control {
 
     /// Takes requests until the stop order.
     pub async fn run(self, calls: mpsc::Sender<Call>, mut stop: Stop) {
-        let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MOST));
+        let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MOST_CONNECTIONS));
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = stop.wait() => return,
             };
             let Ok((stream, _)) = accepted else {
-                // Nothing to accept with; that does not end at once.
+                // Out of file descriptors: that does not end at once.
                 tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             };
-            // Whoever finds no place is hung up on.
+            // Connections beyond the limit are closed.
             let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else {
                 continue;
             };
@@ -227,7 +227,7 @@ impl Control {
                 tokio::select! {
                     served = serve(stream, calls) => {
                         if let Err(error) = served {
-                            tracing::debug!(%error, "a command hung up");
+                            tracing::debug!(event = "control.command_gone", %error, "command hung up");
                         }
                     }
                     () = stop.wait() => {}
@@ -250,8 +250,8 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = String::new();
-        let mut limited = (&mut reader).take(LONGEST);
-        if tokio::time::timeout(PATIENCE, limited.read_line(&mut line))
+        let mut limited = (&mut reader).take(LONGEST_REQUEST);
+        if tokio::time::timeout(IDLE_TIMEOUT, limited.read_line(&mut line))
             .await
             .unwrap_or(Ok(0))?
             == 0
@@ -261,7 +261,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
         let (follow, followed) = mpsc::channel(trace::QUEUE);
         let reply = match serde_json::from_str(&line) {
             Ok(request) => {
-                let (reply, told) = oneshot::channel();
+                let (reply, replied) = oneshot::channel();
                 if calls
                     .send(Call {
                         request,
@@ -273,7 +273,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
                 {
                     return Ok(());
                 }
-                told.await.unwrap_or_else(|_| {
+                replied.await.unwrap_or_else(|_| {
                     Reply::Refused("the gateway is stopping, or its line is down".to_owned())
                 })
             }
@@ -292,7 +292,7 @@ async fn write(writer: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
     writer.write_all(&text).await
 }
 
-/// Passes on what happens on a line until the command hangs up.
+/// Sends the events of a line until the command hangs up.
 async fn show(
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
@@ -300,7 +300,7 @@ async fn show(
 ) -> io::Result<()> {
     loop {
         tokio::select! {
-            // Whatever a command says while it watches, or its end.
+            // Anything the command sends ends the trace, and so does its end.
             said = reader.read_u8() => return said.map(drop),
             traced = followed.recv() => match traced {
                 Some(traced) => write(writer, &Reply::Traced(traced)).await?,
@@ -322,8 +322,8 @@ mod tests {
     fn a_gateway_without_a_socket_is_known_by_its_lock() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!is_running(folder.path()));
-        let presence = Presence::take(folder.path()).unwrap();
-        assert!(is_running(folder.path()) && Presence::take(folder.path()).is_err());
+        let presence = InstanceLock::take(folder.path()).unwrap();
+        assert!(is_running(folder.path()) && InstanceLock::take(folder.path()).is_err());
         let mode = || {
             fs::metadata(folder.path().join(LOCK))
                 .unwrap()
@@ -335,7 +335,7 @@ mod tests {
         drop(presence);
         assert!(!is_running(folder.path()), "the file alone says nothing");
         fs::set_permissions(folder.path().join(LOCK), fs::Permissions::from_mode(0o666)).unwrap();
-        let _presence = Presence::take(folder.path()).unwrap();
+        let _presence = InstanceLock::take(folder.path()).unwrap();
         assert_eq!(mode(), MODE, "one of an earlier version");
     }
 
@@ -370,7 +370,7 @@ mod tests {
             start: 0,
             count: 2,
         };
-        let request = Request::Ask {
+        let request = ControlRequest::Ask {
             line: "bus".to_owned(),
             unit: 7,
             ask,

@@ -1,4 +1,4 @@
-//! What the gateway tells those who look after it, and what they ask of it.
+//! Operation of the gateway: control socket, status, service manager, crash loops.
 
 pub mod control;
 pub mod report;

@@ -1,15 +1,15 @@
-//! How a gateway is, for `wellhead status` and the status line of the service manager.
+//! The state of a gateway, for `wellhead status` and the status line of the service manager.
 
 use serde::{Deserialize, Serialize};
 
-/// How it is as a whole.
+/// The state of the whole gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct GatewayStatus {
     /// Of the program.
     pub version: String,
     /// How long it has run, in seconds.
     pub for_s: u64,
-    /// In one line, as the service manager shows it.
+    /// The status line of the service manager.
     pub text: String,
     /// Tasks that hang.
     pub hanging: Vec<String>,
@@ -19,16 +19,16 @@ pub struct Status {
     pub uplinks: Vec<UplinkStatus>,
 }
 
-/// How a line is.
+/// The state of a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LineStatus {
     /// Its name.
     pub name: String,
     /// Some device has answered since the line was opened.
     pub is_up: bool,
-    /// Since how many seconds.
+    /// For how many seconds.
     pub for_s: u64,
-    /// What the plan asks of it, in thousandths of what it can carry.
+    /// The load of the polling plan, in thousandths of the capacity.
     pub load_permille: u64,
     /// Devices on it.
     pub devices: usize,
@@ -36,23 +36,23 @@ pub struct LineStatus {
     pub answering: usize,
 }
 
-/// How an uplink is.
+/// The state of an uplink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UplinkStatus {
     /// Its name.
     pub name: String,
     /// It is connected.
     pub is_up: bool,
-    /// Since how many seconds.
+    /// For how many seconds.
     pub for_s: u64,
-    /// Messages that wait.
+    /// Queued messages.
     pub waiting: u64,
     /// Another client uses its client identifier: `certain`, or `possible`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id_taken: Option<String>,
 }
 
-impl Status {
+impl GatewayStatus {
     /// True if everything is up and nothing hangs.
     pub fn is_well(&self) -> bool {
         self.hanging.is_empty()

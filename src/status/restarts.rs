@@ -1,7 +1,7 @@
-//! Starts that follow each other quickly wait longer and longer, so that a gateway that cannot run costs neither card nor link.
+//! Delays starts that follow each other quickly, so that a crash loop wears out neither SD card nor link budget.
 //!
 //! systemd does that itself from version 254 on; Raspberry Pi OS 12 has 252. The count is kept in the service's runtime folder, which is in
-//! memory; without such a folder nothing is counted and nothing waits.
+//! memory; without such a folder nothing is counted or delayed.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::time::write_private;
 
-/// A run of so long was no failed start.
+/// A run of this length was no failed start.
 pub const PROVEN: Duration = Duration::from_secs(120);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -33,21 +33,21 @@ impl Restarts {
         }
     }
 
-    /// Counts this start: how many came before it in a row.
+    /// Counts this start; returns how many came before it in a row.
     pub fn count(&self) -> u32 {
         let Some(file) = &self.file else { return 0 };
-        // What cannot be read was not counted.
+        // An unreadable count is none.
         let before = fs::read_to_string(file)
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(0_u32);
         if let Err(error) = write_private(file, &format!("{}\n", before.saturating_add(1))) {
-            tracing::warn!(file = %file.display(), %error, "starts are not counted");
+            tracing::warn!(event = "service.count_failed", file = %file.display(), %error, "cannot count starts; a crash loop will not be slowed down");
         }
         before
     }
 
-    /// This start was none of a row: it ran for long enough, or was ended in order.
+    /// Ends the row: this start ran for long enough, or was stopped cleanly.
     pub fn forget(&self) {
         if let Some(file) = &self.file {
             // Gone already, or not there to begin with.
@@ -56,7 +56,7 @@ impl Restarts {
     }
 }
 
-/// How long a start waits that follows `before` others.
+/// The delay of a start that follows `before` others.
 pub fn delay(before: u32) -> Duration {
     match before.checked_sub(1) {
         None => Duration::ZERO,

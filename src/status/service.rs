@@ -1,4 +1,4 @@
-//! The service manager (systemd): ready, reloading, stopping, what the gateway is at, and that it is alive. Without one, nothing.
+//! Notifications to the service manager (systemd): ready, reloading, stopping, status line, watchdog. Without one nothing is sent.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use sd_notify::NotifyState;
 /// The connection to the service manager.
 #[derive(Debug)]
 pub struct Service {
-    /// How often it wants a sign of life; `None` if it does not watch.
+    /// The watchdog timeout; `None` without a watchdog.
     watchdog: Option<Duration>,
-    told: String,
-    /// A failure was told.
-    is_deaf: bool,
+    /// The status line that was sent last.
+    sent: String,
+    /// The last notification failed, which is in the log.
+    has_failed: bool,
 }
 
 impl Service {
@@ -19,59 +20,59 @@ impl Service {
     pub fn of_environment() -> Self {
         Self {
             watchdog: sd_notify::watchdog_enabled(),
-            told: String::new(),
-            is_deaf: false,
+            sent: String::new(),
+            has_failed: false,
         }
     }
 
-    /// How often [`Self::alive`] is to be called, so that a late one does no harm; `None` if nobody watches.
+    /// The interval of [`Self::alive`]: a quarter of the watchdog timeout; `None` without a watchdog.
     pub fn sign_every(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 4)
     }
 
-    /// The gateway runs, or runs on after a reload.
+    /// The gateway is up, or a reload is done.
     pub fn ready(&mut self) {
-        self.tell(&[NotifyState::Ready]);
+        self.notify(&[NotifyState::Ready]);
     }
 
-    /// It begins to read its files again; [`Self::ready`] ends that.
+    /// A reload begins; [`Self::ready`] ends it.
     pub fn reloading(&mut self) {
         // Without a monotonic clock there is no systemd that would want it.
         let time = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::MonotonicUsec(0));
-        self.tell(&[NotifyState::Reloading, time]);
+        self.notify(&[NotifyState::Reloading, time]);
     }
 
-    /// It stops, which may take so long.
+    /// A stop begins, which may take `at_most`.
     pub fn stopping(&mut self, at_most: Duration) {
-        self.tell(&[NotifyState::Stopping, extend(at_most)]);
+        self.notify(&[NotifyState::Stopping, extend(at_most)]);
     }
 
-    /// It will not be ready before so long.
+    /// The start is delayed by `after`.
     pub fn starts_later(&mut self, after: Duration) {
-        self.tell(&[extend(after + Duration::from_secs(60))]);
+        self.notify(&[extend(after + Duration::from_secs(60))]);
     }
 
     /// One line for `systemctl status`.
     pub fn status(&mut self, text: &str) {
-        if self.told != text {
-            text.clone_into(&mut self.told);
-            self.tell(&[NotifyState::Status(text)]);
+        if self.sent != text {
+            text.clone_into(&mut self.sent);
+            self.notify(&[NotifyState::Status(text)]);
         }
     }
 
-    /// Everything that must go on goes on.
+    /// Feeds the watchdog: all tasks make progress.
     pub fn alive(&mut self) {
         if self.watchdog.is_some() {
-            self.tell(&[NotifyState::Watchdog]);
+            self.notify(&[NotifyState::Watchdog]);
         }
     }
 
-    fn tell(&mut self, state: &[NotifyState<'_>]) {
+    fn notify(&mut self, state: &[NotifyState<'_>]) {
         match sd_notify::notify(state) {
-            Ok(()) => self.is_deaf = false,
-            Err(error) if !self.is_deaf => {
-                tracing::warn!(%error, "the service manager cannot be told how the gateway is");
-                self.is_deaf = true;
+            Ok(()) => self.has_failed = false,
+            Err(error) if !self.has_failed => {
+                tracing::warn!(event = "service.notify_failed", %error, "sd_notify failed; the service manager does not see the state of the gateway");
+                self.has_failed = true;
             }
             Err(_) => {}
         }

@@ -26,7 +26,7 @@ fn check_prints_the_plan_or_every_fault_with_exit_78() {
     let (code, out, error) = run(wellhead().arg("check").arg(root.join("gateway.yaml")));
     assert_eq!((code, error.as_str()), (Some(0), ""));
     assert!(
-        out.contains("is correct: 1 line, 3 devices, 32 points, 0 uplinks"),
+        out.contains(": OK (1 line, 3 devices, 32 points, 0 uplinks)"),
         "{out}"
     );
     let case = root.join("tests/config/many-faults");

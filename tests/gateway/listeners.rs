@@ -205,7 +205,7 @@ fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
         gateway
             .process
             .output()
-            .contains("were read again")
+            .contains("event=broker.certificates_reloaded")
             .then_some(())
     });
     assert_ne!(
@@ -219,7 +219,7 @@ fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
         gateway
             .process
             .output()
-            .contains("the old certificates stay in use")
+            .contains("event=broker.certificates_unusable")
             .then_some(())
     });
     let ca = new.path("ca.pem");
@@ -685,7 +685,7 @@ fn a_revoked_certificate_is_refused_and_the_list_is_read_again() {
         gateway
             .process
             .output()
-            .contains("were read again")
+            .contains("event=broker.certificates_reloaded")
             .then_some(())
     });
     assert_ne!(publish(&arguments).0, Some(0), "revoked");
@@ -695,7 +695,7 @@ fn a_revoked_certificate_is_refused_and_the_list_is_read_again() {
         gateway
             .process
             .output()
-            .contains("the old certificates stay in use")
+            .contains("event=broker.certificates_unusable")
             .then_some(())
     });
     assert_ne!(publish(&arguments).0, Some(0), "still revoked");

@@ -142,7 +142,8 @@ fn a_changed_device_restarts_its_line_and_nothing_else() {
     assert_eq!(log.matches("line is up line=two").count(), 2, "{log}");
     assert_eq!(log.matches("line is up line=one").count(), 1, "{log}");
     assert!(
-        log.contains("the file was read again: line two: changed: b") && !log.contains("stopping"),
+        log.contains("event=gateway.reloaded change=\"line two: changed: b")
+            && !log.contains("event=gateway.stopping"),
         "{log}"
     );
     assert_eq!(site.waiting(), "5", "the outbox is as it was");
@@ -161,7 +162,7 @@ fn a_changed_device_restarts_its_line_and_nothing_else() {
     let (_, out, _) = run(wellhead()
         .arg("reload")
         .arg(site.folder.path().join("gateway.yaml")));
-    assert_eq!(out, "nothing is different\n");
+    assert_eq!(out, "configuration reloaded: no changes\n");
 }
 
 #[test]
@@ -320,9 +321,7 @@ fn a_bad_file_changes_nothing_and_what_cannot_change_is_named() {
         "{error}"
     );
     site.gateway.process.signal(rustix::process::Signal::HUP);
-    site.gateway
-        .process
-        .wait_for_output("the file is wrong: nothing is changed");
+    site.gateway.process.wait_for_output("event=config.invalid");
     assert_eq!(site.value("x/b/flow"), 50);
     site.yaml = good;
     for (from, to, part) in [
@@ -401,7 +400,7 @@ fn an_uplink_goes_to_its_new_address_with_everything_that_waits() {
     fs::write(site.folder.path().join("ca.pem"), "no certificate").unwrap();
     let (code, _, error) = site.reload("to: mqtt://", "ca: ca.pem\n    to: mqtts://");
     assert!(
-        code == Some(78) && error.contains("nothing is changed") && error.contains("ca.pem"),
+        code == Some(78) && error.contains("reload rejected") && error.contains("ca.pem"),
         "{error}"
     );
     site.publish("up/x", "21");

@@ -286,7 +286,7 @@ impl Gateway {
             gateway
                 .process
                 .output()
-                .contains("wellhead runs")
+                .contains("gateway.started")
                 .then_some(())
         });
         gateway

@@ -871,7 +871,7 @@ fn the_first_hour_of_the_readme_goes_as_it_says() {
         said("wellhead profiles")
     );
     assert!(
-        said("wellhead check").contains("gateway.yaml is correct")
+        said("wellhead check").contains("gateway.yaml: OK (")
             && said("wellhead check").contains("a month "),
         "{}",
         said("wellhead check")

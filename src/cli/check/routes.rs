@@ -1,4 +1,4 @@
-//! What `check` says of the rules of an uplink: an example of each, and where commands come in.
+//! The rules of an uplink, each with an example, and the topics of its commands.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::outbox::{Routes, SET};
 /// The rules of an uplink.
 #[derive(Debug, Serialize)]
 pub(super) struct RoutePlan {
-    /// Local topics that go north.
+    /// Local topics that are sent.
     send: Vec<Example>,
     /// Remote topics that come in.
     receive: Vec<Example>,
@@ -103,7 +103,7 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
     }
 }
 
-/// The same as a person reads it.
+/// The same as text.
 pub(super) fn describe(plan: &RoutePlan, out: &mut String) {
     // Writing to a text cannot fail.
     for Example {

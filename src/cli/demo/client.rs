@@ -78,7 +78,7 @@ impl LocalClient {
         }
     }
 
-    /// True if the number in flight is done with.
+    /// True if the number in flight is acknowledged or refused.
     fn take(&mut self, packet: Packet) -> bool {
         match packet {
             Packet::PubAck(ack) => {

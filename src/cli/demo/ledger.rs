@@ -1,10 +1,10 @@
-//! What was promised and what arrived.
+//! The ledger: acknowledged messages against delivered ones.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Messages that wait although nothing is behind: those of the last few commits.
+/// Queued messages without a backlog: those of the last few commits.
 const LIVE: u64 = 30;
 /// The line above the rows.
 pub(super) const HEADING: &str =
@@ -14,7 +14,7 @@ pub(super) const HEADING: &str =
 struct Book {
     /// Readings seen by the local client.
     readings: u64,
-    /// Outbox depth as the gateway tells it.
+    /// Queued messages, as the gateway publishes them.
     waiting: u64,
     /// Numbers the gateway acknowledged to the local client.
     promised: BTreeSet<u64>,
@@ -27,7 +27,7 @@ struct Book {
     doubled: u64,
 }
 
-/// Shared by everybody on the stage.
+/// Shared by all participants.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(Mutex<Book>);
 
@@ -50,7 +50,7 @@ impl Ledger {
         self.book().readings += 1;
     }
 
-    /// The gateway told how many messages wait.
+    /// The gateway published its number of queued messages.
     pub(super) fn waiting(&self, count: u64) {
         self.book().waiting = count;
     }
@@ -74,7 +74,7 @@ impl Ledger {
         book.kept.extend(n);
     }
 
-    /// True if everything that was promised has arrived and no more waits than what the instruments bring at the moment.
+    /// True if all acknowledged messages have arrived, and no more are queued than the instruments produce at the moment.
     pub(super) fn is_settled(&self) -> bool {
         let book = self.book();
         let kept = book.promised.iter().all(|n| book.kept.contains(n));
@@ -97,7 +97,7 @@ impl Ledger {
         }
     }
 
-    /// One line of the live table. What still may come is not lost yet: only gaps before what has arrived are.
+    /// One line of the live table. Only gaps before arrived messages count as lost: later ones may still come.
     pub(super) fn row(&self, elapsed: Duration, up: bool, bytes: u64) -> String {
         let book = self.book();
         let (link, lost) = (if up { "up" } else { "DOWN" }, book.missing());

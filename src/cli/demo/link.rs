@@ -1,4 +1,4 @@
-//! A TCP link that can be cut, and counts what goes through it.
+//! A TCP link that can be cut, and counts its bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

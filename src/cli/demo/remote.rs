@@ -1,4 +1,4 @@
-//! The remote broker of the demo: this program's own broker, with a tap that writes down what arrives.
+//! The remote broker of the demo: this program's own broker, with a tap that puts arriving messages into the ledger.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,44 +16,24 @@ use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
 use crate::time::{known_unix_ms, now};
 
+/// Starts it; returns its address.
 pub(super) async fn start(
     ledger: Arc<Ledger>,
     stop: &Stop,
     tasks: &mut Tasks,
 ) -> Result<SocketAddr, String> {
-    let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
-    let tap = Tap {
-        filters: vec![everything],
-        not_from: Origin::Own,
-    };
     let limits = Limits::default();
-    let setup = Setup {
-        limits: limits.clone(),
-        taps: vec![tap],
-        access: Arc::new(Access::open()),
-        ..Setup::default()
-    };
-    let (queue, arrivals) = mpsc::channel(4096);
-    let engine = Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
-    let parts = broker::broker(
-        engine,
-        Admission::new(AdmissionLimits::default()),
-        vec![Way {
-            sender: queue,
-            dropped: Arc::default(),
-        }],
-    )
-    .map_err(|error| error.to_string())?;
+    let (parts, arrivals) = broker(&limits)?;
     let listener = BoundListener::bind(&Listen::any_local())
         .await
         .map_err(|error| error.to_string())?;
     let address = listener.address().ok_or("no address")?;
-    let broker = parts.broker.clone();
-    let (listener_stop, driver_stop) = (stop.clone(), stop.clone());
     tasks.start(
         "remote: arrivals",
         write_down(arrivals, parts.broker.clone(), ledger),
     );
+    let (broker, driver) = (parts.broker, parts.driver);
+    let (listener_stop, driver_stop) = (stop.clone(), stop.clone());
     tasks.start("remote: listener", async move {
         listener
             .run(broker, None, &limits, listener_stop)
@@ -61,10 +41,33 @@ pub(super) async fn start(
             .map_err(|error| error.to_string())
     });
     tasks.start("remote: broker", async move {
-        parts.driver.run(driver_stop).await;
+        driver.run(driver_stop).await;
         Ok(())
     });
     Ok(address)
+}
+
+/// A broker in memory, open to all, and a tap for everything that arrives.
+fn broker(limits: &Limits) -> Result<(broker::Parts, mpsc::Receiver<Forward>), String> {
+    let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
+    let setup = Setup {
+        limits: limits.clone(),
+        taps: vec![Tap {
+            filters: vec![everything],
+            not_from: Origin::Own,
+        }],
+        access: Arc::new(Access::open()),
+        ..Setup::default()
+    };
+    let (sender, arrivals) = mpsc::channel(4096);
+    let way = Way {
+        sender,
+        dropped: Arc::default(),
+    };
+    let engine = Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
+    let admission = Admission::new(AdmissionLimits::default());
+    let parts = broker::broker(engine, admission, vec![way]).map_err(|error| error.to_string())?;
+    Ok((parts, arrivals))
 }
 
 async fn write_down(

@@ -1,20 +1,20 @@
-//! Questions in a terminal: an answer that cannot be is told why, and the question comes again.
+//! Questions in a terminal: a wrong answer is explained, and the question repeated.
 
 use std::fs;
 use std::io::{self, BufRead};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::{Failure, USAGE, put, say};
 
-/// Who is asked.
+/// Where answers come from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answers {
-    /// Somebody is there to answer.
+    /// A person is at the terminal.
     pub(super) asks: bool,
 }
 
 impl Answers {
-    /// What was given, what is typed, or the default, once `check` makes something of it; what is given and wrong is an error.
+    /// The first that `check` accepts: what was given, else what is typed or the default. A wrong given answer is an error.
     pub(super) fn get<T>(
         self,
         given: Option<&str>,
@@ -41,7 +41,7 @@ impl Answers {
         }
     }
 
-    /// Yes or no; without anybody to answer no.
+    /// Yes or no; no without a terminal.
     pub(super) fn agrees(self, question: &str) -> Result<bool, Failure> {
         self.get(
             (!self.asks).then_some("n"),
@@ -81,59 +81,54 @@ fn typed(question: &str, default: &str) -> Result<String, Failure> {
 
 /// A serial port of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Port {
+pub(super) struct FoundPort {
     /// The name that survives replugging, where there is one.
     pub(super) path: String,
     /// What it leads to, such as ttyUSB0.
     pub(super) device: String,
 }
 
-/// The serial ports below a folder that stands for /dev: by names that survive replugging, and the others behind them.
-pub(super) fn ports(dev: &Path) -> Vec<Port> {
-    let names = |folder: &Path| -> Vec<std::path::PathBuf> {
-        // A folder that is not there has nothing in it.
-        let mut names: Vec<_> = fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .collect();
-        names.sort();
-        names
-    };
-    let mut ports: Vec<Port> = Vec::new();
-    let mut add = |path: &Path| {
-        let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let device = target
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let Some(path) = path.to_str() else { return };
-        if !ports.iter().any(|known| known.device == device) {
-            ports.push(Port {
-                path: path.to_owned(),
-                device,
-            });
+/// The serial ports below a folder such as /dev: first by names that survive replugging, then the others.
+pub(super) fn ports(dev: &Path) -> Vec<FoundPort> {
+    let stable = ["serial/by-id", "wellhead"]
+        .iter()
+        .flat_map(|folder| entries(&dev.join(folder)));
+    let others = entries(dev).into_iter().filter(|path| is_port(path));
+    let mut ports: Vec<FoundPort> = Vec::new();
+    for port in stable.chain(others).filter_map(|path| port(&path)) {
+        if !ports.iter().any(|known| known.device == port.device) {
+            ports.push(port);
         }
-    };
-    ["serial/by-id", "wellhead"]
-        .iter()
-        .flat_map(|folder| names(&dev.join(folder)))
-        .for_each(|path| add(&path));
-    let is_port = |path: &Path| {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        ["ttyUSB", "ttyACM", "ttyAMA", "ttyXR", "ttymxc", "ttyO"]
-            .iter()
-            .any(|start| name.starts_with(start))
-    };
-    names(dev)
-        .iter()
-        .filter(|path| is_port(path))
-        .for_each(|path| add(path));
+    }
     ports
+}
+
+/// The entries of a folder, sorted; none if there is no such folder.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn port(path: &Path) -> Option<FoundPort> {
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let device = target
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let path = path.to_str()?.to_owned();
+    Some(FoundPort { path, device })
+}
+
+fn is_port(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    ["ttyUSB", "ttyACM", "ttyAMA", "ttyXR", "ttymxc", "ttyO"]
+        .iter()
+        .any(|start| name.starts_with(start))
 }
 
 #[cfg(test)]

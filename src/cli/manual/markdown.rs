@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::settings::{Kind, Part, Section, settings};
+use super::settings::{KindPart, Section, SettingKind, settings};
 
 const OPENING: &str = "# Configuration reference
 
@@ -64,11 +64,11 @@ fn table(out: &mut String, section: &Section) {
     }
 }
 
-fn takes(kind: &Kind) -> String {
-    let word = |part: &Part| match part {
-        Part::Words(text) => escaped(text),
-        Part::Section(title) => format!("[{}](#{})", cell(title), anchor(title)),
-        Part::Value(name) => format!("[{name}](#values)"),
+fn takes(kind: &SettingKind) -> String {
+    let word = |part: &KindPart| match part {
+        KindPart::Words(text) => escaped(text),
+        KindPart::Section(title) => format!("[{}](#{})", cell(title), anchor(title)),
+        KindPart::Value(name) => format!("[{name}](#values)"),
     };
     kind.0.iter().map(word).collect()
 }
@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn words_of_a_kind_stay_apart() {
-        let kind = Kind(vec![
-            Part::Words("list: ".to_owned()),
-            Part::Section("a / <name>".to_owned()),
+        let kind = SettingKind(vec![
+            KindPart::Words("list: ".to_owned()),
+            KindPart::Section("a / <name>".to_owned()),
         ]);
         assert_eq!(takes(&kind), "list: [a / &lt;name>](#a--name)");
     }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::settings::{Kind, Part, Section, settings};
+use super::settings::{KindPart, Section, SettingKind, settings};
 
 /// The page.
 pub(super) fn page(version: &str) -> String {
     let settings = settings();
-    let mut page = Page { out: String::new() };
+    let mut page = RoffPage { out: String::new() };
     page.put(&format!(
         ".TH gateway.yaml 5 \"\" \"wellhead {version}\"\n.SH NAME\ngateway.yaml \\- configuration of the edge gateway wellhead\n"
     ));
@@ -38,11 +38,11 @@ pub(super) fn page(version: &str) -> String {
     page.out
 }
 
-struct Page {
+struct RoffPage {
     out: String,
 }
 
-impl Page {
+impl RoffPage {
     fn put(&mut self, text: &str) {
         self.out.push_str(text);
     }
@@ -78,10 +78,10 @@ impl Page {
     }
 }
 
-fn words(kind: &Kind) -> String {
-    let word = |part: &Part| match part {
-        Part::Words(text) | Part::Value(text) => text.clone(),
-        Part::Section(title) => format!("see {title}"),
+fn words(kind: &SettingKind) -> String {
+    let word = |part: &KindPart| match part {
+        KindPart::Words(text) | KindPart::Value(text) => text.clone(),
+        KindPart::Section(title) => format!("see {title}"),
     };
     kind.0.iter().map(word).collect()
 }

@@ -12,13 +12,13 @@ const TOP: &str = "At the top of the file";
 
 /// Every setting of the file, in the order in which a reader meets the sections.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct FileSettings {
     pub(super) sections: Vec<Section>,
     /// Values that look alike wherever they are, such as durations.
     pub(super) values: Vec<Appearance>,
 }
 
-/// What a value looks like.
+/// The form of a value.
 #[derive(Debug)]
 pub(super) struct Appearance {
     pub(super) name: String,
@@ -32,39 +32,39 @@ pub(super) struct Appearance {
 pub(super) struct Section {
     /// Where the mapping is, such as `broker / tls`; no two sections have the same title.
     pub(super) title: String,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<SettingEntry>,
 }
 
 /// One key.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct SettingEntry {
     pub(super) key: String,
-    pub(super) kind: Kind,
+    pub(super) kind: SettingKind,
     pub(super) is_required: bool,
     pub(super) text: String,
 }
 
-/// What a key takes, in words.
+/// The type of a key's value, in words.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Kind(pub(super) Vec<Part>);
+pub(super) struct SettingKind(pub(super) Vec<KindPart>);
 
-/// A piece of a [`Kind`].
+/// A piece of a [`SettingKind`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum KindPart {
     Words(String),
     /// A mapping that has a section of its own: its title.
     Section(String),
-    /// The name of one of [`Settings::values`].
+    /// The name of one of [`FileSettings::values`].
     Value(String),
 }
 
-impl Kind {
+impl SettingKind {
     fn words(text: impl Into<String>) -> Self {
-        Self(vec![Part::Words(text.into())])
+        Self(vec![KindPart::Words(text.into())])
     }
 
     fn after(text: &str, mut rest: Self) -> Self {
-        rest.0.insert(0, Part::Words(text.to_owned()));
+        rest.0.insert(0, KindPart::Words(text.to_owned()));
         rest
     }
 
@@ -79,7 +79,7 @@ impl Kind {
         let mut parts = Vec::new();
         for kind in different {
             if !parts.is_empty() {
-                parts.push(Part::Words(" or ".to_owned()));
+                parts.push(KindPart::Words(" or ".to_owned()));
             }
             parts.extend(kind.0);
         }
@@ -88,7 +88,7 @@ impl Kind {
 }
 
 /// Reads the schema of the file.
-pub(super) fn settings() -> Settings {
+pub(super) fn settings() -> FileSettings {
     let schema = schema::of_file();
     let mut reader = Reader {
         schema: &schema,
@@ -105,7 +105,7 @@ pub(super) fn settings() -> Settings {
         .into_iter()
         .map(|(name, value)| appearance(name, value))
         .collect();
-    Settings { sections, values }
+    FileSettings { sections, values }
 }
 
 struct Reader<'a> {
@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
         } else {
             format!("{title} / ")
         };
-        let entry = |(key, value): (&'a String, &'a Value)| Entry {
+        let entry = |(key, value): (&'a String, &'a Value)| SettingEntry {
             key: key.clone(),
             kind: self.kind(value, &format!("{above}{key}")),
             is_required: required.contains(&key.as_str()),
@@ -149,8 +149,8 @@ impl<'a> Reader<'a> {
         Section { title, entries }
     }
 
-    /// What a value is; mappings that it names get a section of their own, called `name`.
-    fn kind(&mut self, value: &'a Value, name: &str) -> Kind {
+    /// The type of a value; mappings that it names get a section of their own, called `name`.
+    fn kind(&mut self, value: &'a Value, name: &str) -> SettingKind {
         if let Some(target) = value.get("$ref").and_then(Value::as_str) {
             return self.definition(target.rsplit('/').next().unwrap_or(target), name);
         }
@@ -158,17 +158,17 @@ impl<'a> Reader<'a> {
             let Some(choices) = value.get(key).and_then(Value::as_array) else {
                 continue;
             };
-            return Kind::any_of(choices.iter().map(|choice| self.kind(choice, name)));
+            return SettingKind::any_of(choices.iter().map(|choice| self.kind(choice, name)));
         }
         if let Some(word) = value.get("const") {
-            return Kind::words(plain(word));
+            return SettingKind::words(plain(word));
         }
         if let Some(words) = value.get("enum").and_then(Value::as_array) {
             let words = different(words);
             return if words.is_empty() {
-                Kind::default()
+                SettingKind::default()
             } else {
-                Kind::words(words.join(", "))
+                SettingKind::words(words.join(", "))
             };
         }
         let kinds: Vec<&str> = match value.get("type") {
@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
             Some(kind) => kind.as_str().into_iter().collect(),
             None => Vec::new(),
         };
-        Kind::any_of(
+        SettingKind::any_of(
             kinds
                 .into_iter()
                 .filter(|kind| *kind != "null")
@@ -184,33 +184,33 @@ impl<'a> Reader<'a> {
         )
     }
 
-    fn plain_kind(&mut self, kind: &str, value: &'a Value, name: &str) -> Kind {
+    fn plain_kind(&mut self, kind: &str, value: &'a Value, name: &str) -> SettingKind {
         match kind {
-            "string" => Kind::words("text"),
-            "integer" => Kind::words("whole number"),
-            "boolean" => Kind::words("true or false"),
+            "string" => SettingKind::words("text"),
+            "integer" => SettingKind::words("whole number"),
+            "boolean" => SettingKind::words("true or false"),
             "array" => match value.get("items") {
-                Some(items) => Kind::after("list: ", self.kind(items, name)),
-                None => Kind::words("list"),
+                Some(items) => SettingKind::after("list: ", self.kind(items, name)),
+                None => SettingKind::words("list"),
             },
             "object" => match value.get("additionalProperties") {
-                Some(each @ Value::Object(_)) => Kind::after(
+                Some(each @ Value::Object(_)) => SettingKind::after(
                     "mapping by name: ",
                     self.kind(each, &format!("{name} / <name>")),
                 ),
-                _ => Kind::words("mapping"),
+                _ => SettingKind::words("mapping"),
             },
-            other => Kind::words(other),
+            other => SettingKind::words(other),
         }
     }
 
-    fn definition(&mut self, definition: &'a str, name: &str) -> Kind {
+    fn definition(&mut self, definition: &'a str, name: &str) -> SettingKind {
         let schema = self.schema;
         let Some(found) = schema
             .get("definitions")
             .and_then(|all| all.get(definition))
         else {
-            return Kind::words(definition);
+            return SettingKind::words(definition);
         };
         if properties(found).is_some_and(|keys| !keys.is_empty()) {
             if !self.named.contains_key(definition) {
@@ -218,11 +218,11 @@ impl<'a> Reader<'a> {
                 self.waiting.push_back((name.to_owned(), found));
             }
             let title = self.named.get(definition).map_or(name, String::as_str);
-            return Kind(vec![Part::Section(title.to_owned())]);
+            return SettingKind(vec![KindPart::Section(title.to_owned())]);
         }
         if found.get("examples").is_some() {
             self.values.insert(definition, found);
-            return Kind(vec![Part::Value(definition.to_owned())]);
+            return SettingKind(vec![KindPart::Value(definition.to_owned())]);
         }
         self.kind(found, name)
     }

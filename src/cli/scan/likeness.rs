@@ -1,4 +1,4 @@
-//! Which profiles a device could be of that does not say what it is: those whose registers hold what they should.
+//! Recognises devices without identification: finds the profiles whose registers show typical values.
 //!
 //! Mains frequency and voltages lie in narrow ranges, so that registers which show several of them are hardly there by chance. That is no
 //! proof: makers share maps, and so the words are "looks like". Nothing is written, and each register is read once.
@@ -8,36 +8,36 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cli::Failure;
-use crate::cli::line::Reach;
+use crate::cli::line_access::LineAccess;
 use crate::config;
 use crate::field::Source;
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::{Register, Table};
 
-/// Registers of one profile that are looked at.
+/// Registers of one profile that are read.
 const MOST_SIGNS: usize = 5;
-/// Right values that make a likeness.
+/// Right values that a likeness needs.
 const LEAST_RIGHT: usize = 2;
 /// Profiles that are named.
 const MOST_LIKE: usize = 3;
-/// Questions without an answer after which a device is left in peace.
+/// Requests without an answer, after which a device is not asked again.
 const MOST_SILENT: usize = 3;
 
 /// A register of a profile with the values that belong there.
 #[derive(Debug, Clone)]
-struct Sign {
+struct TypicalRegister {
     register: Register,
-    /// Such values are right.
+    /// The right values.
     right: std::ops::RangeInclusive<f64>,
-    /// A phase that is not connected shows nothing, which speaks for nothing.
+    /// Zero is neither right nor wrong: a phase that is not connected.
     may_be_zero: bool,
 }
 
-/// A profile as it is recognised.
+/// A profile with the registers that recognise it.
 #[derive(Debug)]
 struct Portrait {
     name: String,
-    signs: Vec<Sign>,
+    signs: Vec<TypicalRegister>,
 }
 
 /// Every profile that can be recognised.
@@ -58,12 +58,12 @@ impl Portraits {
     /// The names of the profiles that a device looks like, the likeliest first; none if nothing speaks for one.
     pub(super) fn like(
         &self,
-        reach: &mut Reach,
+        access: &mut LineAccess,
         unit: u8,
         within: Duration,
     ) -> Result<Vec<String>, Failure> {
-        let mut device = Device {
-            reach,
+        let mut device = ProbedDevice {
+            access,
             unit,
             within,
             known: HashMap::new(),
@@ -109,7 +109,7 @@ fn portrait(folder: &Path, name: String) -> Option<Portrait> {
             exponent: None,
         } if register.meaning.array.is_none() => {
             let (right, may_be_zero) = ordinary(unit_of(point.id)?)?;
-            Some(Sign {
+            Some(TypicalRegister {
                 register: Register::clone(register),
                 right,
                 may_be_zero,
@@ -117,8 +117,8 @@ fn portrait(folder: &Path, name: String) -> Option<Portrait> {
         }
         _ => None,
     };
-    let mut signs: Vec<Sign> = device.points.iter().filter_map(sign).collect();
-    // What cannot be zero says most.
+    let mut signs: Vec<TypicalRegister> = device.points.iter().filter_map(sign).collect();
+    // Values that cannot be zero say most.
     signs.sort_by_key(|sign| sign.may_be_zero);
     signs.truncate(MOST_SIGNS);
     (signs.len() >= LEAST_RIGHT).then_some(Portrait { name, signs })
@@ -133,22 +133,22 @@ fn ordinary(unit: &str) -> Option<(std::ops::RangeInclusive<f64>, bool)> {
     }
 }
 
-/// A device that is looked at.
-struct Device<'a> {
-    reach: &'a mut Reach,
+/// A device that is being recognised.
+struct ProbedDevice<'a> {
+    access: &'a mut LineAccess,
     unit: u8,
     within: Duration,
-    /// What was read; `None` for what it refuses.
+    /// The registers that were read; `None` for refused ones.
     known: HashMap<(Table, u16, u16), Option<Vec<u16>>>,
-    /// Questions in a row that it did not answer.
+    /// Requests in a row without an answer.
     silent: usize,
 }
 
-impl Device<'_> {
+impl ProbedDevice<'_> {
     /// How many signs are right; 0 if one is wrong.
-    fn right(&mut self, signs: &[Sign]) -> Result<usize, Failure> {
+    fn right(&mut self, signs: &[TypicalRegister]) -> Result<usize, Failure> {
         let mut right = 0;
-        for Sign {
+        for TypicalRegister {
             register,
             right: range,
             may_be_zero,
@@ -179,7 +179,7 @@ impl Device<'_> {
             return Ok(None);
         }
         let (table, start, count) = place;
-        let words = match self.reach.ask(
+        let words = match self.access.ask(
             self.unit,
             &Ask::Registers {
                 table,

@@ -1,44 +1,44 @@
-//! What happened on a line, put together: a request with its answer, or what a plain instrument said. It neither waits nor prints.
+//! Puts the events of a line together: a request with its answer, or a message of a plain instrument. It neither waits nor prints.
 
 use crate::field::trace::{Framing, Happening, Traced};
 
-/// Silence that ends what a plain instrument says, in microseconds.
+/// Silence that ends a message of a plain instrument, in microseconds.
 const PAUSE_US: u64 = 50_000;
-/// Bytes of one thing that is shown; what is longer is shown in parts.
+/// Bytes of one event; longer ones are shown in parts.
 const LONGEST: usize = 1024;
 
-/// What is shown at once.
+/// One event as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum TraceEvent {
     Opened {
         at_us: u64,
     },
-    Exchange(Exchange),
+    Transaction(Transaction),
     Spoken(Spoken),
-    /// What came of a request to a plain instrument, if that is not an answer.
+    /// The outcome of a request to a plain instrument, if that is not an answer.
     Note {
         at_us: u64,
         text: String,
     },
-    /// So much was lost in all.
+    /// How many events were lost in all.
     Lost(u64),
 }
 
-/// A request, and what came of it.
+/// A request, its answer and its outcome.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Exchange {
+pub(super) struct Transaction {
     pub(super) at_us: u64,
     /// The silence before it.
     pub(super) gap_us: Option<u64>,
     pub(super) sent: Vec<u8>,
     pub(super) received: Vec<u8>,
-    /// When the last byte came, or it was given up.
+    /// When the last byte came, or the driver gave up.
     pub(super) ended_us: u64,
-    /// What the driver made of it.
+    /// The outcome in the words of the driver.
     pub(super) outcome: Option<String>,
 }
 
-/// Bytes that nobody asked for, or whose request is not known.
+/// Bytes without a request, or of a plain instrument.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Spoken {
     pub(super) at_us: u64,
@@ -48,13 +48,13 @@ pub(super) struct Spoken {
     pub(super) bytes: Vec<u8>,
 }
 
-/// See the module.
+/// Makes events of what the gateway sends.
 #[derive(Debug)]
 pub(super) struct Assembler {
     framing: Framing,
-    exchange: Option<Exchange>,
+    transaction: Option<Transaction>,
     spoken: Option<Spoken>,
-    /// When something travelled last.
+    /// When bytes travelled last.
     last_us: Option<u64>,
     lost: u64,
 }
@@ -63,55 +63,55 @@ impl Assembler {
     pub(super) fn new(framing: Framing) -> Self {
         Self {
             framing,
-            exchange: None,
+            transaction: None,
             spoken: None,
             last_us: None,
             lost: 0,
         }
     }
 
-    /// Takes the next thing that happened; gives what can be shown now.
-    pub(super) fn push(&mut self, traced: Traced) -> Vec<Shown> {
+    /// Takes what happened next; returns the events that are complete.
+    pub(super) fn push(&mut self, traced: Traced) -> Vec<TraceEvent> {
         let Traced { at_us, what, lost } = traced;
         let mut shown = Vec::new();
         if lost > self.lost {
             self.lost = lost;
             shown.extend(self.flush());
-            shown.push(Shown::Lost(lost));
+            shown.push(TraceEvent::Lost(lost));
         }
         match what {
             Happening::Opened => {
                 shown.extend(self.flush());
-                shown.push(Shown::Opened { at_us });
+                shown.push(TraceEvent::Opened { at_us });
             }
             Happening::Sent(bytes) if self.framing == Framing::Plain => {
                 shown.extend(self.speak(at_us, bytes, true));
             }
             Happening::Sent(bytes) => shown.extend(self.send(at_us, &bytes)),
-            Happening::Received(bytes) => match &mut self.exchange {
-                Some(exchange) if exchange.received.len() < LONGEST => {
-                    exchange.received.extend(bytes);
-                    exchange.ended_us = at_us;
+            Happening::Received(bytes) => match &mut self.transaction {
+                Some(transaction) if transaction.received.len() < LONGEST => {
+                    transaction.received.extend(bytes);
+                    transaction.ended_us = at_us;
                     self.last_us = Some(at_us);
                 }
                 _ => shown.extend(self.speak(at_us, bytes, false)),
             },
-            Happening::Ended(outcome) => match self.exchange.take() {
-                Some(exchange) => {
-                    let ended_us = if exchange.received.is_empty() {
+            Happening::Ended(outcome) => match self.transaction.take() {
+                Some(transaction) => {
+                    let ended_us = if transaction.received.is_empty() {
                         at_us
                     } else {
-                        exchange.ended_us
+                        transaction.ended_us
                     };
-                    shown.push(Shown::Exchange(Exchange {
+                    shown.push(TraceEvent::Transaction(Transaction {
                         outcome: Some(outcome),
                         ended_us,
-                        ..exchange
+                        ..transaction
                     }));
                 }
                 None => {
                     shown.extend(self.flush());
-                    shown.push(Shown::Note {
+                    shown.push(TraceEvent::Note {
                         at_us,
                         text: outcome,
                     });
@@ -121,48 +121,50 @@ impl Assembler {
         shown
     }
 
-    /// Nothing has happened for a while, or nothing more will: what was begun is shown as it is.
-    pub(super) fn flush(&mut self) -> Vec<Shown> {
-        let exchange = self.exchange.take().map(Shown::Exchange);
-        exchange
+    /// Returns unfinished events as they are, at the end.
+    pub(super) fn flush(&mut self) -> Vec<TraceEvent> {
+        let transaction = self.transaction.take().map(TraceEvent::Transaction);
+        transaction
             .into_iter()
-            .chain(self.spoken.take().map(Shown::Spoken))
+            .chain(self.spoken.take().map(TraceEvent::Spoken))
             .collect()
     }
 
-    /// The same, for what has no end of its own; a request is waited for until the driver gives it up.
-    pub(super) fn pause(&mut self) -> Vec<Shown> {
-        self.spoken.take().map(Shown::Spoken).into_iter().collect()
+    /// Returns an unfinished message after a silence; a request stays until the driver gives up.
+    pub(super) fn pause(&mut self) -> Vec<TraceEvent> {
+        self.spoken
+            .take()
+            .map(TraceEvent::Spoken)
+            .into_iter()
+            .collect()
     }
 
     fn gap(&self, at_us: u64) -> Option<u64> {
         self.last_us.map(|last| at_us.saturating_sub(last))
     }
 
-    fn send(&mut self, at_us: u64, bytes: &[u8]) -> Vec<Shown> {
+    fn send(&mut self, at_us: u64, bytes: &[u8]) -> Vec<TraceEvent> {
         // A frame may leave in parts.
-        if let Some(exchange) = self
-            .exchange
-            .as_mut()
-            .filter(|exchange| exchange.received.is_empty() && exchange.sent.len() < LONGEST)
-        {
-            exchange.sent.extend_from_slice(bytes);
+        if let Some(transaction) = self.transaction.as_mut().filter(|transaction| {
+            transaction.received.is_empty() && transaction.sent.len() < LONGEST
+        }) {
+            transaction.sent.extend_from_slice(bytes);
             return Vec::new();
         }
         let shown = self.flush();
         let gap_us = self.gap(at_us);
         self.last_us = Some(at_us);
-        self.exchange = Some(Exchange {
+        self.transaction = Some(Transaction {
             at_us,
             gap_us,
             sent: bytes.to_vec(),
             ended_us: at_us,
-            ..Exchange::default()
+            ..Transaction::default()
         });
         shown
     }
 
-    fn speak(&mut self, at_us: u64, bytes: Vec<u8>, is_sent: bool) -> Vec<Shown> {
+    fn speak(&mut self, at_us: u64, bytes: Vec<u8>, is_sent: bool) -> Vec<TraceEvent> {
         let mut shown = Vec::new();
         let gap_us = self.gap(at_us);
         self.last_us = Some(at_us);
@@ -201,7 +203,7 @@ impl Assembler {
 mod tests {
     use super::*;
 
-    fn push(assembler: &mut Assembler, at_us: u64, what: Happening) -> Vec<Shown> {
+    fn push(assembler: &mut Assembler, at_us: u64, what: Happening) -> Vec<TraceEvent> {
         assembler.push(Traced {
             at_us,
             what,
@@ -217,7 +219,7 @@ mod tests {
         assert!(push(&mut frames, 5000, Happening::Received(vec![7])).is_empty());
         assert!(push(&mut frames, 6000, Happening::Received(vec![3])).is_empty());
         let outcome = Some("answered".to_owned());
-        let exchange = Exchange {
+        let transaction = Transaction {
             at_us: 1000,
             gap_us: None,
             sent: vec![7, 3, 0],
@@ -227,14 +229,14 @@ mod tests {
         };
         assert_eq!(
             push(&mut frames, 6100, Happening::Ended("answered".to_owned())),
-            [Shown::Exchange(exchange)]
+            [TraceEvent::Transaction(transaction)]
         );
         // Noise, and a request that nobody answers.
         assert!(push(&mut frames, 7000, Happening::Received(vec![0xFF])).is_empty());
         let shown = push(&mut frames, 9000, Happening::Sent(vec![1]));
         assert_eq!(
             shown,
-            [Shown::Spoken(Spoken {
+            [TraceEvent::Spoken(Spoken {
                 at_us: 7000,
                 gap_us: Some(1000),
                 is_sent: false,
@@ -249,7 +251,7 @@ mod tests {
         assert!(
             matches!(
                 &shown[..],
-                [Shown::Exchange(Exchange {
+                [TraceEvent::Transaction(Transaction {
                     gap_us: Some(2000),
                     ended_us: 309_000,
                     ..
@@ -263,7 +265,7 @@ mod tests {
     fn what_plain_instruments_say_ends_with_a_line_or_with_silence() {
         let mut frames = Assembler::new(Framing::Plain);
         let spoken = |at_us, gap_us, is_sent, bytes: &[u8]| {
-            Shown::Spoken(Spoken {
+            TraceEvent::Spoken(Spoken {
                 at_us,
                 gap_us,
                 is_sent,
@@ -292,7 +294,7 @@ mod tests {
                 300_000,
                 Happening::Ended("no answer".to_owned())
             ),
-            [Shown::Note {
+            [TraceEvent::Note {
                 at_us: 300_000,
                 text: "no answer".to_owned()
             }]
@@ -309,8 +311,8 @@ mod tests {
         };
         assert_eq!(
             frames.push(opened(3)),
-            [Shown::Lost(3), Shown::Opened { at_us: 5 }]
+            [TraceEvent::Lost(3), TraceEvent::Opened { at_us: 5 }]
         );
-        assert_eq!(frames.push(opened(3)), [Shown::Opened { at_us: 5 }]);
+        assert_eq!(frames.push(opened(3)), [TraceEvent::Opened { at_us: 5 }]);
     }
 }

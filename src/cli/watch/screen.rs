@@ -1,4 +1,4 @@
-//! How `watch` looks: a head, a row for each topic, a foot; at any size, without anything beyond it.
+//! The screen of `watch`: a head, a row for each topic, a foot; at any size, and never beyond it.
 //!
 //! From 80 columns on every column is there. Narrower screens lose the picture first, then age and unit, the quality last. A text that
 //! is too wide is cut by the cells that it takes: a topic at its beginning, because its end names the point, others at their end.
@@ -12,7 +12,7 @@ use ratatui::style::{Color, Modifier, Style};
 use unicode_width::UnicodeWidthStr;
 
 use super::super::columns::{cut, ending};
-use super::table::{HISTORY, Table, View};
+use super::table::{HISTORY, ValueRow, ValueTable, View};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const AGE: usize = 4;
@@ -56,7 +56,7 @@ impl Columns {
 }
 
 /// Draws everything.
-pub(super) fn draw(table: &mut Table, now: Instant, area: Rect, buffer: &mut Buffer) {
+pub(super) fn draw(table: &mut ValueTable, now: Instant, area: Rect, buffer: &mut Buffer) {
     let area = area.intersection(buffer.area);
     if area.width == 0 || area.height == 0 {
         return;
@@ -68,51 +68,35 @@ pub(super) fn draw(table: &mut Table, now: Instant, area: Rect, buffer: &mut Buf
         y: 0,
         style: Style::new(),
     };
-    let (height, columns) = (
-        usize::from(area.height),
-        Columns::of(usize::from(area.width)),
-    );
+    let (height, room) = (usize::from(area.height), usize::from(area.width));
+    let columns = Columns::of(room);
     let (has_head, has_foot) = (height >= 2, height >= 3);
     let view = table.view(height - usize::from(has_head) - usize::from(has_foot));
     if has_head {
         pen.style = Style::new().add_modifier(Modifier::REVERSED);
-        pen.line(
-            &columns,
-            &Cells {
-                topic: "topic",
-                value: "value",
-                unit: "unit",
-                quality: "quality",
-                age: "age",
-                picture: "",
-            },
-        );
+        pen.line(&columns, &HEAD);
         pen.y += 1;
     }
     for (topic, row) in &view.rows {
         pen.style = style_of(&row.quality);
-        let (age, picture) = (
-            age(now.saturating_duration_since(row.since)),
-            picture(&row.history, columns.picture),
-        );
-        let cells = Cells {
-            topic,
-            value: &row.value,
-            unit: &row.unit,
-            quality: &row.quality,
-            age: &age,
-            picture: &picture,
-        };
-        pen.line(&columns, &cells);
+        pen.row(&columns, topic, row, now);
         pen.y += 1;
     }
     if has_foot {
         (pen.x, pen.y) = (0, area.height.saturating_sub(1));
         pen.style = Style::new().add_modifier(Modifier::DIM);
-        let room = usize::from(area.width);
         pen.cell(&foot(&view, room), room);
     }
 }
+
+const HEAD: Cells<'_> = Cells {
+    topic: "topic",
+    value: "value",
+    unit: "unit",
+    quality: "quality",
+    age: "age",
+    picture: "",
+};
 
 /// The texts of a row.
 struct Cells<'a> {
@@ -134,6 +118,18 @@ struct Pen<'a> {
 }
 
 impl Pen<'_> {
+    fn row(&mut self, columns: &Columns, topic: &str, row: &ValueRow, now: Instant) {
+        let cells = Cells {
+            topic,
+            value: &row.value,
+            unit: &row.unit,
+            quality: &row.quality,
+            age: &age(now.saturating_duration_since(row.since)),
+            picture: &picture(&row.history, columns.picture),
+        };
+        self.line(columns, &cells);
+    }
+
     fn line(&mut self, columns: &Columns, cells: &Cells<'_>) {
         self.x = 0;
         let whole = Rect {
@@ -156,7 +152,7 @@ impl Pen<'_> {
         self.cell(cells.picture, columns.picture);
     }
 
-    /// Writes a text that has so many cells, and goes on behind it.
+    /// Writes a text into a number of cells, and moves behind them.
     fn cell(&mut self, text: &str, width: usize) {
         let left = self.area.width.saturating_sub(self.x);
         let width = u16::try_from(width).unwrap_or(u16::MAX).min(left);
@@ -182,7 +178,7 @@ fn style_of(quality: &str) -> Style {
     }
 }
 
-/// Where one is, and what the keys do; the shorter text if the longer one does not fit.
+/// The position and the keys; the shorter text if the longer one does not fit.
 fn foot(view: &View<'_>, room: usize) -> String {
     if view.is_typing {
         return format!(
@@ -252,13 +248,13 @@ fn picture(history: &VecDeque<f64>, width: usize) -> String {
 mod tests {
     use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-    use super::super::Units;
-    use super::super::table::{Row, Turn};
+    use super::super::PointUnits;
+    use super::super::table::{Turn, ValueRow};
     use super::*;
     use crate::mqtt::{Properties, Publish, QoS, TopicName};
     use crate::time::now;
 
-    fn take(table: &mut Table, topic: &str, payload: &str) {
+    fn take(table: &mut ValueTable, topic: &str, payload: &str) {
         let message = Publish {
             dup: false,
             qos: QoS::AtMostOnce,
@@ -268,12 +264,12 @@ mod tests {
             properties: Properties::default(),
             payload: payload.as_bytes().to_vec().into(),
         };
-        let units: Units = [("x/d/pressure".to_owned(), "bar".to_owned())].into();
-        table.take(Row::of(&message, &units));
+        let units: PointUnits = [("x/d/pressure".to_owned(), "bar".to_owned())].into();
+        table.take(ValueRow::of(&message, &units));
     }
 
     /// What a screen of this size shows.
-    fn shown(table: &mut Table, width: u16, height: u16) -> Vec<String> {
+    fn shown(table: &mut ValueTable, width: u16, height: u16) -> Vec<String> {
         let area = Rect::new(0, 0, width, height);
         let mut buffer = Buffer::empty(area);
         draw(table, now() + Duration::from_secs(92), area, &mut buffer);
@@ -292,7 +288,7 @@ mod tests {
         (0..height).map(|y| line(y).trim_end().to_owned()).collect()
     }
 
-    fn press(table: &mut Table, codes: &[KeyCode]) -> Turn {
+    fn press(table: &mut ValueTable, codes: &[KeyCode]) -> Turn {
         codes
             .iter()
             .map(|code| table.key(KeyEvent::new(*code, KeyModifiers::NONE)))
@@ -302,7 +298,7 @@ mod tests {
 
     #[test]
     fn eighty_columns_show_everything_and_how_values_went() {
-        let mut table = Table::default();
+        let mut table = ValueTable::default();
         for value in ["1", "4", "8"] {
             take(
                 &mut table,
@@ -333,7 +329,7 @@ mod tests {
 
     #[test]
     fn no_size_is_too_small_and_no_text_too_wide() {
-        let mut table = Table::default();
+        let mut table = ValueTable::default();
         for number in 0..30 {
             take(
                 &mut table,
@@ -364,7 +360,7 @@ mod tests {
 
     #[test]
     fn what_peers_send_does_not_reach_the_terminal_as_commands() {
-        let mut table = Table::default();
+        let mut table = ValueTable::default();
         take(
             &mut table,
             "x/\u{1b}]0;owned\u{7}/\u{9b}31m",
@@ -388,9 +384,9 @@ mod tests {
 
     #[test]
     fn keys_scroll_filter_and_quit() {
-        let mut table = Table::default();
+        let mut table = ValueTable::default();
         (0..50).for_each(|number| take(&mut table, &format!("x/{number:02}"), "1"));
-        let first = |table: &mut Table| {
+        let first = |table: &mut ValueTable| {
             shown(table, 80, 12)[1]
                 .split_whitespace()
                 .next()
@@ -447,7 +443,7 @@ mod tests {
 
     #[test]
     fn topics_without_end_are_bounded_and_told() {
-        let mut table = Table::default();
+        let mut table = ValueTable::default();
         (0..super::super::table::MOST_TOPICS + 5)
             .for_each(|number| take(&mut table, &format!("x/{number}"), "1"));
         assert!(shown(&mut table, 80, 5)[4].contains("of 10000, and more that are not kept"));

@@ -1,5 +1,4 @@
-//! What `watch` knows: the last value of each topic and those before it, which rows are wanted and which are on the screen. It neither
-//! reads nor draws.
+//! The state of `watch`: the values of each topic, the filter, and the rows on the screen. It neither reads nor draws.
 //!
 //! Invariants: topics, values and their text are bounded, whatever the broker sends; all of it is fit to be shown ([`Printable`]).
 
@@ -9,7 +8,7 @@ use std::time::Instant;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use serde_json::Value as Json;
 
-use super::Units;
+use super::PointUnits;
 use crate::log::Printable;
 use crate::mqtt::Publish;
 use crate::time::now;
@@ -20,12 +19,12 @@ pub(super) const HISTORY: usize = 24;
 pub(super) const MOST_TOPICS: usize = 10_000;
 /// Bytes of a topic, of a value and of the words beside it.
 const LONGEST: usize = 512;
-/// Characters of what is looked for.
+/// Characters of the filter.
 const LONGEST_FILTER: usize = 64;
 
-/// What is known of a topic.
+/// The last values of a topic.
 #[derive(Debug, Clone)]
-pub(super) struct Row {
+pub(super) struct ValueRow {
     pub(super) value: String,
     pub(super) unit: String,
     /// `good`, or what is wrong.
@@ -34,9 +33,9 @@ pub(super) struct Row {
     pub(super) history: VecDeque<f64>,
 }
 
-impl Row {
-    /// What a message says, and its topic; `None` without a topic.
-    pub(super) fn of(message: &Publish, units: &Units) -> Option<(String, Self)> {
+impl ValueRow {
+    /// The topic of a message and its row; `None` without a topic.
+    pub(super) fn of(message: &Publish, units: &PointUnits) -> Option<(String, Self)> {
         let topic = message.topic.as_ref()?.to_string();
         let json: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
         let (value, quality) = match json.as_object().filter(|fields| fields.contains_key("v")) {
@@ -55,7 +54,7 @@ impl Row {
             .filter(|number: &f64| number.is_finite())
             .collect();
         let unit = units.get(&topic).cloned().unwrap_or_default();
-        // Whoever publishes decides what stands in these.
+        // A publisher decides what these contain.
         let [topic, value, quality] =
             [topic, value, quality].map(|text| Printable(&text).to_string());
         Some((
@@ -70,7 +69,7 @@ impl Row {
         ))
     }
 
-    /// Without what no screen can show.
+    /// Cut to what a screen can show.
     fn short(self) -> Self {
         let short = |text: String| Printable::cut(&text, LONGEST).into_owned();
         Self {
@@ -94,17 +93,17 @@ fn plain(value: &Json) -> String {
     }
 }
 
-/// What comes after a key.
+/// The effect of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     Stay,
     Quit,
 }
 
-/// All rows, and which of them are looked at.
+/// All rows, the filter, and the position in those that match.
 #[derive(Debug, Default)]
-pub(super) struct Table {
-    rows: BTreeMap<String, Row>,
+pub(super) struct ValueTable {
+    rows: BTreeMap<String, ValueRow>,
     /// There are more topics than are kept.
     pub(super) is_full: bool,
     /// Text that a row must have, in small letters.
@@ -120,21 +119,21 @@ pub(super) struct Table {
 /// The rows on a screen.
 #[derive(Debug)]
 pub(super) struct View<'a> {
-    pub(super) rows: Vec<(&'a str, &'a Row)>,
+    pub(super) rows: Vec<(&'a str, &'a ValueRow)>,
     /// The number of the first, from zero.
     pub(super) first: usize,
-    /// How many are wanted, on the screen or not.
+    /// How many match, on the screen or not.
     pub(super) wanted: usize,
     pub(super) all: usize,
     pub(super) is_full: bool,
-    /// The text that is looked for, if any.
+    /// The text of the filter, if any.
     pub(super) filter: Option<&'a str>,
     pub(super) is_typing: bool,
 }
 
-impl Table {
+impl ValueTable {
     /// Puts a new value beside those before it.
-    pub(super) fn take(&mut self, heard: Option<(String, Row)>) {
+    pub(super) fn take(&mut self, heard: Option<(String, ValueRow)>) {
         let Some((topic, row)) = heard else { return };
         let (topic, mut row) = (Printable::cut(&topic, LONGEST).into_owned(), row.short());
         if let Some(before) = self.rows.remove(&topic) {
@@ -194,8 +193,8 @@ impl Table {
         self.top = 0;
     }
 
-    fn wanted(&self) -> impl Iterator<Item = (&str, &Row)> {
-        let is_wanted = |(topic, row): &(&String, &Row)| {
+    fn wanted(&self) -> impl Iterator<Item = (&str, &ValueRow)> {
+        let is_wanted = |(topic, row): &(&String, &ValueRow)| {
             self.filter.is_empty()
                 || topic.to_lowercase().contains(&self.filter)
                 || row.has(&self.filter)

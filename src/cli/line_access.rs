@@ -1,4 +1,4 @@
-//! How commands get at a line: through the gateway that runs and owns it, else by opening it themselves.
+//! Access of commands to a line: through the running gateway that owns it, else by opening it.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -18,12 +18,12 @@ use crate::field::modbus::manners::Manners;
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::serial::{Port, Speed};
 use crate::field::{Driver, Line, Wire};
-use crate::status::control::{self, Reply, Request};
+use crate::status::control::{self, ControlRequest, Reply};
 
-/// How long a gateway may take to come to a question.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a gateway may take to answer.
+pub(super) const GATEWAY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Which gateway, and how a line without one is opened.
+/// The gateway, and how a line without one is opened.
 #[derive(Debug, Args)]
 pub(super) struct Via {
     /// The YAML file of the gateway [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
@@ -37,9 +37,9 @@ pub(super) struct Via {
     pub(super) within: crate::units::Span,
 }
 
-/// A line that is meant, with the gateway that may own it.
+/// A line that a command names, and the gateway that may own it.
 #[derive(Debug, Clone)]
-pub(super) struct Meant {
+pub(super) struct LineAddress {
     pub(super) line: Line,
     /// The gateway of the file, if the line is in it.
     folder: Option<PathBuf>,
@@ -54,54 +54,82 @@ impl Via {
         }
     }
 
-    /// The line of a name, of a serial device or of an address.
-    pub(super) fn meant(&self, typed: &str) -> Result<Meant, Failure> {
-        // A pseudo-terminal, a link, a file in this folder: whatever can be opened.
-        let is_path = typed.contains('/') || Path::new(typed).exists();
-        let is_address = typed
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-            || typed.parse::<std::net::IpAddr>().is_ok();
-        // What is named by itself needs no file, nor a right one.
-        let gateway = match self.gateway() {
-            Err(failure) if (is_path || is_address) && self.file.is_none() => {
-                say(&format!(
-                    "the YAML file is left aside, because it is not correct: {}",
-                    failure.message.lines().next().unwrap_or_default()
-                ));
-                None
-            }
-            other => other?,
-        };
-        let known = gateway.as_ref().and_then(|gateway| {
-            gateway
-                .lines
-                .iter()
-                .find(|line| line.name == typed || stands_for(&line.wire, typed))
-        });
+    /// The line with this name, serial device or address.
+    pub(super) fn line(&self, typed: &str) -> Result<LineAddress, Failure> {
+        let form = Form::of(typed);
+        let gateway = self.gateway_for(&form)?;
+        let lines = gateway.iter().flat_map(|gateway| &gateway.lines);
+        let known = lines
+            .clone()
+            .find(|line| line.name == typed || stands_for(&line.wire, typed));
         if let (Some(line), Some(gateway)) = (known, &gateway) {
-            return Ok(Meant {
+            return Ok(LineAddress {
                 line: line.clone(),
                 folder: Some(gateway.folder.clone()),
             });
         }
-        let wire = if is_path {
-            let speed: Speed = "9600 8N1".parse().map_err(Failure::runtime)?;
-            serial(typed, speed, self.ascii)
-        } else if is_address {
-            modbus_tcp(typed)
-        } else {
-            let names = gateway
-                .iter()
-                .flat_map(|gateway| &gateway.lines)
-                .map(|line| line.name.as_str());
-            let hint = config::suggestion(typed, names);
-            return Err(Failure::runtime(format!(
-                "there is no line \"{typed}\"; {hint}; or name a serial device such as /dev/ttyUSB0, or the address of a Modbus TCP device"
-            )));
+        let wire = match form {
+            Form::Path => {
+                let speed: Speed = "9600 8N1".parse().map_err(Failure::runtime)?;
+                serial(typed, speed, self.ascii)
+            }
+            Form::Address => modbus_tcp(typed),
+            Form::Name => {
+                let hint = config::suggestion(typed, lines.map(|line| line.name.as_str()));
+                return Err(Failure::runtime(format!(
+                    "there is no line \"{typed}\"; {hint}; or name a serial device such as /dev/ttyUSB0, or the address of a Modbus TCP device"
+                )));
+            }
         };
-        Ok(Meant::of(typed, wire, self.within.0))
+        Ok(LineAddress::of(typed, wire, self.within.0))
     }
+
+    /// The gateway of the file. A device or an address needs no file; a wrong one is ignored then, unless it was named.
+    fn gateway_for(&self, form: &Form) -> Result<Option<config::Gateway>, Failure> {
+        match self.gateway() {
+            Err(failure) if *form != Form::Name && self.file.is_none() => {
+                say(&format!(
+                    "ignoring invalid configuration file: {}",
+                    failure.message.lines().next().unwrap_or_default()
+                ));
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+}
+
+/// What a person has typed to name a line.
+#[derive(Debug, PartialEq, Eq)]
+enum Form {
+    /// Something that can be opened: a device, a link, a pseudo-terminal.
+    Path,
+    /// An address with a port, or an IP address.
+    Address,
+    /// A name of the YAML file.
+    Name,
+}
+
+impl Form {
+    fn of(typed: &str) -> Self {
+        if typed.contains('/') || Path::new(typed).exists() {
+            Self::Path
+        } else if has_port(typed) || is_ip(typed) {
+            Self::Address
+        } else {
+            Self::Name
+        }
+    }
+}
+
+fn has_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
+fn is_ip(address: &str) -> bool {
+    address.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// A serial device that is in no file.
@@ -116,18 +144,14 @@ pub(super) fn serial(path: &str, speed: Speed, ascii: bool) -> Wire {
 
 /// A Modbus TCP device that is in no file; at port 502 if none is given.
 pub(super) fn modbus_tcp(address: &str) -> Wire {
-    let has_port = address
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let is_ip = address.parse::<std::net::IpAddr>().is_ok();
-    Wire::ModbusTcp(if is_ip || !has_port {
+    Wire::ModbusTcp(if is_ip(address) || !has_port(address) {
         format!("{address}:502")
     } else {
         address.to_owned()
     })
 }
 
-impl Meant {
+impl LineAddress {
     /// A line that is in no file.
     pub(super) fn of(name: &str, wire: Wire, within: Duration) -> Self {
         let answer_within = AnswerWithin::at_most(within);
@@ -142,7 +166,7 @@ impl Meant {
     }
 }
 
-/// True if somebody who types a device or an address means this wire.
+/// True if a device or an address names this wire.
 fn stands_for(wire: &Wire, typed: &str) -> bool {
     match wire {
         Wire::Serial(port) => port.path == typed || same_file(&port.path, typed),
@@ -158,22 +182,22 @@ fn same_file(one: &str, other: &str) -> bool {
     real(one).is_some_and(|one| real(other) == Some(one))
 }
 
-/// A line that can be asked.
-pub(super) enum Reach {
-    /// By the gateway that runs.
+/// An open line.
+pub(super) enum LineAccess {
+    /// Through the running gateway.
     Gateway {
         stream: BufReader<UnixStream>,
         line: String,
     },
-    /// By this process.
+    /// Opened by this process.
     Own {
         runtime: Runtime,
         driver: Box<Modbus>,
     },
 }
 
-impl Meant {
-    /// The gateway that runs and owns the line, if there is one.
+impl LineAddress {
+    /// The running gateway that owns the line, if there is one.
     fn gateway(&self) -> Result<Option<UnixStream>, Failure> {
         let Some(folder) = &self.folder else {
             return Ok(None);
@@ -182,7 +206,7 @@ impl Meant {
         match UnixStream::connect(&path) {
             Ok(stream) => {
                 stream
-                    .set_read_timeout(Some(PATIENCE))
+                    .set_read_timeout(Some(GATEWAY_TIMEOUT))
                     .map_err(Failure::runtime)?;
                 Ok(Some(stream))
             }
@@ -200,15 +224,15 @@ impl Meant {
         }
     }
 
-    /// True if a gateway that runs owns the line.
+    /// True if a running gateway owns the line.
     pub(super) fn is_owned(&self) -> Result<bool, Failure> {
         self.gateway().map(|gateway| gateway.is_some())
     }
 
-    /// Opens the line, or the way to the gateway that has it open.
-    pub(super) fn reach(&self) -> Result<Reach, Failure> {
+    /// Opens the line, or connects to the gateway that owns it.
+    pub(super) fn open(&self) -> Result<LineAccess, Failure> {
         if let Some(stream) = self.gateway()? {
-            return Ok(Reach::Gateway {
+            return Ok(LineAccess::Gateway {
                 stream: BufReader::new(stream),
                 line: self.line.name.clone(),
             });
@@ -232,12 +256,12 @@ impl Meant {
         runtime
             .block_on(driver.connect())
             .map_err(Failure::runtime)?;
-        Ok(Reach::Own { runtime, driver })
+        Ok(LineAccess::Own { runtime, driver })
     }
 }
 
-impl Reach {
-    /// Asks once.
+impl LineAccess {
+    /// Sends one request.
     pub(super) fn ask(&mut self, unit: u8, ask: &Ask, within: Duration) -> Result<Said, Failure> {
         if let Some(fault) = ask.fault(unit) {
             return Err(Failure::runtime(fault));
@@ -246,7 +270,7 @@ impl Reach {
             Self::Own { runtime, driver } => Ok(runtime.block_on(driver.ask(unit, ask, within))),
             Self::Gateway { stream, line } => {
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                let request = Request::Ask {
+                let request = ControlRequest::Ask {
                     line: line.clone(),
                     unit,
                     ask: ask.clone(),
@@ -261,7 +285,7 @@ impl Reach {
         }
     }
 
-    /// Asks for registers; the error is for a person.
+    /// Reads registers; the inner error is for a person.
     pub(super) fn words(
         &mut self,
         unit: u8,
@@ -279,7 +303,7 @@ impl Reach {
     }
 }
 
-/// A gateway said something that does not belong to the request.
+/// The reply of the gateway does not belong to the request.
 pub(super) fn unexpected() -> Failure {
     Failure::runtime(
         "unexpected reply from the gateway; check that it runs the same version as this command",
@@ -289,7 +313,7 @@ pub(super) fn unexpected() -> Failure {
 /// One request to a gateway.
 pub(super) fn call(
     stream: &mut BufReader<UnixStream>,
-    request: &Request,
+    request: &ControlRequest,
 ) -> Result<Reply, Failure> {
     let mut text = serde_json::to_string(request).map_err(Failure::runtime)?;
     text.push('\n');
@@ -300,7 +324,7 @@ pub(super) fn call(
     next_reply(stream)
 }
 
-/// The next thing that a gateway says.
+/// The next reply of a gateway.
 fn next_reply(stream: &mut BufReader<UnixStream>) -> Result<Reply, Failure> {
     let mut line = String::new();
     let hung_up = || Failure::runtime("the gateway hung up; is it stopping?");
@@ -308,5 +332,5 @@ fn next_reply(stream: &mut BufReader<UnixStream>) -> Result<Reply, Failure> {
         return Err(hung_up());
     }
     serde_json::from_str(&line)
-        .map_err(|_| Failure::runtime("the gateway that runs is of another version; restart it"))
+        .map_err(|_| Failure::runtime("the running gateway is of another version; restart it"))
 }

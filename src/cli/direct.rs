@@ -1,4 +1,4 @@
-//! One device without a gateway: its line is opened here, for as long as a read or a write takes.
+//! Reads and writes a device without a gateway: opens its line for as long as that takes.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -22,9 +22,9 @@ use crate::tasks::{detach, stop_token};
 use crate::time::now;
 
 /// How long a value or a result may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RESULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is tried.
+/// The polling interval meanwhile.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The configuration with one device on its line, and nothing else.
@@ -38,7 +38,7 @@ fn only(mut config: config::Gateway, device: &str) -> config::Gateway {
     config
 }
 
-/// Leaves a device nothing but a point that stands for itself: the others need not be read, nor known.
+/// Leaves a device only a point that is not derived: the others need not be read.
 fn only_point(line: &mut Line, point: PointId) {
     for device in &mut line.devices {
         let found = device
@@ -58,7 +58,7 @@ fn only_point(line: &mut Line, point: PointId) {
     }
 }
 
-/// Runs the task of the only line while `work` does, with what it reports and where its writes go.
+/// Runs the task of a line as long as `work` runs, which gets its events and its queue of writes.
 fn with_line<T, F: Future<Output = T>>(
     line: Line,
     work: impl FnOnce(mpsc::Receiver<Event>, mpsc::Sender<Order>) -> F,
@@ -93,7 +93,7 @@ fn with_line<T, F: Future<Output = T>>(
     })
 }
 
-/// The first good value of a point; without one in time, what was wrong.
+/// The first good value of a point; without one in time the last bad one, or an error.
 pub(super) fn read(
     config: config::Gateway,
     device: &str,
@@ -121,14 +121,14 @@ pub(super) fn read(
                 }
             }
         };
-        // What came until then is told.
-        let _ = timeout(PATIENCE, until_good).await;
+        // In time or not: the last reading counts.
+        let _ = timeout(RESULT_TIMEOUT, until_good).await;
         last
     })?;
     found.ok_or_else(|| {
         Failure::runtime(format!(
-            "no value on line {name} in {} s; `wellhead scan {name}` shows who answers",
-            PATIENCE.as_secs()
+            "no value on line {name} in {} s; `wellhead scan {name}` shows which devices answer",
+            RESULT_TIMEOUT.as_secs()
         ))
     })
 }
@@ -147,7 +147,7 @@ pub(super) fn write(
         .pop()
         .ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
     let set = TopicName::new(format!("{topic}/set")).map_err(Failure::runtime)?;
-    let told = with_line(line, |mut reported, orders| async move {
+    let result = with_line(line, |mut reported, orders| async move {
         let (live, mut results) = mpsc::channel(4);
         let (messages, asked) = mpsc::channel(1);
         let targets = WriteTargets {
@@ -163,21 +163,21 @@ pub(super) fn write(
             sinks: Vec::new(),
         };
         detach(async move {
-            // It ends with its messages; what it has to say comes through `results`.
+            // It ends with its messages; the result comes through `results`.
             let _ = writes.run(asked).await;
         });
-        // Readings are of no interest, and must not stop the line.
+        // Readings are drained: a full queue would stop the line.
         detach(async move { while reported.recv().await.is_some() {} });
         let message = Arc::new(Message::new(set, command, Origin::Client));
         if messages.send(message).await.is_err() {
             return None;
         }
-        timeout(PATIENCE, results.recv()).await.ok().flatten()
+        timeout(RESULT_TIMEOUT, results.recv()).await.ok().flatten()
     })?;
-    told.ok_or_else(|| {
+    result.ok_or_else(|| {
         Failure::runtime(format!(
-            "nobody said how the write ended in {} s",
-            PATIENCE.as_secs()
+            "timed out after {} s waiting for the write result",
+            RESULT_TIMEOUT.as_secs()
         ))
     })
 }

@@ -1,15 +1,16 @@
-//! `wellhead sub`, `pub`, `read` and `write`: what a person asks of a gateway that runs, through its broker.
+//! `wellhead sub`, `pub`, `read` and `write`: MQTT clients of the local broker, for use at a terminal.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Args;
 use serde_json::Value as Json;
 
-use super::alone;
-use super::client::{Access, Client};
-use super::{CONFIG, Failure, put};
+use super::client::{BrokerAccess, Client};
+use super::{CONFIG, Failure, USAGE, direct, filter, or_all, put};
 use crate::config;
 use crate::log::Printable;
 use crate::mqtt::{Publish, TopicFilter, TopicName};
@@ -22,37 +23,93 @@ use crate::time::now;
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a value or a result may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Prints messages until enough have come.
-pub(super) fn sub(
-    access: &Access,
-    filters: &[TopicFilter],
+/// The arguments of the command.
+#[derive(Debug, Args)]
+pub(super) struct SubArguments {
+    #[command(flatten)]
+    access: BrokerAccess,
+    /// Topics, with + and # [default: #]
+    #[arg(value_parser = filter)]
+    filters: Vec<TopicFilter>,
+    /// Exit after this many messages
+    #[arg(long, short = 'n')]
     count: Option<u64>,
-    only_payload: bool,
-) -> Result<(), Failure> {
+    /// Print payloads only
+    #[arg(long)]
+    payload: bool,
+}
+
+/// The arguments of the command.
+#[derive(Debug, Args)]
+pub(super) struct PubArguments {
+    #[command(flatten)]
+    access: BrokerAccess,
+    /// The topic
+    topic: String,
+    /// The message [default: standard input]
+    message: Option<String>,
+    /// Set the retain flag
+    #[arg(long)]
+    retain: bool,
+}
+
+/// The arguments of the command.
+#[derive(Debug, Args)]
+pub(super) struct ReadArguments {
+    #[command(flatten)]
+    access: BrokerAccess,
+    /// The device, as in the YAML
+    device: String,
+    /// The point
+    point: String,
+}
+
+/// The arguments of the command.
+#[derive(Debug, Args)]
+pub(super) struct WriteArguments {
+    #[command(flatten)]
+    access: BrokerAccess,
+    /// The device, as in the YAML
+    device: String,
+    /// The point; it needs `write:`
+    point: String,
+    /// The value
+    #[arg(allow_hyphen_values = true)]
+    value: String,
+}
+
+/// Prints messages, up to the number that was asked for.
+pub(super) fn sub(arguments: SubArguments) -> Result<(), Failure> {
+    let SubArguments {
+        access,
+        filters,
+        count,
+        payload,
+    } = arguments;
     let mut client = access.connect()?;
-    client.subscribe(filters)?;
-    let mut seen = 0;
-    while count.is_none_or(|count| seen < count) {
+    client.subscribe(&or_all(filters))?;
+    let mut printed = 0;
+    while count.is_none_or(|count| printed < count) {
         let Some(message) = client.message(None)? else {
             continue;
         };
-        seen += 1;
-        if !print(&message, only_payload)? {
+        printed += 1;
+        if !print(&message, payload)? {
             break;
         }
     }
     Ok(())
 }
 
-/// False if nobody reads any more.
+/// False if the reader has closed the pipe.
 fn print(message: &Publish, only_payload: bool) -> Result<bool, Failure> {
     put(&line(message, only_payload, io::stdout().is_terminal()))
 }
 
-/// A message as it is printed. A topic is always made fit to be read, for otherwise it could look like the start of another line; a
-/// payload only for a terminal: programs behind a pipe want its bytes.
+/// A message as it is printed. Topics are always escaped, for otherwise one could look like the start of another line; payloads only
+/// for a terminal: programs behind a pipe want the bytes.
 fn line(message: &Publish, only_payload: bool, is_terminal: bool) -> Vec<u8> {
     let mut line = Vec::new();
     if let Some(topic) = message.topic.as_ref().filter(|_| !only_payload) {
@@ -68,14 +125,13 @@ fn line(message: &Publish, only_payload: bool, is_terminal: bool) -> Vec<u8> {
     line
 }
 
-/// Publishes a message, or what comes from a pipe.
-pub(super) fn publish(
-    access: &Access,
-    topic: TopicName,
-    message: Option<String>,
-    retain: bool,
-) -> Result<(), Failure> {
-    let payload = match message {
+/// Publishes a message, or standard input.
+pub(super) fn publish(arguments: PubArguments) -> Result<(), Failure> {
+    let topic = TopicName::new(arguments.topic).map_err(|error| Failure {
+        code: USAGE,
+        message: format!("invalid topic: {error}"),
+    })?;
+    let payload = match arguments.message {
         Some(text) => text.into_bytes(),
         None => {
             let mut bytes = Vec::new();
@@ -85,46 +141,32 @@ pub(super) fn publish(
             bytes
         }
     };
-    access
-        .connect()?
-        .publish(topic, Bytes::from(payload), retain)
+    let mut client = arguments.access.connect()?;
+    client.publish(topic, Bytes::from(payload), arguments.retain)
 }
 
 /// A point of the file.
-struct Found {
+struct NamedPoint {
     config: config::Gateway,
     id: PointId,
     topic: TopicName,
     is_writable: bool,
 }
 
-fn find(access: &Access, device: &str, point: &str) -> Result<Found, Failure> {
+fn find(access: &BrokerAccess, device: &str, point: &str) -> Result<NamedPoint, Failure> {
     let file = access.file().ok_or_else(|| Failure {
         code: CONFIG,
         message: "neither ./gateway.yaml nor /etc/wellhead/gateway.yaml exists; name the gateway's with --file".to_owned(),
     })?;
     let config = config::load(&file)?;
-    let devices: Vec<_> = config.lines.iter().flat_map(|line| &line.devices).collect();
-    let wrong = |what: &str, name: &str, known: Vec<&str>| {
-        Failure::runtime(format!(
-            "there is no {what} \"{name}\" in {}; {}",
-            file.display(),
-            config::suggestion(name, known)
-        ))
+    let devices = || config.lines.iter().flat_map(|line| &line.devices);
+    let Some(own) = devices().find(|own| own.name == device) else {
+        let known = devices().map(|own| own.name.as_str());
+        return Err(unknown("device", device, &file, known));
     };
-    let Some(found) = devices.iter().find(|own| own.name == device) else {
-        return Err(wrong(
-            "device",
-            device,
-            devices.iter().map(|own| own.name.as_str()).collect(),
-        ));
-    };
-    let Some(own) = found.points.iter().find(|own| &*own.name == point) else {
-        return Err(wrong(
-            "point",
-            point,
-            found.points.iter().map(|own| &*own.name).collect(),
-        ));
+    let Some(own) = own.points.iter().find(|own| &*own.name == point) else {
+        let known = own.points.iter().map(|own| &*own.name);
+        return Err(unknown("point", point, &file, known));
     };
     let report = config
         .points
@@ -132,7 +174,7 @@ fn find(access: &Access, device: &str, point: &str) -> Result<Found, Failure> {
         .ok_or_else(|| Failure::runtime("a point without a topic"))?;
     let topic = report.topics().next().unwrap_or(&report.topic).clone();
     let (id, is_writable) = (own.id, own.write.is_some());
-    Ok(Found {
+    Ok(NamedPoint {
         config,
         id,
         topic,
@@ -140,15 +182,30 @@ fn find(access: &Access, device: &str, point: &str) -> Result<Found, Failure> {
     })
 }
 
-/// What a point shows at a broker that was named, found by the usual topics and without the YAML file.
-fn heard(access: &Access, device: &str, point: &str) -> Result<(Client, Publish), Failure> {
+fn unknown<'a>(
+    what: &str,
+    name: &str,
+    file: &Path,
+    known: impl Iterator<Item = &'a str>,
+) -> Failure {
+    let hint = config::suggestion(name, known);
+    let file = file.display();
+    Failure::runtime(format!("there is no {what} \"{name}\" in {file}; {hint}"))
+}
+
+/// The newest message of a point at a named broker, found by the usual topics, without the YAML file.
+fn first_message(
+    access: &BrokerAccess,
+    device: &str,
+    point: &str,
+) -> Result<(Client, Publish), Failure> {
     let filter = usual_topics(device, point)?;
     let mut client = access.connect()?;
     client.subscribe(std::slice::from_ref(&filter))?;
-    let Some(first) = client.message(Some(now() + PATIENCE))? else {
+    let Some(first) = client.message(Some(now() + ANSWER_TIMEOUT))? else {
         return Err(Failure::runtime(format!(
             "nothing on {filter} in {} s; if the point has another topic, name the YAML file of the gateway with --file",
-            PATIENCE.as_secs()
+            ANSWER_TIMEOUT.as_secs()
         )));
     };
     let mut topics: BTreeSet<TopicName> = first.topic.iter().cloned().collect();
@@ -160,7 +217,7 @@ fn heard(access: &Access, device: &str, point: &str) -> Result<(Client, Publish)
     Ok((client, first))
 }
 
-/// The usual topics of a point, of whatever site.
+/// The usual topics of a point, at any site.
 fn usual_topics(device: &str, point: &str) -> Result<TopicFilter, Failure> {
     if let Some(name) = [device, point]
         .into_iter()
@@ -173,7 +230,7 @@ fn usual_topics(device: &str, point: &str) -> Result<TopicFilter, Failure> {
     TopicFilter::new(format!("+/{device}/{point}")).map_err(Failure::runtime)
 }
 
-/// Several sites have such a point: which one is meant is not known, and a command could reach the wrong instrument.
+/// An error if several sites have such a point: a command could reach the wrong instrument.
 fn only_one(topics: &BTreeSet<TopicName>) -> Result<(), Failure> {
     if topics.len() < 2 {
         return Ok(());
@@ -188,11 +245,11 @@ fn only_one(topics: &BTreeSet<TopicName>) -> Result<(), Failure> {
     )))
 }
 
-/// The broker of the gateway that runs; `None` if no gateway runs.
-fn broker(access: &Access, found: &Found) -> Result<Option<Client>, Failure> {
+/// The broker of the running gateway; `None` if no gateway runs.
+fn broker(access: &BrokerAccess, found: &NamedPoint) -> Result<Option<Client>, Failure> {
     match access.connect() {
         Ok(client) => Ok(Some(client)),
-        // Whoever names a broker means that one.
+        // A named broker must answer.
         Err(failure) if access.is_named() || control::is_running(&found.config.folder) => {
             Err(failure)
         }
@@ -200,54 +257,60 @@ fn broker(access: &Access, found: &Found) -> Result<Option<Client>, Failure> {
     }
 }
 
-/// Prints the value of a point as the gateway shows it; without a gateway as it is read here.
-pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Failure> {
+/// Prints the value of a point: from the gateway, or read directly if none runs.
+pub(super) fn read(arguments: &ReadArguments) -> Result<(), Failure> {
+    let ReadArguments {
+        access,
+        device,
+        point,
+    } = arguments;
     if access.is_without_file() {
-        return told(&heard(access, device, point)?.1.payload);
+        return print_value(&first_message(access, device, point)?.1.payload);
     }
     let found = find(access, device, point)?;
     let Some(mut client) = broker(access, &found)? else {
-        let reading = alone::read(found.config, device, found.id)?;
-        return told(&json::encode(&reading));
+        let reading = direct::read(found.config, device, found.id)?;
+        return print_value(&json::encode(&reading));
     };
     let topic = found.topic;
     client.subscribe(&[TopicFilter::new(topic.as_str()).map_err(Failure::runtime)?])?;
-    match client.message(Some(now() + PATIENCE))? {
-        Some(message) => told(&message.payload),
+    match client.message(Some(now() + ANSWER_TIMEOUT))? {
+        Some(message) => print_value(&message.payload),
         None => Err(Failure::runtime(format!(
             "nothing on {topic} in {} s: the gateway does not run, or has not read it yet",
-            PATIENCE.as_secs()
+            ANSWER_TIMEOUT.as_secs()
         ))),
     }
 }
 
-/// Prints a value or a result; a failure if what it says under `key` is not `right`.
-fn judged(payload: &[u8], key: &str, right: &str, wrong: &str) -> Result<(), Failure> {
+/// Prints a value or a result; a failure if its `key` is not `right`.
+fn print_checked(payload: &[u8], key: &str, right: &str, wrong: &str) -> Result<(), Failure> {
     put(format!("{}\n", Printable::bytes(payload)).as_bytes())?;
-    let told: Json = serde_json::from_slice(payload).unwrap_or_default();
-    match told.get(key).and_then(Json::as_str).unwrap_or_default() {
+    let json: Json = serde_json::from_slice(payload).unwrap_or_default();
+    match json.get(key).and_then(Json::as_str).unwrap_or_default() {
         said if said == right => Ok(()),
         said => Err(Failure::runtime(format!("{wrong}: {said}"))),
     }
 }
 
 /// Prints a value; one that is not good is a failure.
-fn told(payload: &[u8]) -> Result<(), Failure> {
-    judged(payload, "q", "good", "the value is not good")
+fn print_value(payload: &[u8]) -> Result<(), Failure> {
+    print_checked(payload, "q", "good", "the value is not good")
 }
 
-/// Prints how a write ended; anything but `ok` is a failure.
-fn judge(result: &[u8]) -> Result<(), Failure> {
-    judged(result, "status", "ok", "not written")
+/// Prints the result of a write; anything but `ok` is a failure.
+fn print_result(result: &[u8]) -> Result<(), Failure> {
+    print_checked(result, "status", "ok", "not written")
 }
 
-/// Writes a value, and prints how that ended; anything but `ok` is a failure.
-pub(super) fn write(
-    access: &Access,
-    device: &str,
-    point: &str,
-    value: &str,
-) -> Result<(), Failure> {
+/// Writes a value, and prints the result; anything but `ok` is a failure.
+pub(super) fn write(arguments: &WriteArguments) -> Result<(), Failure> {
+    let WriteArguments {
+        access,
+        device,
+        point,
+        value,
+    } = arguments;
     // A number or true; anything else is a word.
     let value = serde_json::from_str(value)
         .ok()
@@ -256,7 +319,7 @@ pub(super) fn write(
     let id = format!("cli-{:08x}", fastrand::u32(..));
     let command = serde_json::json!({ "value": value, "id": id }).to_string();
     if access.is_without_file() {
-        let (client, message) = heard(access, device, point)?;
+        let (client, message) = first_message(access, device, point)?;
         let topic = message
             .topic
             .ok_or_else(|| Failure::runtime("the broker sent a message without a topic"))?;
@@ -269,13 +332,13 @@ pub(super) fn write(
         )));
     }
     let Some(client) = broker(access, &found)? else {
-        let told = alone::write(found.config, device, &found.topic, command)?;
-        return judge(&told.payload);
+        let result = direct::write(found.config, device, &found.topic, command)?;
+        return print_result(&result.payload);
     };
     send(client, &found.topic, command, &id)
 }
 
-/// Sends a command to a point, and waits for how it ends.
+/// Sends a command to a point, and waits for its result.
 fn send(mut client: Client, topic: &TopicName, command: String, id: &str) -> Result<(), Failure> {
     let (set, result) = (format!("{topic}/set"), format!("{topic}/set/result"));
     client.subscribe(&[TopicFilter::new(result).map_err(Failure::runtime)?])?;
@@ -284,16 +347,16 @@ fn send(mut client: Client, topic: &TopicName, command: String, id: &str) -> Res
         Bytes::from(command),
         false,
     )?;
-    let deadline = now() + PATIENCE;
+    let deadline = now() + ANSWER_TIMEOUT;
     while let Some(message) = client.message(Some(deadline))? {
-        let told: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
-        if told.get("id").and_then(Json::as_str) == Some(id) {
-            return judge(&message.payload);
+        let json: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
+        if json.get("id").and_then(Json::as_str) == Some(id) {
+            return print_result(&message.payload);
         }
     }
     Err(Failure::runtime(format!(
-        "nobody said how the write ended in {} s",
-        PATIENCE.as_secs()
+        "timed out after {} s waiting for the write result",
+        ANSWER_TIMEOUT.as_secs()
     )))
 }
 

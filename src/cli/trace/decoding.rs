@@ -1,10 +1,10 @@
-//! What frames mean, in the words of the YAML file: devices, places and points for Modbus, escaped text for plain instruments.
+//! Decodes frames with the YAML file: devices, registers and points for Modbus, escaped text for plain instruments.
 
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use super::frames::Exchange;
+use super::frames::Transaction;
 use crate::config;
 use crate::field::modbus::dissect::{self, Asked, Frame, Span};
 use crate::field::modbus::explain;
@@ -13,23 +13,23 @@ use crate::field::{Device, Line, Values};
 use crate::log::Printable;
 use crate::reading::Value;
 
-/// A line of the file, and what is needed to read its frames.
-pub(super) struct Meaning<'a> {
+/// A line of the file, and its framing.
+pub(super) struct LineDecoder<'a> {
     pub(super) config: &'a config::Gateway,
     pub(super) line: &'a Line,
     pub(super) framing: Framing,
 }
 
-/// An exchange for people and programs.
+/// A transaction in words, for people and programs.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct DecodedTransaction {
     pub(super) unit: Option<u8>,
     pub(super) devices: Vec<String>,
     pub(super) function: Option<u8>,
-    /// What was asked.
+    /// The request in words.
     pub(super) request: String,
     pub(super) points: Vec<Arc<str>>,
-    /// What came of it, without the values.
+    /// The outcome, without the values.
     pub(super) outcome: String,
     pub(super) values: Vec<Named>,
 }
@@ -42,65 +42,61 @@ pub(super) struct Named {
     unit: Option<String>,
 }
 
-impl Meaning<'_> {
-    /// What a request and its answer say.
-    pub(super) fn of(&self, exchange: &Exchange) -> Told {
-        let outcome = exchange
-            .outcome
-            .clone()
-            .unwrap_or_else(|| "nothing was made of it".to_owned());
-        let Some(request) = Frame::of_request(self.framing, &exchange.sent) else {
-            return Told {
-                request: format!("{} bytes that are no whole frame", exchange.sent.len()),
-                outcome,
-                ..Told::default()
+impl LineDecoder<'_> {
+    /// Decodes a request and its answer.
+    pub(super) fn decode(&self, transaction: &Transaction) -> DecodedTransaction {
+        let sent = &transaction.sent;
+        let outcome = transaction.outcome.as_deref();
+        let outcome = outcome.unwrap_or("nothing was made of it");
+        let Some(request) = Frame::of_request(self.framing, sent) else {
+            return DecodedTransaction {
+                request: format!("{} bytes that are no whole frame", sent.len()),
+                outcome: outcome.to_owned(),
+                ..DecodedTransaction::default()
             };
         };
-        let devices: Vec<&Device> = self
-            .line
-            .devices
-            .iter()
-            .filter(|device| device.unit == request.unit)
-            .map(AsRef::as_ref)
-            .collect();
-        let answer = Frame::of_answer(self.framing, &request, &exchange.sent, &exchange.received);
-        let asked = request.asked();
-        let (span, written) = match &asked {
-            Asked::Read(span) => (Some(*span), None),
-            Asked::Write(span, words) => (Some(*span), Some(words.clone())),
-            _ => (None, None),
-        };
+        self.decode_request(&request, transaction, outcome)
+    }
+
+    fn decode_request(
+        &self,
+        request: &Frame,
+        transaction: &Transaction,
+        outcome: &str,
+    ) -> DecodedTransaction {
+        let Transaction { sent, received, .. } = transaction;
+        let is_meant = |device: &&Arc<Device>| device.unit == request.unit;
+        let devices: Vec<_> = self.line.devices.iter().filter(is_meant).collect();
+        let answer = Frame::of_answer(self.framing, request, sent, received);
         let brought = answer.as_ref().and_then(|answer| request.brought(answer));
-        let points = span
-            .map(|span| {
-                devices
-                    .iter()
-                    .flat_map(|device| dissect::names(device, span))
-                    .collect()
-            })
-            .unwrap_or_default();
-        let words = written.clone().or_else(|| brought.clone());
-        let values: Vec<Named> = match (span, &words) {
-            (Some(span), Some(words)) => devices
+        let asked = request.asked();
+        let (span, words) = registers(&asked, brought.as_deref()).unzip();
+        let names = |span| {
+            devices
                 .iter()
-                .flat_map(|device| self.named(device, dissect::values(device, span, words)))
-                .collect(),
-            _ => Vec::new(),
+                .flat_map(move |device| dissect::names(device, span))
         };
-        Told {
+        let values = match span.zip(words.flatten()) {
+            Some((span, words)) => self.values(&devices, span, words),
+            None => Vec::new(),
+        };
+        let bare = brought.as_deref().filter(|_| values.is_empty());
+        DecodedTransaction {
             unit: Some(request.unit),
             devices: devices.iter().map(|device| device.name.clone()).collect(),
             function: Some(request.function),
-            request: said(&asked, &request),
-            points,
-            outcome: self.outcome(
-                &request,
-                answer.as_ref(),
-                brought.as_deref().filter(|_| values.is_empty()),
-                outcome,
-            ),
+            request: said(&asked, request),
+            points: span.into_iter().flat_map(names).collect(),
+            outcome: self.outcome(request, answer.as_ref(), bare, outcome),
             values,
         }
+    }
+
+    /// The values of the points of some devices, out of the registers of a span.
+    fn values(&self, devices: &[&Arc<Device>], span: Span, words: &[u16]) -> Vec<Named> {
+        let named =
+            |device: &&Arc<Device>| self.named(device, dissect::values(device, span, words));
+        devices.iter().flat_map(named).collect()
     }
 
     fn outcome(
@@ -108,7 +104,7 @@ impl Meaning<'_> {
         request: &Frame,
         answer: Option<&Frame>,
         bare: Option<&[u16]>,
-        outcome: String,
+        outcome: &str,
     ) -> String {
         match (answer, bare) {
             _ if request.unit == 0 && self.framing != Framing::Tcp => {
@@ -126,7 +122,7 @@ impl Meaning<'_> {
                 Printable::bytes(&answer.data)
             }
             // The driver waits for the next byte after a frame that it does not take.
-            _ => outcome,
+            _ => outcome.to_owned(),
         }
     }
 
@@ -152,6 +148,18 @@ impl Meaning<'_> {
                 unit: unit(id).map(ToString::to_string),
             })
             .collect()
+    }
+}
+
+/// The registers of a request, and the words that it writes or its answer brought.
+fn registers<'a>(
+    asked: &'a Asked,
+    brought: Option<&'a [u16]>,
+) -> Option<(Span, Option<&'a [u16]>)> {
+    match asked {
+        Asked::Read(span) => Some((*span, brought)),
+        Asked::Write(span, words) => Some((*span, Some(words))),
+        _ => None,
     }
 }
 
@@ -186,7 +194,7 @@ fn place(
     }
 }
 
-impl Told {
+impl DecodedTransaction {
     /// The device, the function, the place and the points.
     pub(super) fn request(&self) -> String {
         let device = match (self.devices.as_slice(), self.unit) {
@@ -207,7 +215,7 @@ impl Told {
             .to_owned()
     }
 
-    /// What came of it.
+    /// The values, or the outcome.
     pub(super) fn answer(&self) -> String {
         if self.values.is_empty() || self.is_write() || self.outcome != "answered" {
             return self.outcome.clone();
@@ -272,7 +280,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         .join(" ")
 }
 
-/// What a plain instrument said, or was told: text with escapes for what cannot be seen, as the YAML writes it.
+/// Bytes of a plain instrument: text with escapes for control characters, as the YAML writes them.
 pub(super) fn escaped(bytes: &[u8]) -> String {
     let escape = |chunk: &str| {
         chunk.chars().fold(String::new(), |text, character| {
@@ -305,7 +313,7 @@ mod tests {
 
     use super::*;
 
-    fn told(sent: &[u8], received: &[u8], outcome: &str) -> Told {
+    fn told(sent: &[u8], received: &[u8], outcome: &str) -> DecodedTransaction {
         let yaml = "site: x\nlines: [ { name: plc, modbus_tcp: 10.0.0.5 } ]\ndevices:\n  - { name: meter, line: plc, unit: 7, points: { voltage: { holding: 10, type: f32, byte_order: CDAB, unit: V }, run: { coil: 3 }, setpoint: { holding: 30, type: i16, scale: 0.1 } } }\n";
         let config = config::parse("gateway.yaml", yaml, Path::new("/nowhere")).unwrap();
         let framed =
@@ -315,18 +323,18 @@ mod tests {
         } else {
             framed(received)
         };
-        let exchange = Exchange {
+        let exchange = Transaction {
             sent: framed(sent),
             received,
             outcome: Some(outcome.to_owned()),
-            ..Exchange::default()
+            ..Transaction::default()
         };
-        Meaning {
+        LineDecoder {
             config: &config,
             line: &config.lines[0],
             framing: Framing::Tcp,
         }
-        .of(&exchange)
+        .decode(&exchange)
     }
 
     #[test]

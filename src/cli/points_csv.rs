@@ -10,7 +10,7 @@ use crate::config::{self, table};
 use crate::files;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Action {
+pub(super) enum PointsCommand {
     /// Write the points of a device or a profile as CSV
     #[command(
         after_help = "Examples:\n  wellhead points export inlet > inlet.csv\n  wellhead points export eastron-sdm630 > sdm630.csv"
@@ -32,10 +32,10 @@ pub(super) enum Action {
     },
 }
 
-pub(super) fn points(action: Action) -> Result<(), Failure> {
-    match action {
-        Action::Export { name, file } => export(&name, file),
-        Action::Import { csv } => import(&csv),
+pub(super) fn points(command: PointsCommand) -> Result<(), Failure> {
+    match command {
+        PointsCommand::Export { name, file } => export(&name, file),
+        PointsCommand::Import { csv } => import(&csv),
     }
 }
 
@@ -47,10 +47,9 @@ fn export(name: &str, file: Option<PathBuf>) -> Result<(), Failure> {
         .map(Path::to_path_buf)
         .unwrap_or_default();
     let text = match file {
-        Some(file) => files::text(&file).map_err(|error| Failure {
-            code: CONFIG,
-            message: format!("{}: {error}", file.display()),
-        })?,
+        Some(file) => {
+            files::text(&file).map_err(|error| wrong(format!("{}: {error}", file.display())))?
+        }
         None => String::new(),
     };
     let Some(found) = table::points_of(&text, &folder, name) else {
@@ -70,76 +69,78 @@ fn export(name: &str, file: Option<PathBuf>) -> Result<(), Failure> {
 }
 
 fn import(path: &Path) -> Result<(), Failure> {
-    let unreadable = |error: io::Error| Failure::runtime(format!("{}: {error}", path.display()));
+    let text = input(path)?;
+    // Spreadsheets begin a file with a byte order mark.
+    let table = parse(path, text.trim_start_matches('\u{feff}'))?;
+    let yaml = table::points_from(&table).map_err(|faults| {
+        let column = |number: usize| {
+            table
+                .columns
+                .get(number.saturating_sub(1))
+                .map(String::as_str)
+                .unwrap_or_default()
+        };
+        let lines = faults.iter().map(|fault| {
+            format!(
+                "{}: row {}, column {} ({}): {}",
+                path.display(),
+                fault.line,
+                fault.column,
+                column(fault.column),
+                fault.message
+            )
+        });
+        wrong(lines.collect::<Vec<_>>().join("\n"))
+    })?;
+    put(yaml.as_bytes()).map(drop)
+}
+
+fn wrong(message: String) -> Failure {
+    Failure {
+        code: CONFIG,
+        message,
+    }
+}
+
+/// The text of the file; standard input for `-`.
+fn input(path: &Path) -> Result<String, Failure> {
     let text = if path == Path::new("-") {
         let mut text = String::new();
-        io::stdin()
-            .take(files::LARGEST_TEXT)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
-        text
+        let mut input = io::stdin().take(files::LARGEST_TEXT);
+        input.read_to_string(&mut text).map(|_| text)
     } else {
-        files::text(path).map_err(unreadable)?
+        files::text(path)
     };
-    // Spreadsheets begin a file with a mark that is no part of it.
-    let text = text.trim_start_matches('\u{feff}');
+    text.map_err(|error| Failure::runtime(format!("{}: {error}", path.display())))
+}
+
+/// The first record has the names of the columns.
+fn parse(path: &Path, text: &str) -> Result<table::PointTable, Failure> {
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .delimiter(separator(text))
         .flexible(true)
         .from_reader(text.as_bytes());
-    let mut records = Vec::new();
+    let mut rows = Vec::new();
     for record in reader.records() {
-        let record = record.map_err(|error| Failure {
-            code: CONFIG,
-            message: format!("{}: {error}; save it as CSV in UTF-8", path.display()),
+        let record = record.map_err(|error| {
+            wrong(format!(
+                "{}: {error}; save it as CSV in UTF-8",
+                path.display()
+            ))
         })?;
-        records.push(
-            record
-                .iter()
-                .map(str::trim)
-                .map(str::to_owned)
-                .collect::<Vec<String>>(),
-        );
+        let cells = record.iter().map(|cell| cell.trim().to_owned());
+        rows.push(cells.collect::<Vec<String>>());
     }
-    let mut records = records.into_iter();
-    let columns = records.next().unwrap_or_default();
-    let found = table::PointTable {
-        columns,
-        rows: records.collect(),
+    let columns = if rows.is_empty() {
+        Vec::new()
+    } else {
+        rows.remove(0)
     };
-    match table::points_from(&found) {
-        Ok(yaml) => put(yaml.as_bytes()).map(drop),
-        Err(faults) => {
-            let column = |number: usize| {
-                found
-                    .columns
-                    .get(number.saturating_sub(1))
-                    .map(String::as_str)
-                    .unwrap_or_default()
-            };
-            let told: Vec<String> = faults
-                .iter()
-                .map(|fault| {
-                    format!(
-                        "{}: row {}, column {} ({}): {}",
-                        path.display(),
-                        fault.line,
-                        fault.column,
-                        column(fault.column),
-                        fault.message
-                    )
-                })
-                .collect();
-            Err(Failure {
-                code: CONFIG,
-                message: told.join("\n"),
-            })
-        }
-    }
+    Ok(table::PointTable { columns, rows })
 }
 
-/// What stands between the names of the columns.
+/// The character between the names of the columns.
 fn separator(text: &str) -> u8 {
     let first = text.lines().next().unwrap_or_default();
     [b',', b';', b'\t']

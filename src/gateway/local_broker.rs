@@ -1,0 +1,213 @@
+//! The local broker with its listeners. Engine and plain connections share a thread; encrypted connections run in the main runtime.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::field::WriteRequests;
+use super::supervision::{Supervision, TaskKind};
+use super::write_topics::{guarded_topics, set_filters};
+use super::{FORWARD_QUEUE, GatewayError};
+use crate::broker::admission::Admission;
+use crate::broker::engine::{Engine, Limits, Setup, Tap};
+use crate::broker::net::{BoundListener, Tls};
+use crate::broker::{self, Broker, Forward, Parts, Source, Way};
+use crate::config;
+use crate::message::{Message, Origin};
+use crate::tasks::{OwnThread, Stop, Tasks};
+use crate::time::{known_unix_ms, now};
+use crate::uplink::Inbound;
+
+/// A tap of the broker, and where its messages go.
+#[derive(Debug, Clone)]
+pub(super) struct BrokerRoute {
+    pub(super) tap: Tap,
+    pub(super) way: Way,
+}
+
+/// The running broker.
+pub(super) struct BrokerHandle {
+    pub(super) broker: Broker,
+    /// Of the encrypted listeners.
+    pub(super) tls: Option<Arc<Tls>>,
+    thread: OwnThread,
+}
+
+/// The running broker, and the channels between it and the rest of the gateway.
+pub(super) struct LocalBroker {
+    pub(super) handle: BrokerHandle,
+    /// Takes messages of the gateway to local clients.
+    pub(super) live: mpsc::Sender<Message>,
+    /// Takes messages of remote brokers to local clients.
+    pub(super) inbound: Inbound,
+    /// Messages on the topics on which points are written, until they are taken.
+    sets: Option<mpsc::Receiver<Forward>>,
+}
+
+impl LocalBroker {
+    /// Binds the listeners, reads certificates, restores sessions, then starts the tasks. `routes` are those of the uplinks, in
+    /// their order.
+    pub(super) async fn start(
+        config: &config::Gateway,
+        spec: &config::BrokerSetup,
+        mut routes: Vec<BrokerRoute>,
+        stop: &Stop,
+        supervision: &mut Supervision,
+    ) -> Result<Self, GatewayError> {
+        let (route, sets) = set_route(config);
+        // The last one, also if nothing can be written yet.
+        routes.push(route);
+        let (taps, ways) = routes
+            .into_iter()
+            .map(|route| (route.tap, route.way))
+            .unzip();
+        let setup = setup(config, spec, taps)?;
+        let listeners = bind(spec).await?;
+        let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
+        let source = source(config, spec, setup)?;
+        let parts = broker::broker(source, Admission::new(spec.admission), ways)?;
+        let thread = OwnThread::start("broker").map_err(GatewayError::Thread)?;
+        for listener in listeners {
+            Serving {
+                listener,
+                broker: parts.broker.clone(),
+                tls: tls.clone(),
+                limits: spec.limits.clone(),
+            }
+            .start(&thread, stop, &mut supervision.tasks);
+        }
+        let handle = BrokerHandle {
+            broker: parts.broker.clone(),
+            tls,
+            thread,
+        };
+        let (live, inbound) = (parts.live.clone(), parts.inbound.clone());
+        handle.run(parts, stop.clone(), supervision);
+        Ok(Self {
+            handle,
+            live,
+            inbound,
+            sets: Some(sets),
+        })
+    }
+
+    /// The requests to write points; they are given once.
+    pub(super) fn take_writes(&mut self) -> Option<WriteRequests> {
+        let sets = self.sets.take()?;
+        let broker = self.handle.broker.clone();
+        Some(WriteRequests { sets, broker })
+    }
+}
+
+impl BrokerHandle {
+    /// Starts the engine, watched by `supervision`.
+    fn run(&self, parts: Parts, stop: Stop, supervision: &mut Supervision) {
+        let Supervision { tasks, health } = supervision;
+        parts
+            .heartbeats
+            .iter()
+            .for_each(|heartbeat| health.heartbeats.watch(heartbeat));
+        if let Some(closed) = parts.closed {
+            tasks.start(TaskKind::Store.task("broker"), async {
+                closed.await.map_err(|_| "its thread died".to_owned())
+            });
+        }
+        let driver = parts.driver;
+        tasks.start_on(self.thread.handle(), TaskKind::Broker.word(), async move {
+            driver.run(stop).await;
+            Ok(())
+        });
+    }
+}
+
+/// The route of messages on the topics on which points are written.
+fn set_route(config: &config::Gateway) -> (BrokerRoute, mpsc::Receiver<Forward>) {
+    let (sender, sets) = mpsc::channel(FORWARD_QUEUE);
+    let route = BrokerRoute {
+        tap: Tap {
+            filters: set_filters(config),
+            not_from: Origin::Own,
+        },
+        way: Way {
+            sender,
+            dropped: Arc::default(),
+        },
+    };
+    (route, sets)
+}
+
+async fn bind(spec: &config::BrokerSetup) -> Result<Vec<BoundListener>, GatewayError> {
+    let mut listeners = Vec::new();
+    for listen in &spec.listen {
+        let listener = BoundListener::bind(listen).await?;
+        listeners.push(listener.allowing(spec.origins.clone()));
+    }
+    Ok(listeners)
+}
+
+fn setup(
+    config: &config::Gateway,
+    spec: &config::BrokerSetup,
+    taps: Vec<Tap>,
+) -> Result<Setup, GatewayError> {
+    Ok(Setup {
+        limits: spec.limits.clone(),
+        taps,
+        access: spec.access.clone(),
+        guarded: guarded_topics(config),
+        secret: secret()?,
+        is_durable: spec.is_durable,
+    })
+}
+
+/// A new engine, or the one in the journal.
+fn source(
+    config: &config::Gateway,
+    spec: &config::BrokerSetup,
+    setup: Setup,
+) -> Result<Source, GatewayError> {
+    if !spec.is_durable {
+        let engine = Engine::new(setup, now(), known_unix_ms());
+        return Ok(Source::Memory(Box::new(engine)));
+    }
+    let folder = config.folder.join("broker");
+    let opened = broker::durable::open(&folder, setup, config.outbox.save_every)?;
+    Ok(Source::Disk(Box::new(opened)))
+}
+
+/// A listener and all that its connections need.
+struct Serving {
+    listener: BoundListener,
+    broker: Broker,
+    tls: Option<Arc<Tls>>,
+    limits: Limits,
+}
+
+impl Serving {
+    fn start(self, thread: &OwnThread, stop: &Stop, tasks: &mut Tasks) {
+        let name = TaskKind::Listener.task(self.listener.at());
+        let main = Handle::current();
+        let handle = if self.listener.is_encrypted() {
+            &main
+        } else {
+            thread.handle()
+        };
+        let stop = stop.clone();
+        tasks.start_on(handle, name, async move {
+            self.listener
+                .run(self.broker, self.tls, &self.limits, stop)
+                .await
+                .map_err(|error| error.to_string())
+        });
+    }
+}
+
+fn secret() -> Result<[u8; 32], GatewayError> {
+    let mut secret = [0; 32];
+    let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret);
+    filled.map_err(|_| {
+        GatewayError::Thread(std::io::Error::other("the system has no random numbers"))
+    })?;
+    Ok(secret)
+}

@@ -1,0 +1,129 @@
+//! The order of a stop: which tasks have to end before the next are ordered to.
+
+use std::time::Duration;
+
+use tokio::time::sleep_until;
+
+use super::supervision::TaskKind;
+use super::{GatewayError, RunningGateway};
+use crate::tasks::{Ended, Stop, StopSwitch, stop_token};
+use crate::time::now;
+
+/// How long a stop may take beyond the grace of the uplinks.
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Gives the orders to stop.
+pub(super) struct StopSwitches {
+    sources: StopSwitch,
+    uplinks: StopSwitch,
+    hurry: StopSwitch,
+}
+
+/// Receives the orders to stop.
+pub(super) struct StopTokens {
+    /// Of listeners and of the broker.
+    pub(super) sources: Stop,
+    pub(super) uplinks: Stop,
+    /// When the grace is over: tasks that wait for a disk give up.
+    pub(super) hurry: Stop,
+}
+
+/// Switches and their tokens.
+pub(super) fn stop_tokens() -> (StopSwitches, StopTokens) {
+    let (sources, sources_stop) = stop_token();
+    let (uplinks, uplinks_stop) = stop_token();
+    let (hurry, hurried) = stop_token();
+    let switches = StopSwitches {
+        sources,
+        uplinks,
+        hurry,
+    };
+    let tokens = StopTokens {
+        sources: sources_stop,
+        uplinks: uplinks_stop,
+        hurry: hurried,
+    };
+    (switches, tokens)
+}
+
+/// An order to stop, for all that stop together.
+#[derive(Debug, Clone, Copy)]
+enum StopOrder {
+    /// Lines, listeners and messages about the health of the gateway.
+    Sources,
+    /// Uplinks, which then have the grace to send what is in their outboxes.
+    Uplinks,
+}
+
+/// One step of a stop.
+struct Phase {
+    order: StopOrder,
+    /// The order is given when all tasks of these kinds have ended.
+    after: &'static [TaskKind],
+}
+
+/// The phases of a stop. An outbox closes, and its [`TaskKind::Store`] ends, with the last task that uses it.
+const PHASES: [Phase; 2] = [
+    Phase {
+        order: StopOrder::Sources,
+        after: &[],
+    },
+    Phase {
+        order: StopOrder::Uplinks,
+        // All that write into outboxes.
+        after: &[
+            TaskKind::Line,
+            TaskKind::Report,
+            TaskKind::Forward,
+            TaskKind::Health,
+        ],
+    },
+];
+
+impl RunningGateway {
+    /// Stops phase by phase. When the grace is over, all phases are ordered at once, and tasks that wait for a disk give up.
+    pub(super) async fn stop(mut self) -> Result<(), GatewayError> {
+        let grace_over = now() + self.config.shutdown_grace;
+        let give_up = grace_over + STOP_TIMEOUT;
+        let mut phases = PHASES.iter().peekable();
+        let mut in_a_hurry = false;
+        let mut fault = None;
+        loop {
+            while let Some(phase) = phases.next_if(|phase| !self.runs_any(phase.after)) {
+                self.give(phase.order);
+            }
+            tokio::select! {
+                ended = self.supervision.tasks.next_ended() => match ended {
+                    None => return fault.map_or(Ok(()), Err),
+                    Some(Ended { result: Ok(()), .. }) => {}
+                    Some(ended) => fault = Some(GatewayError::from(ended)),
+                },
+                () = sleep_until(grace_over.into()), if !in_a_hurry => {
+                    in_a_hurry = true;
+                    self.stops.hurry.stop();
+                    phases.by_ref().for_each(|phase| self.give(phase.order));
+                }
+                () = sleep_until(give_up.into()) => return Err(GatewayError::Stuck(self.supervision.tasks.len())),
+            }
+        }
+    }
+
+    fn runs_any(&self, kinds: &[TaskKind]) -> bool {
+        self.supervision
+            .tasks
+            .names()
+            .filter_map(TaskKind::of)
+            .any(|kind| kinds.contains(&kind))
+    }
+
+    fn give(&mut self, order: StopOrder) {
+        match order {
+            StopOrder::Sources => {
+                self.stops.sources.stop();
+                self.field.stop();
+                self.supervision.health.end();
+            }
+            StopOrder::Uplinks => self.stops.uplinks.stop(),
+        }
+    }
+}
