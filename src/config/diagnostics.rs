@@ -40,7 +40,7 @@ pub struct Diagnostic {
     pub column: usize,
     /// The mistake, and its remedy.
     pub message: String,
-    /// The line of the file with a mark below the place, each on a line of its own; empty where that helps nobody.
+    /// The line of the file with a mark below the place, each on a line of its own; empty where that does not help.
     pub excerpt: String,
 }
 

@@ -348,7 +348,7 @@ with_point_defaults! {
         /// Points by name. They override those of the profile key by key.
         #[serde(default)]
         pub(in crate::config) points: IndexMap<String, PointConfig>,
-        /// What is taken away from the profile.
+        /// Keys that are taken away from the profile.
         #[serde(default, rename = "(taken away)")]
         #[schemars(skip)]
         pub(in crate::config) removed: Vec<String>,

@@ -14,7 +14,7 @@ pub const VERSION: u32 = 1;
 struct Migration {
     /// The version since which it is so.
     since: u32,
-    /// The keys above it, from the top; `*` stands for any key or item.
+    /// The keys above it, from the top; `*` matches any key or item.
     below: &'static [&'static str],
     was: &'static str,
     is: &'static str,

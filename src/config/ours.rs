@@ -77,8 +77,7 @@ fn has_one_of(text: &str, keys: &[&str]) -> bool {
     !known.is_empty() && known.len() >= others.len()
 }
 
-/// What begins in the first column and ends at a colon; behind that of a key is a blank, or nothing. Other lines count as keys that
-/// nobody knows.
+/// Words from the first column up to a colon; a blank, or nothing, follows the colon of a key. Other lines count as unknown keys.
 fn keys_of_lines(text: &str) -> Vec<&str> {
     let is_of_structure = |line: &&str| {
         line.trim().is_empty()

@@ -3,7 +3,7 @@
 //!
 //! Messages of points that are read equally often leave together: they share headers of TCP/IP, records of TLS and acknowledgements, and
 //! cost a third to a half of messages that travel alone. Both are shown. Messages of local clients are not counted. Messages about the
-//! health of the gateway are counted once a day each: they follow changes, and nobody knows how many there will be.
+//! health of the gateway are counted once a day each: they follow changes, and their number is unknown.
 
 use std::collections::HashMap;
 use std::time::Duration;

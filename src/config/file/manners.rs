@@ -1,4 +1,4 @@
-//! What some devices and gateways need beyond the standard, as typed.
+//! Needs of some devices and gateways beyond the standard, as typed.
 
 use serde::Deserialize;
 
@@ -12,7 +12,7 @@ pub(in crate::config) struct PauseConfig {
     pub(in crate::config) between: Option<Span>,
     /// Silence after the line was opened, at most 60s. Default none.
     pub(in crate::config) after_connect: Option<Span>,
-    /// What is taken away from the profile.
+    /// Keys that are taken away from the profile.
     #[serde(default, rename = "(taken away)")]
     #[schemars(skip)]
     pub(in crate::config) removed: Vec<String>,

@@ -173,7 +173,7 @@ macro_rules! point {
             /// Of a plain instrument: the first byte, from zero; below zero from the end.
             pub(in crate::config) byte: Option<isize>,
             $($(#[$attribute])* pub(in crate::config) $key: Option<$kind>,)*
-            /// What is taken away from the profile.
+            /// Keys that are taken away from the profile.
             #[serde(default, rename = "(taken away)")]
             #[schemars(skip)]
             pub(in crate::config) removed: Vec<String>,
@@ -297,7 +297,7 @@ point! {
 }
 
 impl PointConfig {
-    /// What it says itself of that which it could be given.
+    /// Its own settings of those that it could inherit.
     pub(in crate::config) fn point_defaults(&self) -> PointDefaults<'_> {
         point_defaults_of!(self)
     }

@@ -13,7 +13,7 @@ pub(in crate::config) const POINT_DEFAULTS: [&str; 6] = [
     "decimals",
 ];
 
-/// What a mapping with these settings gives to points.
+/// The point defaults of a mapping with these settings.
 macro_rules! point_defaults_of {
     ($mapping:expr) => {
         $crate::config::file::PointDefaults {
@@ -53,7 +53,7 @@ macro_rules! with_point_defaults {
         }
 
         impl $name {
-            /// What it gives to points.
+            /// Its defaults for points.
             pub(in crate::config) fn point_defaults(&self) -> $crate::config::file::PointDefaults<'_> {
                 $crate::config::file::point_defaults::point_defaults_of!(self)
             }
@@ -70,7 +70,7 @@ with_point_defaults! {
     pub(in crate::config) struct Defaults {}
 }
 
-/// What points are given.
+/// Settings that points inherit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::config) struct PointDefaults<'a> {
     pub(in crate::config) every: Option<Span>,

@@ -39,7 +39,7 @@ pub(in crate::config) struct TextConfig {
     /// What a simulator says for it, with `{<point>}` filled in, or `{226..234:05.1}` for a value of its own: one message, all that it says again
     /// and again, or one for each thing that is sent to it. Default nothing.
     pub(in crate::config) simulate: Option<OneOrMore<Template>>,
-    /// What is taken away from the profile.
+    /// Keys that are taken away from the profile.
     #[serde(default, rename = "(taken away)")]
     #[schemars(skip)]
     pub(in crate::config) removed: Vec<String>,
@@ -61,7 +61,7 @@ pub(in crate::config) struct FrameConfig {
     pub(in crate::config) silence: Option<Span>,
     /// Longest message, in bytes. Default 4096.
     pub(in crate::config) max: Option<usize>,
-    /// What is taken away from the profile.
+    /// Keys that are taken away from the profile.
     #[serde(default, rename = "(taken away)")]
     #[schemars(skip)]
     pub(in crate::config) removed: Vec<String>,

@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for DeadbandConfig {
     }
 }
 
-/// What a word stands for: a whole number, or the text that a plain instrument writes.
+/// The raw value of a word: a whole number, or the text that a plain instrument writes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::config) struct RawWord(pub(in crate::config) String);
 

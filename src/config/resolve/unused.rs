@@ -24,7 +24,7 @@ pub(super) enum ValueShape {
     Registers(Kind),
 }
 
-/// Whether a key is typed, the key, and the remedy.
+/// True if the key is typed; the key; the remedy.
 type UnusedSetting = (bool, &'static str, &'static str);
 
 const NO_REGISTER: &str =

@@ -63,7 +63,7 @@ fn users(check: &mut Check<'_>, file: &file::BrokerConfig) -> HashMap<ByteString
                 "a user needs a password; add what `wellhead passwd` prints",
             );
         }
-        // A model alone logs nobody in, and reserves no identifiers.
+        // A user that is only a model cannot log in, and reserves no identifiers.
         if has_secret {
             users.insert(user.name.as_str().into(), resolved);
         }
