@@ -10,9 +10,9 @@ use super::supervision::{Supervision, TaskKind};
 use super::write_topics::{guarded_topics, set_filters};
 use super::{FORWARD_QUEUE, GatewayError};
 use crate::broker::admission::Admission;
-use crate::broker::engine::{Engine, Limits, Setup, Tap};
+use crate::broker::engine::{Engine, BrokerLimits, Setup, Tap};
 use crate::broker::net::{BoundListener, Tls};
-use crate::broker::{self, Broker, Forward, Parts, Source, Way};
+use crate::broker::{self, Broker, Forward, Parts, EngineSource, TapSender};
 use crate::config;
 use crate::message::{Message, Origin};
 use crate::tasks::{OwnThread, Stop, Tasks};
@@ -23,7 +23,7 @@ use crate::uplink::Inbound;
 #[derive(Debug, Clone)]
 pub(super) struct BrokerRoute {
     pub(super) tap: Tap,
-    pub(super) way: Way,
+    pub(super) way: TapSender,
 }
 
 /// The running broker.
@@ -129,7 +129,7 @@ fn set_route(config: &config::Gateway) -> (BrokerRoute, mpsc::Receiver<Forward>)
             filters: set_filters(config),
             not_from: Origin::Own,
         },
-        way: Way {
+        way: TapSender {
             sender,
             dropped: Arc::default(),
         },
@@ -166,14 +166,14 @@ fn source(
     config: &config::Gateway,
     spec: &config::BrokerSetup,
     setup: Setup,
-) -> Result<Source, GatewayError> {
+) -> Result<EngineSource, GatewayError> {
     if !spec.is_durable {
         let engine = Engine::new(setup, now(), known_unix_ms());
-        return Ok(Source::Memory(Box::new(engine)));
+        return Ok(EngineSource::Memory(Box::new(engine)));
     }
     let folder = config.folder.join("broker");
     let opened = broker::durable::open(&folder, setup, config.outbox.save_every)?;
-    Ok(Source::Disk(Box::new(opened)))
+    Ok(EngineSource::Disk(Box::new(opened)))
 }
 
 /// A listener and all that its connections need.
@@ -181,7 +181,7 @@ struct Serving {
     listener: BoundListener,
     broker: Broker,
     tls: Option<Arc<Tls>>,
-    limits: Limits,
+    limits: BrokerLimits,
 }
 
 impl Serving {

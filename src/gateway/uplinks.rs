@@ -12,7 +12,7 @@ use super::stop::StopTokens;
 use super::supervision::{Supervision, TaskKind};
 use super::{FORWARD_QUEUE, GatewayError};
 use crate::broker::engine::Tap;
-use crate::broker::{Forward, Way};
+use crate::broker::{Forward, TapSender};
 use crate::config;
 use crate::message::Origin;
 use crate::metrics::Counter;
@@ -120,7 +120,7 @@ impl UplinkParts {
             primary,
             route: BrokerRoute {
                 tap,
-                way: Way { sender, dropped },
+                way: TapSender { sender, dropped },
             },
             forwards,
         }

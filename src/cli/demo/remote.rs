@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use super::ledger::Ledger;
 use crate::broker::access::Access;
 use crate::broker::admission::{Admission, AdmissionLimits};
-use crate::broker::engine::{Engine, Limits, Setup, Tap};
+use crate::broker::engine::{Engine, BrokerLimits, Setup, Tap};
 use crate::broker::net::{BoundListener, Listen};
-use crate::broker::{self, Broker, Forward, Source, TapAnswer, Way};
+use crate::broker::{self, Broker, Forward, EngineSource, TapAnswer, TapSender};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
@@ -22,7 +22,7 @@ pub(super) async fn start(
     stop: &Stop,
     tasks: &mut Tasks,
 ) -> Result<SocketAddr, String> {
-    let limits = Limits::default();
+    let limits = BrokerLimits::default();
     let (parts, arrivals) = broker(&limits)?;
     let listener = BoundListener::bind(&Listen::any_local())
         .await
@@ -48,7 +48,7 @@ pub(super) async fn start(
 }
 
 /// A broker in memory, open to all, and a tap for everything that arrives.
-fn broker(limits: &Limits) -> Result<(broker::Parts, mpsc::Receiver<Forward>), String> {
+fn broker(limits: &BrokerLimits) -> Result<(broker::Parts, mpsc::Receiver<Forward>), String> {
     let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
     let setup = Setup {
         limits: limits.clone(),
@@ -60,11 +60,11 @@ fn broker(limits: &Limits) -> Result<(broker::Parts, mpsc::Receiver<Forward>), S
         ..Setup::default()
     };
     let (sender, arrivals) = mpsc::channel(4096);
-    let way = Way {
+    let way = TapSender {
         sender,
         dropped: Arc::default(),
     };
-    let engine = Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
+    let engine = EngineSource::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
     let admission = Admission::new(AdmissionLimits::default());
     let parts = broker::broker(engine, admission, vec![way]).map_err(|error| error.to_string())?;
     Ok((parts, arrivals))
