@@ -12,7 +12,7 @@ use super::{CONFIG, Failure, put};
 use crate::config::{self, LoadError, SetBy};
 use crate::field::decode::Table;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Device, Line, Source, Wire};
+use crate::field::{Device, Line, PointSource, Wire};
 use crate::report::deadband::Deadband;
 use crate::units::{Price, Span};
 
@@ -207,15 +207,15 @@ fn point_plans<'a>(
             Deadband::Percent(percent) => format!("{percent}%"),
         });
         // A plain instrument is asked for all its points at once, or speaks by itself.
-        let every = match (&point.source, &device.talk) {
-            (Source::Derived(_), _) => None,
+        let every = match (&point.source, &device.protocol) {
+            (PointSource::Derived(_), _) => None,
             (_, Some(talk)) => talk.is_polled().then(|| span(talk.every)),
             (_, None) => Some(span(point.every)),
         };
         let class = config.classes.get(usize::from(report.class.id)).cloned();
         let decimals = match &point.source {
-            Source::Derived(formula) => formula.decimals(),
-            Source::Found(found) => found.meaning.decimals,
+            PointSource::Derived(formula) => formula.decimals(),
+            PointSource::Extracted(found) => found.meaning.decimals,
             _ => point
                 .register()
                 .and_then(|register| register.meaning.decimals),
@@ -369,14 +369,14 @@ fn line_plan(line: &Line) -> LinePlan {
         Wire::Serial(port) => Some(port.path.clone()),
     };
     let load = config::load_of(line);
-    let takes = |block: &crate::field::modbus::plan::Block| {
+    let takes = |block: &crate::field::modbus::block::Block| {
         line.devices.get(block.device).map_or(0.0, |device| {
             costs(&line.wire, device)
                 .time(block.table, block.count)
                 .as_secs_f64()
         })
     };
-    let request = |block: &crate::field::modbus::plan::Block| RequestPlan {
+    let request = |block: &crate::field::modbus::block::Block| RequestPlan {
         device: line
             .devices
             .get(block.device)

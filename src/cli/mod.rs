@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, LoadError};
-use crate::field::modbus::slave::Fault;
+use crate::field::modbus::slave::InjectedFault;
 use crate::log::{Format, Printable};
 use crate::mqtt::{TopicFilter, TopicName};
 use crate::units::Span;
@@ -106,7 +106,7 @@ enum Command {
         /// A fault to inject, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed
         /// while it runs: `fault <fault>`, `clear`
         #[arg(long = "fault", value_name = "FAULT")]
-        faults: Vec<Fault>,
+        faults: Vec<InjectedFault>,
         /// Send bytes on serial lines as slowly as the speed of the line allows
         #[arg(long)]
         baud_true: bool,

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::line::{Meant, Reach, Via};
 use super::{Failure, put, say};
 use crate::config;
-use crate::field::ask::Ask;
 use crate::field::decode::guess::{Guess, Match, ORDERS, guess, guesses, matches};
-use crate::field::decode::{Bcd, ByteOrder, Kind, Table};
+use crate::field::decode::{Bcd, ByteOrder, DataType, Table};
+use crate::field::diagnostic::DiagnosticRequest;
 
 /// Answers to `--expect` that are shown.
 const MOST_MATCHES: usize = 12;
@@ -181,7 +181,7 @@ fn read(
 ) -> Result<(), Failure> {
     match reach.words(
         unit,
-        &Ask::Registers {
+        &DiagnosticRequest::Registers {
             table,
             start,
             count,
@@ -233,7 +233,7 @@ fn shown(value: f64) -> String {
     }
 }
 
-fn marked(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> String {
+fn marked(words: &[u16], offset: u16, kind: DataType, order: ByteOrder) -> String {
     guess(words, offset, kind, order).map_or_else(
         || "-".to_owned(),
         |guess| shown(guess.value) + if guess.is_plausible { "*" } else { " " },
@@ -296,16 +296,16 @@ fn as_table(runs: &[Run]) -> String {
         let _ = writeln!(
             out,
             "{register:>8}  {word:>6} {text:>4} {:>8} {:>8} {:>8} {:>8}",
-            of(Kind::U16, ByteOrder::ABCD),
-            of(Kind::I16, ByteOrder::ABCD),
-            of(Kind::U16, ByteOrder::BADC),
-            of(Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD),
+            of(DataType::U16, ByteOrder::ABCD),
+            of(DataType::I16, ByteOrder::ABCD),
+            of(DataType::U16, ByteOrder::BADC),
+            of(DataType::Bcd(Bcd::plain(2)), ByteOrder::ABCD),
             word = format!("{word:04x}")
         );
     });
     for (width, kinds) in [
-        (2, [Kind::F32, Kind::U32, Kind::I32]),
-        (4, [Kind::F64, Kind::U64, Kind::I64]),
+        (2, [DataType::F32, DataType::U32, DataType::I32]),
+        (4, [DataType::F64, DataType::U64, DataType::I64]),
     ] {
         for kind in kinds {
             let heads = ORDERS

@@ -13,7 +13,7 @@ use tokio_serial::{SerialPort, SerialStream};
 use super::{Failure, StopSignal, log, runtime, say};
 use crate::config;
 use crate::field::modbus::slave::{
-    Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp,
+    FaultInjector, Image, InjectedFault, Tally, TransmissionMode, WirePace, serve_frames, serve_tcp,
 };
 use crate::field::serial::Speed;
 use crate::field::text::simulator;
@@ -24,7 +24,7 @@ use crate::units::Span;
 /// How a line is played.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Play {
-    faults: Arc<Mutex<Faults>>,
+    faults: Arc<Mutex<FaultInjector>>,
     baud_true: bool,
     turnaround: Duration,
     tally: Arc<Tally>,
@@ -32,7 +32,7 @@ pub(super) struct Play {
 
 impl Play {
     /// With faults from the start.
-    pub(super) fn new(faults: &[Fault], baud_true: bool, turnaround: Span) -> Self {
+    pub(super) fn new(faults: &[InjectedFault], baud_true: bool, turnaround: Span) -> Self {
         let play = Self {
             baud_true,
             turnaround: turnaround.0,
@@ -44,12 +44,12 @@ impl Play {
         play
     }
 
-    fn with<R>(&self, action: impl FnOnce(&mut Faults) -> R) -> R {
+    fn with<R>(&self, action: impl FnOnce(&mut FaultInjector) -> R) -> R {
         action(&mut self.faults.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn pace(&self, speed: Option<Speed>) -> Pace {
-        Pace {
+    fn pace(&self, speed: Option<Speed>) -> WirePace {
+        WirePace {
             speed: speed.filter(|_| self.baud_true),
             turnaround: self.turnaround,
             tally: Arc::clone(&self.tally),
@@ -67,10 +67,10 @@ impl Play {
                 )
             }
             ("clear", _) => {
-                self.with(Faults::clear);
+                self.with(FaultInjector::clear);
                 "no faults".to_owned()
             }
-            ("fault", text) => match text.parse::<Fault>() {
+            ("fault", text) => match text.parse::<InjectedFault>() {
                 Ok(fault) => {
                     self.with(|faults| faults.add(fault));
                     format!("fault {text}")
@@ -156,8 +156,14 @@ async fn start(
         | Wire::Tcp(address) => {
             let (travels, what) = match &line.wire {
                 Wire::ModbusTcp(_) => (Travels::Tcp, "Modbus TCP"),
-                Wire::RtuOverTcp(_) => (Travels::Frames(Framing::Rtu), "Modbus RTU over TCP"),
-                Wire::AsciiOverTcp(_) => (Travels::Frames(Framing::Ascii), "Modbus ASCII over TCP"),
+                Wire::RtuOverTcp(_) => (
+                    Travels::Frames(TransmissionMode::Rtu),
+                    "Modbus RTU over TCP",
+                ),
+                Wire::AsciiOverTcp(_) => (
+                    Travels::Frames(TransmissionMode::Ascii),
+                    "Modbus ASCII over TCP",
+                ),
                 _ => (Travels::Text(line.devices.clone()), "plain instruments"),
             };
             let server = TcpServer::bind(address, image, travels)
@@ -177,11 +183,11 @@ async fn start(
         }
         Wire::Serial(port) => {
             let path = Path::new(&port.path);
-            let is_text = line.devices.iter().any(|device| device.talk.is_some());
+            let is_text = line.devices.iter().any(|device| device.protocol.is_some());
             let framing = if port.ascii {
-                Framing::Ascii
+                TransmissionMode::Ascii
             } else {
-                Framing::Rtu
+                TransmissionMode::Rtu
             };
             let what = match (is_text, port.ascii) {
                 (true, _) => "plain instruments",
@@ -233,7 +239,7 @@ pub(super) struct Served {
     /// Plain instruments in its place.
     instruments: Vec<Arc<Device>>,
     play: Play,
-    how: (Framing, Pace),
+    how: (TransmissionMode, WirePace),
 }
 
 impl Served {
@@ -243,14 +249,15 @@ impl Served {
             image,
             instruments: Vec::new(),
             play: Play::default(),
-            how: (Framing::Rtu, Pace::default()),
+            how: (TransmissionMode::Rtu, WirePace::default()),
         }
     }
 
     async fn serve(self, wire: SerialStream, mut stop: Stop) -> Result<(), String> {
         let serving = async {
             if self.instruments.is_empty() {
-                serve_frames(&self.image, &self.play.faults, self.how, wire).await
+                let (framing, pace) = self.how;
+                serve_frames(&self.image, &self.play.faults, framing, pace, wire).await
             } else {
                 simulator::play(&self.instruments, &self.play.faults, wire).await
             }
@@ -266,7 +273,7 @@ impl Served {
 #[derive(Debug, Clone)]
 pub(super) enum Travels {
     Tcp,
-    Frames(Framing),
+    Frames(TransmissionMode),
     Text(Vec<Arc<Device>>),
 }
 
@@ -337,7 +344,7 @@ impl TcpServer {
                     match travels {
                         Travels::Tcp => serve_tcp(&image, &play.faults, pace, stream).await,
                         Travels::Frames(framing) => {
-                            serve_frames(&image, &play.faults, (framing, pace), stream).await
+                            serve_frames(&image, &play.faults, framing, pace, stream).await
                         }
                         Travels::Text(devices) => {
                             simulator::play(&devices, &play.faults, stream).await

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::south::Field;
 use crate::broker::Broker;
-use crate::field::ask::Inquiry;
+use crate::field::diagnostic::PendingDiagnostic;
 use crate::field::trace::{MOST_WATCHERS, Traced};
 use crate::outbox::{QUEUES, Selection};
 use crate::status::control::{Call, Reply, Request};
@@ -16,7 +16,7 @@ use crate::time::{now, unix_ms};
 use crate::uplink::{Purge, Purges, Removed};
 
 /// Questions that may wait for a line.
-pub(super) const INQUIRY_QUEUE: usize = 4;
+pub(super) const DIAGNOSTIC_QUEUE: usize = 4;
 /// How much longer than the device a line may take to come to a question.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,7 +39,7 @@ pub(super) fn take(call: Call, field: &Field) {
         _ => return,
     };
     // Whoever asked may be gone, whatever is replied.
-    let Some(queue) = field.inquiries(&line) else {
+    let Some(queue) = field.diagnostics(&line) else {
         let known: Vec<&str> = field.names().collect();
         let hint = crate::config::suggestion(&line, known);
         let _ = reply.send(Reply::Refused(format!(
@@ -53,7 +53,7 @@ pub(super) fn take(call: Call, field: &Field) {
     }
     let within = Duration::from_millis(within_ms);
     let (answer, answered) = oneshot::channel();
-    match queue.try_send(Inquiry {
+    match queue.try_send(PendingDiagnostic {
         unit,
         ask,
         within,

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::calls::INQUIRY_QUEUE;
+use super::calls::DIAGNOSTIC_QUEUE;
 use super::dispatch::Dispatch;
 use super::health::Health;
 use super::{GatewayError, ORDER_QUEUE};
 use crate::broker::{Broker, Forward, TapAnswer};
 use crate::config;
-use crate::field::ask::Inquiry;
 use crate::field::counts::LineCounts;
+use crate::field::diagnostic::PendingDiagnostic;
 use crate::field::trace::Framing;
 use crate::field::write::{Order, Rules};
 use crate::field::{Line, LineTask, Point, Wire};
@@ -118,7 +118,7 @@ pub(super) struct South {
 struct Running {
     stop: StopSwitch,
     orders: mpsc::Sender<Order>,
-    inquiries: mpsc::Sender<Inquiry>,
+    diagnostics: mpsc::Sender<PendingDiagnostic>,
     counts: Arc<LineCounts>,
     /// How its frames look; `None` if it has none.
     framing: Option<Framing>,
@@ -220,7 +220,7 @@ impl Field {
         let (handle, thread) = self.thread_of(line)?;
         let (switch, stop) = stop_token();
         let (orders, ordered) = mpsc::channel(ORDER_QUEUE);
-        let (inquiries, asked) = mpsc::channel(INQUIRY_QUEUE);
+        let (diagnostics, asked) = mpsc::channel(DIAGNOSTIC_QUEUE);
         let counts = Arc::new(LineCounts::new(
             &line.name,
             line.devices.iter().map(|device| device.name.clone()),
@@ -229,12 +229,12 @@ impl Field {
         health.heartbeats.watch(&heartbeat);
         let framing = Framing::of(
             &line.wire,
-            line.devices.iter().any(|device| device.talk.is_some()),
+            line.devices.iter().any(|device| device.protocol.is_some()),
         );
         let running = Running {
             stop: switch,
             orders,
-            inquiries,
+            diagnostics,
             counts: Arc::clone(&counts),
             framing,
             _thread: thread,
@@ -246,7 +246,7 @@ impl Field {
             counts,
             folder: Some(self.folder.clone()),
             orders: ordered,
-            inquiries: asked,
+            diagnostics: asked,
             heartbeat,
             stop,
         };
@@ -319,8 +319,8 @@ impl Field {
     }
 
     /// A question of a person on its way to a line.
-    pub(super) fn inquiries(&self, line: &str) -> Option<&mpsc::Sender<Inquiry>> {
-        self.lines.get(line).map(|line| &line.inquiries)
+    pub(super) fn diagnostics(&self, line: &str) -> Option<&mpsc::Sender<PendingDiagnostic>> {
+        self.lines.get(line).map(|line| &line.diagnostics)
     }
 
     /// A line whose frames somebody wants to see, and how they look.
