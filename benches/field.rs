@@ -24,30 +24,30 @@ use std::time::{Duration, Instant};
 
 use tokio_serial::{SerialPort, SerialStream};
 use wellhead::field::counts::LineCounts;
-use wellhead::field::decode::{Kind, Register, Table};
+use wellhead::field::decode::{DataType, Register, Table};
 use wellhead::field::modbus::Modbus;
-use wellhead::field::modbus::barriers::Barriers;
 use wellhead::field::modbus::manners::Manners;
-use wellhead::field::modbus::patience::AnswerWithin;
 use wellhead::field::modbus::plan::{Costs, TURNAROUND, plan};
 use wellhead::field::modbus::slave::{
-    Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp,
+    FaultInjector, Image, Tally, TransmissionMode, WirePace, serve_frames, serve_tcp,
 };
+use wellhead::field::modbus::timeout_estimator::AnswerWithin;
+use wellhead::field::modbus::unreadable::UnreadableRanges;
 use wellhead::field::serial::{Port, Speed};
-use wellhead::field::wave::Wave;
-use wellhead::field::{Device, Driver, Line, Point, Source, Wire};
+use wellhead::field::signal::Signal;
+use wellhead::field::{Device, Driver, Line, Point, PointSource, Wire};
 use wellhead::reading::{DeviceId, PointId};
 use wellhead::tasks::OwnThread;
 
-fn device(points: impl Iterator<Item = (u16, Kind, Duration)>) -> Arc<Device> {
-    let point = |(index, (address, kind, every)): (usize, (u16, Kind, Duration))| Point {
+fn device(points: impl Iterator<Item = (u16, DataType, Duration)>) -> Arc<Device> {
+    let point = |(index, (address, kind, every)): (usize, (u16, DataType, Duration))| Point {
         id: PointId(index as u32),
         every,
-        source: Source::Register {
+        source: PointSource::Register {
             register: Arc::new(Register::new(Table::Holding, address, kind)),
             exponent: None,
         },
-        ..Point::made(format!("p{index}"), Wave::default())
+        ..Point::simulated(format!("p{index}"), Signal::default())
     };
     Arc::new(Device {
         points: points.enumerate().map(point).collect(),
@@ -79,7 +79,8 @@ fn line_efficiency(speed: &str, registers: u16, seconds: u64) -> (f64, u64, u64)
     let speed: Speed = speed.parse().unwrap();
     let turnaround = Duration::from_millis(2);
     let own = OwnThread::start("slave").unwrap();
-    let device = device((0..registers).map(|address| (address, Kind::U16, Duration::from_secs(1))));
+    let device =
+        device((0..registers).map(|address| (address, DataType::U16, Duration::from_secs(1))));
     let image = Image::new(std::slice::from_ref(&device));
     let tally = Arc::new(Tally::default());
     let (near, path) = {
@@ -96,14 +97,14 @@ fn line_efficiency(speed: &str, registers: u16, seconds: u64) -> (f64, u64, u64)
         std::mem::forget(held);
         (near, path)
     };
-    let pace = Pace {
+    let pace = WirePace {
         speed: Some(speed),
         turnaround,
         tally: Arc::clone(&tally),
     };
     own.handle().spawn(async move {
-        let faults = Arc::new(Mutex::new(Faults::default()));
-        let _ = serve_frames(&image, &faults, (Framing::Rtu, pace), near).await;
+        let faults = Arc::new(Mutex::new(FaultInjector::default()));
+        let _ = serve_frames(&image, &faults, TransmissionMode::Rtu, pace, near).await;
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -203,11 +204,15 @@ fn plans() {
             let kinds = fields.iter().map(|(start, width)| {
                 (
                     *start,
-                    if *width == 1 { Kind::U16 } else { Kind::F32 },
+                    if *width == 1 {
+                        DataType::U16
+                    } else {
+                        DataType::F32
+                    },
                     Duration::from_secs(1),
                 )
             });
-            let ours: f64 = plan(0, &device(kinds), costs, &Barriers::default())
+            let ours: f64 = plan(0, &device(kinds), costs, &UnreadableRanges::default())
                 .iter()
                 .map(|block| costs.of(block.table, block.count))
                 .sum();
@@ -233,14 +238,14 @@ fn plans() {
     let many = device((0..2000).map(|index| {
         (
             index * 30 + random.u16(0..25),
-            Kind::U16,
+            DataType::U16,
             every[random.usize(0..4)],
         )
     }));
     let times: Vec<f64> = (0..7)
         .map(|_| {
             let began = Instant::now();
-            assert!(!plan(0, &many, costs, &Barriers::default()).is_empty());
+            assert!(!plan(0, &many, costs, &UnreadableRanges::default()).is_empty());
             began.elapsed().as_secs_f64() * 1e3
         })
         .collect();
@@ -433,7 +438,8 @@ fn cpu() {
         .unwrap();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..5 {
-        let device = device((0..10).map(|address| (address, Kind::U16, Duration::from_secs(1))));
+        let device =
+            device((0..10).map(|address| (address, DataType::U16, Duration::from_secs(1))));
         let used = runtime.block_on(async {
             let mut driver = Modbus::new(
                 &line(Wire::ModbusTcp(format!("127.0.0.1:{port}")), device),
@@ -496,7 +502,7 @@ fn many() {
         .iter()
         .map(|listener| listener.local_addr().unwrap().port())
         .collect();
-    let device = device((0..30).map(|address| (address, Kind::U16, Duration::from_secs(1))));
+    let device = device((0..30).map(|address| (address, DataType::U16, Duration::from_secs(1))));
     let own = OwnThread::start("slaves").unwrap();
     for listener in listeners {
         let image = Image::new(std::slice::from_ref(&device));
@@ -504,9 +510,9 @@ fn many() {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
-                let faults = Arc::new(Mutex::new(Faults::default()));
+                let faults = Arc::new(Mutex::new(FaultInjector::default()));
                 let _ = stream.set_nodelay(true);
-                let _ = serve_tcp(&image, &faults, Pace::default(), stream).await;
+                let _ = serve_tcp(&image, &faults, WirePace::default(), stream).await;
             }
         });
     }

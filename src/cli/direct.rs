@@ -67,7 +67,7 @@ fn with_line<T, F: Future<Output = T>>(
     runtime.block_on(async {
         let (events, reported) = mpsc::channel(64);
         let (orders, asked) = mpsc::channel(1);
-        let (_, inquiries) = mpsc::channel(1);
+        let (_, diagnostics) = mpsc::channel(1);
         let (switch, stop) = stop_token();
         let counts = Arc::new(LineCounts::new(
             &line.name,
@@ -81,7 +81,7 @@ fn with_line<T, F: Future<Output = T>>(
                 counts,
                 folder: None,
                 orders: asked,
-                inquiries,
+                diagnostics,
                 heartbeat,
                 stop,
             }

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
 use crate::field::decode::{ByteOrder, Table};
-use crate::field::modbus::barriers::Barrier;
+use crate::field::modbus::unreadable::UnreadableRange;
 use crate::field::serial::{Rs485, Speed};
 use crate::field::text::script::Pattern;
 use crate::log::Format;
@@ -188,7 +188,7 @@ impl<'de> Deserialize<'de> for AnswerWithinConfig {
 
 /// Registers that no request may cover, such as `holding 100-120`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Hole(pub(super) Barrier);
+pub(super) struct Hole(pub(super) UnreadableRange);
 
 impl<'de> Deserialize<'de> for Hole {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -200,7 +200,7 @@ impl<'de> Deserialize<'de> for Hole {
                 .find(|known| known.name() == table)?;
             let (first, last) = places.split_once('-').unwrap_or((places, places));
             let (start, last): (u16, u16) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-            (start <= last).then_some(Barrier {
+            (start <= last).then_some(UnreadableRange {
                 table,
                 start: u32::from(start),
                 end: u32::from(last) + 1,

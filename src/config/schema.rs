@@ -10,12 +10,12 @@ use super::file::{
     ReadBackConfig, Remotes, Several, UnitList, UseWhenConfig,
 };
 use crate::broker::net::Listen;
-use crate::field::decode::{ByteOrder, Kind};
+use crate::field::decode::{ByteOrder, DataType};
 use crate::field::serial::Speed;
 use crate::field::text::bytes::{Bytes, Template as BytesTemplate};
-use crate::field::text::checksum::Position;
+use crate::field::text::checksum::ChecksumPosition;
 use crate::field::text::frame::WithEnd;
-use crate::field::text::script::{Pattern, Step, TypedPattern};
+use crate::field::text::script::{Pattern, ScriptStep, TypedPattern};
 use crate::mqtt::TopicFilter;
 use crate::report::template::TopicTemplate;
 use crate::units::{Price, Rate, Size, Span};
@@ -180,7 +180,7 @@ looks! {
         "anyOf": [{ "type": "string" }, { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } }],
         "examples": ["P{address}\\r\\n", { "hex": "05 {checksum}" }]
     };
-    Position: "Position" = {
+    ChecksumPosition: "Position" = {
         "description": "A position in a message, or a mark beside which it is.",
         "anyOf": [
             { "type": "integer" },
@@ -260,7 +260,7 @@ looks! {
     };
 }
 
-impl JsonSchema for Kind {
+impl JsonSchema for DataType {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Type".into()
     }
@@ -343,7 +343,7 @@ impl JsonSchema for ReadBackConfig {
     }
 }
 
-impl JsonSchema for Step {
+impl JsonSchema for ScriptStep {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Step".into()
     }

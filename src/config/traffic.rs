@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::UplinkSetup;
-use crate::field::decode::Kind;
-use crate::field::modbus::plan::Block;
+use crate::field::decode::DataType;
+use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Line, Point, Source, Wire};
+use crate::field::{Line, Point, PointSource, Wire};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Rule;
 use crate::payload::json;
@@ -358,7 +358,7 @@ fn body(uplink: &UplinkSetup, rule: &Rule, topic: &TopicName) -> f64 {
 
 /// How often a point has a value; a computed one whenever one of its parts has.
 fn interval(own: &HashMap<&str, Duration>, point: &Point) -> Duration {
-    let Source::Derived(formula) = &point.source else {
+    let PointSource::Derived(formula) = &point.source else {
         return point.every;
     };
     formula
@@ -407,11 +407,11 @@ fn empty_payload() -> f64 {
 /// About how many characters a value has.
 fn characters(point: &Point) -> u32 {
     let meaning = match &point.source {
-        Source::Register { register, .. } => &register.meaning,
+        PointSource::Register { register, .. } => &register.meaning,
         _ => return 6,
     };
     let one = match meaning.kind {
-        Kind::Bool => 4,
+        DataType::Bool => 4,
         kind if kind.is_text() => 2 * u32::from(meaning.length.max(6)) + 2,
         kind => (kind.bits() / 5).clamp(3, 12),
     };

@@ -1,4 +1,4 @@
-//! What happened on a line and to each of its devices, for metrics and status topics.
+//! Counters of a line and of each of its devices, for metrics and status topics.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +22,7 @@ pub struct Counts {
     pub timeouts: Counter,
     /// Answers with a wrong checksum.
     pub bad_checksums: Counter,
-    /// Answers with transaction identifiers that nobody has used (Modbus TCP).
+    /// Answers with unknown transaction identifiers (Modbus TCP).
     pub other_transactions: Counter,
     /// Answers of other units.
     pub other_units: Counter,
@@ -40,7 +40,7 @@ pub struct Counts {
     pub writes: Counter,
     /// Exceptions by code; rare, so a lock costs nothing.
     exceptions: Mutex<BTreeMap<u8, u64>>,
-    /// What the device says it is.
+    /// The identification of the device.
     identity: Mutex<Option<String>>,
     /// Whether the device answers.
     pub is_online: Gauge,
@@ -49,7 +49,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Notes what the device says it is.
+    /// Sets the identification of the device.
     pub fn set_identity(&self, text: &str) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
@@ -65,7 +65,7 @@ impl Counts {
     }
 }
 
-/// What is counted of a line as a whole.
+/// Counters of a line as a whole.
 #[derive(Debug, Default)]
 pub struct LineCounts {
     /// Its name.
@@ -86,22 +86,22 @@ pub struct LineCounts {
     pub busy_us: Counter,
     /// Time spent on waiting for answers that did not come, in microseconds.
     pub lost_us: Counter,
-    /// What the plan asks of the line, in thousandths.
+    /// The share of the line's time that the plan needs, in thousandths.
     pub load_permille: Gauge,
-    /// How far requests were behind their time lately, at most, in microseconds.
+    /// The largest recent delay of a request behind its due time, in microseconds.
     pub jitter_us: Gauge,
     /// Whether the line is up.
     pub is_up: Gauge,
     /// When that changed last, in milliseconds since the machine started; 0 if it never did.
     pub changed_ms: Gauge,
-    /// Those who are shown its frames.
+    /// The watchers of its frames.
     pub watchers: Watchers,
     /// By device, in the order of the YAML, with their names.
     pub devices: Vec<(String, Counts)>,
 }
 
 #[derive(Serialize)]
-struct Shape<'a> {
+struct CountsJson<'a> {
     requests: u64,
     answers: u64,
     timeouts: u64,
@@ -126,11 +126,11 @@ struct Shape<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
     #[serde(flatten)]
-    line: Option<LineShape<'a>>,
+    line: Option<LineCountsJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct LineShape<'a> {
+struct LineCountsJson<'a> {
     line: &'a str,
     up: bool,
     stale: u64,
@@ -156,8 +156,8 @@ fn thousandths(number: u64) -> f64 {
 }
 
 impl Counts {
-    fn shape<'a>(&self, line: Option<LineShape<'a>>) -> Shape<'a> {
-        Shape {
+    fn shape<'a>(&self, line: Option<LineCountsJson<'a>>) -> CountsJson<'a> {
+        CountsJson {
             requests: self.requests.value(),
             answers: self.answers.value(),
             timeouts: self.timeouts.value(),
@@ -220,14 +220,14 @@ impl LineCounts {
     /// Notes how late a request was.
     pub fn jitter(&self, late: Duration) {
         let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
-        // The worst fades by a sixteenth with each request, so that old trouble is forgotten.
+        // The largest delay decays by a sixteenth with each request.
         let before = self.jitter_us.value();
         self.jitter_us.set(late.max(before - before / 16));
     }
 
     /// The line itself as JSON.
     pub fn json(&self) -> String {
-        let line = LineShape {
+        let line = LineCountsJson {
             line: &self.name,
             up: self.is_up.value() == 1,
             stale: self.stale.value(),

@@ -8,7 +8,7 @@ use exmex::{Express, FlatEx};
 use super::decode::round_to;
 use crate::reading::Value;
 
-/// An expression such as `(supply - return) * flow * 1.163`; names with other signs than letters, digits and `_` stand in braces:
+/// An expression such as `(supply - return) * flow * 1.163`; names with other signs than letters, digits and `_` are in braces:
 /// `{flow-rate}`. `+ - * / ^ min max` stand between values, functions such as `abs`, `sqrt`, `round` before them.
 #[derive(Clone)]
 pub struct Formula {
@@ -30,7 +30,7 @@ impl fmt::Debug for Formula {
 }
 
 impl Formula {
-    /// Reads an expression; the error says what is wrong with it.
+    /// Parses an expression; the error names the fault.
     pub fn new(text: &str) -> Result<Self, String> {
         let parsed = FlatEx::<f64>::parse(text).map_err(|error| {
             if text.contains(['<', '>', '=', '?', '!', '&', '|']) || text.contains("if") {
@@ -47,7 +47,7 @@ impl Formula {
         })
     }
 
-    /// The same, rounded to so many digits after the point.
+    /// The same, rounded to a number of digits after the point.
     #[must_use]
     pub fn rounded(self, decimals: Option<u8>) -> Self {
         Self { decimals, ..self }

@@ -1,25 +1,26 @@
-//! Southbound: instruments on wires become [`Event`]s. One task per line, one driver per kind of wire.
+//! Southbound: readings of instruments on wires become [`Event`]s. One task per line, one driver per kind of wire.
 //!
 //! Invariants:
 //! * A value is only reported from an answer that was matched to its request.
 //! * A device that does not answer costs its line two time-outs, then short probes with growing pauses; the others keep their
-//!   pace.
-//! * Nothing is written that was not ordered, and every order is told how it ended.
+//!   interval.
+//! * Nothing is written without an order, and every order gets a result.
 //!
-//! `decode` (what registers and bytes mean; pure), `schedule` (when; pure), `last` (what stands when attempts fail; pure), `modbus` and
-//! `text` (the drivers), `supervisor` (the task of a line), `ask` (questions of persons).
+//! `decode` (registers and bytes to values; pure), `schedule` (the next request; pure), `point_cache` (the last value of each point;
+//! pure), `modbus` and `text` (the drivers), `supervisor` (the task of a line), `diagnostic` (requests of people at a terminal).
 //!
 //! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
-//! What it does not do: it knows neither topics nor brokers.
+//! It knows neither topics nor brokers.
 
-pub mod ask;
 pub mod counts;
 pub mod decode;
+pub mod diagnostic;
 pub mod formula;
-mod last;
 pub mod modbus;
+mod point_cache;
 pub mod schedule;
 pub mod serial;
+pub mod signal;
 pub mod simulated;
 mod supervisor;
 #[cfg(test)]
@@ -27,9 +28,9 @@ mod tests;
 pub mod text;
 mod timer;
 pub mod trace;
+mod traced_stream;
 pub mod trouble;
 pub mod typical;
-pub mod wave;
 pub mod write;
 
 use std::future::Future;
@@ -42,21 +43,21 @@ use tokio::sync::mpsc;
 use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
 use crate::reading::{DeviceId, Event, PointId, Value};
 use crate::tasks::Stop;
-use ask::{Ask, Inquiry, Said};
 use counts::LineCounts;
 use decode::Register;
+use diagnostic::{DiagnosticRequest, DiagnosticResponse, PendingDiagnostic};
 use formula::Formula;
-use modbus::barriers::Barrier;
 use modbus::manners::{Manners, Pause};
-use modbus::patience::AnswerWithin;
 use modbus::plan::Limits;
 use modbus::slave::Model;
-use text::Talk;
-use text::parse::Found;
-use wave::Wave;
+use modbus::timeout_estimator::AnswerWithin;
+use modbus::unreadable::UnreadableRange;
+use signal::Signal;
+use text::TextProtocol;
+use text::parse::Extraction;
 use write::{Action, Order, Outcome, ReadBack, Rules};
 
-/// What a wire is.
+/// The medium of a line, with its framing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wire {
     /// Modbus TCP to `host:port`.
@@ -69,20 +70,20 @@ pub enum Wire {
     Serial(serial::Port),
     /// Plain instruments at `host:port`.
     Tcp(String),
-    /// Values made here.
+    /// Values are generated here.
     Simulated,
 }
 
-/// One wire with everything on it.
+/// One wire with all devices on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     /// Its name in the YAML.
     pub name: String,
-    /// What it is.
+    /// Its medium.
     pub wire: Wire,
-    /// How long a device may take to answer.
+    /// The time until a device must have begun its answer.
     pub answer_within: AnswerWithin,
-    /// What it needs beyond the standard.
+    /// Its needs beyond the standard.
     pub manners: Manners,
     /// In the order of the YAML.
     pub devices: Vec<Arc<Device>>,
@@ -125,23 +126,23 @@ pub struct Device {
     pub name: String,
     /// Modbus unit; 0 where there is none.
     pub unit: u8,
-    /// It stands for all devices of its line: it is written to, and never answers.
+    /// It represents all devices of its line: it is written to, and never answers.
     pub is_broadcast: bool,
-    /// It is asked once what it is.
+    /// Its identification is read once.
     pub identify: bool,
-    /// What one request may ask of it.
+    /// The most that one request may ask of it.
     pub limits: Limits,
-    /// Places that no request may cross.
-    pub holes: Vec<Barrier>,
+    /// Address ranges that no request may cross.
+    pub holes: Vec<UnreadableRange>,
     /// Silence before a request to it.
     pub pause: Pause,
-    /// How long its first answer may take, after the line was opened or it was not heard for long; `None`: as long as any other.
+    /// The timeout of its first answer, after the line was opened or the device was silent for long; `None`: that of any other answer.
     pub first_answer_within: Option<Duration>,
-    /// How it talks, if it is a plain instrument.
-    pub talk: Option<Arc<Talk>>,
+    /// Its protocol, if it is a plain instrument.
+    pub protocol: Option<Arc<TextProtocol>>,
     /// In the order of the YAML.
     pub points: Vec<Point>,
-    /// The SunSpec models that a simulator shows it to have.
+    /// The SunSpec models that a simulator shows.
     pub models: Vec<Model>,
 }
 
@@ -152,36 +153,36 @@ pub struct Point {
     pub id: PointId,
     /// Its name in the YAML.
     pub name: Arc<str>,
-    /// How often it is read.
+    /// The interval between two reads.
     pub every: Duration,
-    /// Where its value comes from.
-    pub source: Source,
-    /// What a simulator shows for it.
-    pub wave: Wave,
-    /// What a simulator shows for it if it is text; `None`: the number of its wave.
+    /// The origin of its value.
+    pub source: PointSource,
+    /// The values that a simulator shows.
+    pub signal: Signal,
+    /// The text that a simulator shows; `None`: the number of its signal.
     pub says: Option<&'static str>,
     /// How old the last value may be while newer attempts to read it fail; `None`: until the first that failed.
     pub stale_after: Option<Duration>,
     /// Points of one group are read in one request, and written in one.
     pub group: Option<Arc<str>>,
-    /// What may be written to it; `None`: nothing.
+    /// The values that may be written to it; `None`: it is read-only.
     pub write: Option<Box<Rules>>,
 }
 
-/// Where the value of a point comes from.
+/// The origin of a point's value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// It is made here (a simulated line).
-    Made,
+pub enum PointSource {
+    /// It is generated here (a simulated line).
+    Simulated,
     /// Registers or bits of a Modbus device.
     Register {
-        /// Where it is and what it means.
+        /// Its address and meaning.
         register: Arc<Register>,
-        /// Where its power of ten is.
+        /// The register with its power of ten.
         exponent: Option<Arc<Register>>,
     },
     /// The messages of a plain instrument.
-    Found(Box<Found>),
+    Extracted(Box<Extraction>),
     /// Other points of its device.
     Derived(Formula),
 }
@@ -199,7 +200,7 @@ impl Device {
             holes: Vec::new(),
             pause: Pause::default(),
             first_answer_within: None,
-            talk: None,
+            protocol: None,
             points: Vec::new(),
             models: Vec::new(),
         }
@@ -207,14 +208,14 @@ impl Device {
 }
 
 impl Point {
-    /// A point whose value is made here, read every second.
-    pub fn made(name: impl Into<Arc<str>>, wave: Wave) -> Self {
+    /// A point whose value is generated here, read every second.
+    pub fn simulated(name: impl Into<Arc<str>>, signal: Signal) -> Self {
         Self {
             id: PointId(0),
             name: name.into(),
             every: Duration::from_secs(1),
-            source: Source::Made,
-            wave,
+            source: PointSource::Simulated,
+            signal,
             says: None,
             stale_after: None,
             group: None,
@@ -224,43 +225,43 @@ impl Point {
 
     /// True if it is computed from others.
     pub fn is_derived(&self) -> bool {
-        matches!(self.source, Source::Derived(_))
+        matches!(self.source, PointSource::Derived(_))
     }
 
-    /// Where it is, if it is in a Modbus device.
+    /// Its register, if it is in a Modbus device.
     pub fn register(&self) -> Option<&Register> {
         match &self.source {
-            Source::Register { register, .. } => Some(register),
+            PointSource::Register { register, .. } => Some(register),
             _ => None,
         }
     }
 }
 
-/// What is read together: one request.
+/// Points that one request reads together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     /// Index of the device in its line.
     pub device: usize,
-    /// How often.
+    /// The interval between two reads.
     pub every: Duration,
-    /// How long it takes, as planned.
+    /// The planned time on the wire.
     pub takes: Duration,
-    /// How long after the start it is due first.
+    /// The time from the start until it is due first.
     pub delay: Duration,
     /// The points it brings.
     pub points: Vec<PointId>,
 }
 
-/// Why a request brought nothing.
+/// The reason why a request brought no values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
+pub enum PollError {
     /// Weather: the device was silent.
     #[error("no answer")]
     NoAnswer,
-    /// Weather: no answer to this request in its time; what was seen instead.
+    /// Weather: no answer to this request in time; the text says what came instead.
     #[error("{0}")]
     Missed(String),
-    /// Peer: it answered, and said no (a Modbus exception). The device lives.
+    /// Peer: it answered with an error (a Modbus exception). The device lives.
     #[error("{0}")]
     Refused(String),
     /// Peer: it answered that it is busy, and is to be asked again soon.
@@ -274,7 +275,7 @@ pub enum ReadError {
     LineDown(String),
 }
 
-/// What a job brought: each point with its value or with what is wrong with it.
+/// The values of a job: each point with its value, or with the reason for its bad quality.
 pub type Values = Vec<(PointId, Result<Value, Arc<str>>)>;
 
 /// The seam between a line's task and its wire; also where tests inject faults.
@@ -285,23 +286,23 @@ pub trait Driver: Send {
     fn replanned(&mut self) -> bool {
         false
     }
-    /// Opens the wire. The message says what is wrong and what to do.
+    /// Opens the wire. The error names the fault and the remedy.
     fn connect(&mut self) -> impl Future<Output = Result<(), String>> + Send;
     /// Does one job. Called only between `connect` and `disconnect`; safe to drop.
-    fn read(&mut self, job: usize) -> impl Future<Output = Result<Values, ReadError>> + Send;
-    /// Asks an offline device for as little as possible, each time in another place; safe to drop.
+    fn read(&mut self, job: usize) -> impl Future<Output = Result<Values, PollError>> + Send;
+    /// Reads as little as possible from an offline device, at another address each time; safe to drop.
     fn probe(
         &mut self,
         device: usize,
         turn: usize,
-    ) -> impl Future<Output = Result<(), ReadError>> + Send;
-    /// How long a probe of this device may take.
+    ) -> impl Future<Output = Result<(), PollError>> + Send;
+    /// The longest time that a probe of this device takes.
     fn probe_takes(&self, device: usize) -> Duration;
-    /// Waits for a device that talks by itself; safe to drop.
-    fn listen(&mut self) -> impl Future<Output = Result<(usize, Values), ReadError>> + Send {
+    /// Waits for a device that sends without a request; safe to drop.
+    fn listen(&mut self) -> impl Future<Output = Result<(usize, Values), PollError>> + Send {
         std::future::pending()
     }
-    /// What a device that talks by itself has said while others were asked.
+    /// The values that a device has sent by itself while others were polled.
     fn overheard(&mut self) -> Option<(usize, Values)> {
         None
     }
@@ -313,14 +314,14 @@ pub trait Driver: Send {
         read_back: Option<ReadBack>,
         repeat: bool,
     ) -> impl Future<Output = Outcome> + Send;
-    /// Asks any unit on behalf of a person; safe to drop. Called only between `connect` and `disconnect`.
+    /// Makes a diagnostic request to any unit; safe to drop. Called only between `connect` and `disconnect`.
     fn ask(
         &mut self,
         _unit: u8,
-        _ask: &Ask,
+        _ask: &DiagnosticRequest,
         _within: Duration,
-    ) -> impl Future<Output = Said> + Send {
-        std::future::ready(Said::NoLine(
+    ) -> impl Future<Output = DiagnosticResponse> + Send {
+        std::future::ready(DiagnosticResponse::NoLine(
             "the devices of this line have no registers".to_owned(),
         ))
     }
@@ -335,22 +336,22 @@ pub struct LineTask {
     pub line: Line,
     /// Where its events go; waits while the queue is full.
     pub events: mpsc::Sender<Event>,
-    /// What is counted of it.
+    /// Its counters.
     pub counts: Arc<LineCounts>,
-    /// Where it keeps what it learns of its devices; `None`: nowhere.
+    /// The folder of its device cache; `None`: nothing is kept.
     pub folder: Option<PathBuf>,
-    /// What is to be written.
+    /// Writes.
     pub orders: mpsc::Receiver<Order>,
-    /// What persons want to know.
-    pub inquiries: mpsc::Receiver<Inquiry>,
-    /// Beats whenever it comes round.
+    /// Diagnostic requests.
+    pub diagnostics: mpsc::Receiver<PendingDiagnostic>,
+    /// Liveness heartbeat, bumped on every loop iteration.
     pub heartbeat: Heartbeat,
     /// Ends it.
     pub stop: Stop,
 }
 
 impl LineTask {
-    /// Polls until the stop order.
+    /// Polls until it is stopped.
     pub async fn run(self) {
         let Self {
             line,
@@ -358,30 +359,30 @@ impl LineTask {
             counts,
             folder,
             orders,
-            inquiries,
+            diagnostics,
             heartbeat,
             stop,
         } = self;
-        let ends = supervisor::Ends {
+        let channels = supervisor::LineChannels {
             events,
             counts: Arc::clone(&counts),
             orders,
-            inquiries,
+            diagnostics,
             heartbeat,
             stop,
         };
         match &line.wire {
             Wire::Simulated => {
                 let driver = simulated::Simulated::new(&line.devices);
-                supervisor::run(line, driver, ends).await;
+                supervisor::run(line, driver, channels).await;
             }
-            _ if line.devices.iter().any(|device| device.talk.is_some()) => {
-                let driver = text::Text::new(&line, counts, ends.heartbeat.clone());
-                supervisor::run(line, driver, ends).await;
+            _ if line.devices.iter().any(|device| device.protocol.is_some()) => {
+                let driver = text::Text::new(&line, counts, channels.heartbeat.clone());
+                supervisor::run(line, driver, channels).await;
             }
             _ => {
                 let driver = modbus::Modbus::new(&line, counts, folder);
-                supervisor::run(line, driver, ends).await;
+                supervisor::run(line, driver, channels).await;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! When to do which job of a line. Pure: non-preemptive earliest deadline first, dead devices in the gaps.
+//! The order and times of the jobs of a line. Pure: non-preemptive earliest deadline first, offline devices in the gaps.
 //!
 //! Invariants:
 //! * A job that missed its time is done once, not as often as it was missed.
@@ -16,22 +16,22 @@ use super::Job;
 
 /// Requests in a row without an answer until a device is offline.
 pub const FAILURES_TO_OFFLINE: u32 = 2;
-/// What garbage counts less than silence: a noisy device lives.
+/// The weight of silence; garbage weighs 1, because a noisy device lives.
 const SILENCE_WEIGHS: u32 = 3;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// After which a busy device is asked again; doubled each time.
 const FIRST_AGAIN: Duration = Duration::from_millis(50);
 const MOST_AGAIN: u32 = 10;
-/// A new measurement counts one part in so many.
+/// The divisor of a new measurement in the moving average.
 const SMOOTHING: u32 = 8;
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
     /// An answer, even "no".
     Answer,
-    /// An answer that says "busy": it is asked again within its interval, sooner first, then later.
+    /// A "busy" exception: the job is repeated within its interval, with growing pauses.
     Busy,
     /// Something that is no answer.
     Garbage,
@@ -39,16 +39,16 @@ pub enum Heard {
     Nothing,
 }
 
-/// What to do next.
+/// The next step of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum NextStep {
     /// Do this job now.
     Run(usize),
     /// Try an offline device.
     Probe {
-        /// Which device.
+        /// The device.
         device: usize,
-        /// How often it was tried since it is offline.
+        /// The number of probes since it is offline.
         turn: usize,
     },
     /// Nothing is due before then.
@@ -59,16 +59,16 @@ pub enum Step {
 struct Planned {
     device: usize,
     every: Duration,
-    /// How long it takes, measured.
+    /// The measured duration.
     takes: Duration,
     /// A moment of its rhythm: its place among the others.
     phase: Instant,
     due: Instant,
     /// When it was done last.
     done: Option<Instant>,
-    /// How long after the start it is due first.
+    /// The time from the start until it is due first.
     delay: Duration,
-    /// How often it was busy in a row, in this interval.
+    /// Busy answers in a row, in this interval.
     busy: u32,
 }
 
@@ -84,13 +84,24 @@ enum Health {
     },
 }
 
+/// A try to reach an offline device.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    at: Instant,
+    /// The pause before it.
+    pause: Duration,
+    device: usize,
+    /// The number of probes since it is offline.
+    turn: usize,
+}
+
 /// The jobs of one line and the health of its devices.
 #[derive(Debug)]
 pub struct Schedule {
     jobs: Vec<Planned>,
     health: Vec<Health>,
     failures: Vec<u32>,
-    /// Whose request was not answered just now.
+    /// The device whose last request was not answered.
     avoid: Option<usize>,
 }
 
@@ -127,7 +138,7 @@ impl Schedule {
                     new.phase = new.due;
                 }
             } else if let Some(phase) = sharing.map(|(_, old)| old.phase).min() {
-                // What was cut in two is tried at once.
+                // The parts of a split job are due at once.
                 new.phase = phase;
             }
         }
@@ -136,53 +147,64 @@ impl Schedule {
 
     /// The share of the line's time that the jobs ask for; dead devices ask for nothing.
     pub fn load(&self) -> f64 {
-        let live = self.jobs.iter().filter(|job| !self.is_offline(job.device));
-        live.map(|job| job.takes.as_secs_f64() / job.every.as_secs_f64())
+        self.live()
+            .map(|(_, job)| job.takes.as_secs_f64() / job.every.as_secs_f64())
             .sum()
     }
 
     /// The next step; `probe_takes` is how long a probe of a device may take.
-    pub fn next(&mut self, now: Instant, probe_takes: impl Fn(usize) -> Duration) -> Step {
+    pub fn next(&mut self, now: Instant, probe_takes: impl Fn(usize) -> Duration) -> NextStep {
         let avoid = self.avoid.take();
         let stretch = self.stretch();
         for job in &mut self.jobs {
             job.due = job.due.min(job.latest(now, stretch));
         }
         self.check_invariants(now);
-        let live = || {
-            self.jobs
-                .iter()
-                .enumerate()
-                .filter(|(_, job)| !self.is_offline(job.device))
-        };
-        let due = |other_than: Option<usize>| {
-            let ready = live().filter(|(_, job)| job.due <= now && Some(job.device) != other_than);
-            ready
-                .min_by_key(|(_, job)| (job.due + job.every.mul_f64(stretch), job.due))
-                .map(|(index, _)| index)
-        };
-        let first = due(avoid).or_else(|| avoid.and_then(|_| due(None)));
-        let next_due = live().map(|(_, job)| job.due).min();
+        let first = self
+            .due_job(now, stretch, avoid)
+            .or_else(|| avoid.and_then(|_| self.due_job(now, stretch, None)));
+        let next_due = self.live().map(|(_, job)| job.due).min();
         let probe = self.next_probe();
-        if let Some((at, pause, device, turn)) = probe.filter(|(at, ..)| *at <= now) {
-            let fits =
-                first.is_none() && next_due.is_none_or(|due| now + probe_takes(device) <= due);
-            if fits || at + pause <= now {
-                return Step::Probe { device, turn };
+        if let Some(probe) = probe.filter(|probe| probe.at <= now) {
+            let fits = first.is_none()
+                && next_due.is_none_or(|due| now + probe_takes(probe.device) <= due);
+            if fits || probe.at + probe.pause <= now {
+                return NextStep::Probe {
+                    device: probe.device,
+                    turn: probe.turn,
+                };
             }
         }
         if let Some(index) = first {
-            return Step::Run(index);
+            return NextStep::Run(index);
         }
         // A probe that does not fit before the next job waits for the gap behind it.
-        let probe_at = probe.map(|(at, pause, ..)| if at <= now { at + pause } else { at });
-        Step::WaitUntil(
-            next_due
-                .into_iter()
-                .chain(probe_at)
-                .min()
-                .unwrap_or(now + LONGEST_RETRY),
-        )
+        let probe_at = probe.map(|probe| {
+            if probe.at <= now {
+                probe.at + probe.pause
+            } else {
+                probe.at
+            }
+        });
+        let wake = next_due.into_iter().chain(probe_at).min();
+        NextStep::WaitUntil(wake.unwrap_or(now + LONGEST_RETRY))
+    }
+
+    /// The jobs of devices that are not offline.
+    fn live(&self) -> impl Iterator<Item = (usize, &Planned)> {
+        self.jobs
+            .iter()
+            .enumerate()
+            .filter(|(_, job)| !self.is_offline(job.device))
+    }
+
+    /// The due job with the earliest deadline, not of the device to `avoid`.
+    fn due_job(&self, now: Instant, stretch: f64, avoid: Option<usize>) -> Option<usize> {
+        let due = self
+            .live()
+            .filter(|(_, job)| job.due <= now && Some(job.device) != avoid);
+        due.min_by_key(|(_, job)| (job.due + job.every.mul_f64(stretch), job.due))
+            .map(|(index, _)| index)
     }
 
     /// True if a job is due.
@@ -192,14 +214,14 @@ impl Schedule {
             .any(|job| job.due <= now && !self.is_offline(job.device))
     }
 
-    /// A job is due now: what it reads was changed.
+    /// A job is due now: its values were written.
     pub fn hurry(&mut self, job: usize, now: Instant) {
         if let Some(job) = self.jobs.get_mut(job) {
             job.due = job.due.min(now);
         }
     }
 
-    /// How late a job begins now.
+    /// The delay of a job that begins now.
     pub fn lateness(&self, job: usize, now: Instant) -> Duration {
         self.jobs
             .get(job)
@@ -278,13 +300,13 @@ impl Schedule {
         );
     }
 
-    /// By how much every interval is longer than asked for; at least 1.
+    /// The factor by which every interval is longer than configured; at least 1.
     fn stretch(&self) -> f64 {
         self.load().max(1.0)
     }
 
-    /// The offline device whose turn is next: when, its pause, which, and its tries.
-    fn next_probe(&self) -> Option<(Instant, Duration, usize, usize)> {
+    /// The probe of the offline device whose turn is next.
+    fn next_probe(&self) -> Option<Probe> {
         let probes = self
             .health
             .iter()
@@ -294,12 +316,15 @@ impl Schedule {
                     retry_at,
                     pause,
                     tries,
-                } if self.jobs.iter().any(|job| job.device == device) => {
-                    Some((retry_at, pause, device, tries))
-                }
+                } if self.jobs.iter().any(|job| job.device == device) => Some(Probe {
+                    at: retry_at,
+                    pause,
+                    device,
+                    turn: tries,
+                }),
                 _ => None,
             });
-        probes.min_by_key(|probe| probe.0)
+        probes.min_by_key(|probe| probe.at)
     }
 
     fn came(&mut self, device: usize, job: Option<usize>, now: Instant) -> Option<bool> {
@@ -378,24 +403,35 @@ fn grid(from: Instant, every: Duration, now: Instant) -> Instant {
     from + every.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX))
 }
 
-/// Every job with its phase: those of the shortest intervals one behind the other, the others spread over their interval in steps of
-/// the shortest, so that the free time of a cycle stays in one piece.
 fn planned(jobs: &[Job], now: Instant) -> Vec<Planned> {
-    let every = |job: &Job| job.every.max(Duration::from_millis(1));
-    let shortest = jobs
-        .iter()
-        .map(every)
-        .min()
-        .unwrap_or(Duration::from_secs(1));
-    let mut order: Vec<usize> = (0..jobs.len()).collect();
-    order.sort_by_key(|index| jobs.get(*index).map(every));
-    let mut planned: Vec<(usize, Planned)> = Vec::new();
+    let planned = jobs.iter().zip(offsets(jobs)).map(|(job, offset)| Planned {
+        device: job.device,
+        every: interval(job),
+        takes: job.takes,
+        phase: now + offset.max(job.delay),
+        due: now + job.delay,
+        done: None,
+        delay: job.delay,
+        busy: 0,
+    });
+    planned.collect()
+}
+
+fn interval(job: &Job) -> Duration {
+    job.every.max(Duration::from_millis(1))
+}
+
+/// The phase of each job: those of the shortest intervals one behind the other, the others spread over their interval in steps of the
+/// shortest, so that the free time of a cycle stays in one piece.
+fn offsets(jobs: &[Job]) -> Vec<Duration> {
+    let shortest = jobs.iter().map(interval).min();
+    let shortest = shortest.unwrap_or(Duration::from_secs(1));
+    let mut order: Vec<(usize, &Job)> = jobs.iter().enumerate().collect();
+    order.sort_by_key(|(_, job)| interval(job));
+    let mut offsets = vec![Duration::ZERO; jobs.len()];
     let mut packed = Duration::ZERO;
-    for (place, index) in order.iter().enumerate() {
-        let Some(job) = jobs.get(*index) else {
-            continue;
-        };
-        let interval = every(job);
+    for (place, (index, job)) in order.into_iter().enumerate() {
+        let interval = interval(job);
         let offset = if interval < 2 * shortest {
             let offset = packed;
             packed += job.takes;
@@ -405,22 +441,11 @@ fn planned(jobs: &[Job], now: Instant) -> Vec<Planned> {
             let cycle = u32::try_from(place as u128 % cycles).unwrap_or(0);
             shortest * cycle + packed.min(shortest)
         };
-        planned.push((
-            *index,
-            Planned {
-                device: job.device,
-                every: interval,
-                takes: job.takes,
-                phase: now + offset.max(job.delay),
-                due: now + job.delay,
-                done: None,
-                delay: job.delay,
-                busy: 0,
-            },
-        ));
+        if let Some(slot) = offsets.get_mut(index) {
+            *slot = offset;
+        }
     }
-    planned.sort_by_key(|(index, _)| *index);
-    planned.into_iter().map(|(_, planned)| planned).collect()
+    offsets
 }
 
 #[cfg(test)]
@@ -457,7 +482,7 @@ mod tests {
         let (mut done, mut lost) = (Vec::new(), Duration::ZERO);
         while now < start + SECOND * u32::try_from(seconds).unwrap() {
             match schedule.next(now, |_| timeout) {
-                Step::Run(index) => {
+                NextStep::Run(index) => {
                     let alive = !dead.contains(&jobs[index].device);
                     done.push((index, now - start));
                     let took = if alive { cost } else { timeout };
@@ -470,13 +495,13 @@ mod tests {
                         now,
                     );
                 }
-                Step::Probe { device, .. } => {
+                NextStep::Probe { device, .. } => {
                     assert!(dead.contains(&device));
                     now += timeout;
                     lost += timeout;
                     schedule.probed(device, false, now);
                 }
-                Step::WaitUntil(at) => {
+                NextStep::WaitUntil(at) => {
                     assert!(at > now, "it must not spin");
                     now = at;
                 }
@@ -521,11 +546,11 @@ mod tests {
     fn missed_periods_are_skipped_not_queued() {
         let start = crate::time::now();
         let mut schedule = Schedule::new(&[job(0, SECOND)], 1, start);
-        assert_eq!(schedule.next(start, |_| SECOND), Step::Run(0));
+        assert_eq!(schedule.next(start, |_| SECOND), NextStep::Run(0));
         schedule.done(0, Heard::Answer, 10 * MS, start + 3500 * MS);
         assert_eq!(
             schedule.next(start + 3500 * MS, |_| SECOND),
-            Step::WaitUntil(start + SECOND * 4)
+            NextStep::WaitUntil(start + SECOND * 4)
         );
     }
 
@@ -594,12 +619,12 @@ mod tests {
             let step = schedule.next(now, |_| 100 * MS);
             now += 120 * MS;
             match step {
-                Step::Run(index) => {
+                NextStep::Run(index) => {
                     schedule.done(index, Heard::Answer, 120 * MS, now);
                     false
                 }
-                Step::Probe { device, .. } => schedule.probed(device, true, now) == Some(true),
-                Step::WaitUntil(_) => false,
+                NextStep::Probe { device, .. } => schedule.probed(device, true, now) == Some(true),
+                NextStep::WaitUntil(_) => false,
             }
         });
         assert!(found);
@@ -614,24 +639,24 @@ mod tests {
         assert_eq!(schedule.done(0, Heard::Nothing, MS, start), Some(false));
         assert_eq!(
             schedule.next(start, |_| SECOND),
-            Step::WaitUntil(start + SECOND)
+            NextStep::WaitUntil(start + SECOND)
         );
         let later = start + SECOND;
         assert_eq!(
             schedule.next(later, |_| SECOND),
-            Step::Probe { device: 0, turn: 0 }
+            NextStep::Probe { device: 0, turn: 0 }
         );
         assert_eq!(schedule.probed(0, false, later), None);
         assert_eq!(
             schedule.next(later + 2 * SECOND, |_| SECOND),
-            Step::Probe { device: 0, turn: 1 }
+            NextStep::Probe { device: 0, turn: 1 }
         );
         assert_eq!(schedule.probed(0, true, later), Some(true));
-        let Step::Run(first) = schedule.next(later, |_| SECOND) else {
+        let NextStep::Run(first) = schedule.next(later, |_| SECOND) else {
             panic!("all is due")
         };
         schedule.done(first, Heard::Answer, MS, later);
-        assert_eq!(schedule.next(later, |_| SECOND), Step::Run(1 - first));
+        assert_eq!(schedule.next(later, |_| SECOND), NextStep::Run(1 - first));
     }
 
     #[test]
@@ -642,13 +667,13 @@ mod tests {
         let mut now = start;
         while now < start + SECOND * 2 {
             match schedule.next(now, |_| SECOND) {
-                Step::Run(0) => {
+                NextStep::Run(0) => {
                     tries.push((now - start).as_millis());
                     schedule.done(0, Heard::Busy, MS, now);
                 }
-                Step::Run(index) => drop(schedule.done(index, Heard::Answer, MS, now)),
-                Step::WaitUntil(at) => now = at,
-                Step::Probe { .. } => panic!("it lives"),
+                NextStep::Run(index) => drop(schedule.done(index, Heard::Answer, MS, now)),
+                NextStep::WaitUntil(at) => now = at,
+                NextStep::Probe { .. } => panic!("it lives"),
             }
         }
         assert_eq!(tries[..6], [0, 50, 150, 350, 750, 1000]);
@@ -689,15 +714,15 @@ mod tests {
             job(1, SECOND),
         ];
         let mut schedule = Schedule::new(&jobs, 2, start);
-        assert_eq!(schedule.next(start, |_| SECOND), Step::Run(0));
+        assert_eq!(schedule.next(start, |_| SECOND), NextStep::Run(0));
         schedule.done(0, Heard::Nothing, MS, start);
         assert_eq!(
             schedule.next(start, |_| SECOND),
-            Step::Run(2),
+            NextStep::Run(2),
             "the other device, although its deadline is later"
         );
         schedule.done(2, Heard::Answer, MS, start);
-        assert_eq!(schedule.next(start, |_| SECOND), Step::Run(1));
+        assert_eq!(schedule.next(start, |_| SECOND), NextStep::Run(1));
     }
 
     #[test]
@@ -715,14 +740,14 @@ mod tests {
         schedule.replace(&often, &seldom, start);
         assert_eq!(
             schedule.next(start, |_| SECOND),
-            Step::WaitUntil(start + SECOND * 3600),
+            NextStep::WaitUntil(start + SECOND * 3600),
             "from when it was asked last"
         );
         schedule.done(0, Heard::Answer, MS, start + SECOND);
         schedule.replace(&seldom, &often, start + SECOND);
         assert_eq!(
             schedule.next(start + SECOND, |_| SECOND),
-            Step::WaitUntil(start + SECOND * 3 / 2)
+            NextStep::WaitUntil(start + SECOND * 3 / 2)
         );
     }
 
@@ -738,9 +763,12 @@ mod tests {
         schedule.done(0, Heard::Answer, MS, start);
         schedule.done(1, Heard::Answer, MS, start);
         schedule.replace(&before, &[points(&[3]), points(&[1]), points(&[2])], start);
-        assert!(matches!(schedule.next(start, |_| SECOND), Step::Run(1 | 2)));
+        assert!(matches!(
+            schedule.next(start, |_| SECOND),
+            NextStep::Run(1 | 2)
+        ));
         schedule.done(1, Heard::Answer, MS, start);
         schedule.done(2, Heard::Answer, MS, start);
-        assert!(matches!(schedule.next(start, |_| SECOND), Step::WaitUntil(at) if at > start));
+        assert!(matches!(schedule.next(start, |_| SECOND), NextStep::WaitUntil(at) if at > start));
     }
 }

@@ -26,7 +26,7 @@ pub struct Port {
     pub speed: Speed,
     /// Modbus frames are text (Modbus ASCII).
     pub ascii: bool,
-    /// What the kernel is told of the transceiver.
+    /// The settings of the transceiver for the kernel.
     pub rs485: Option<Rs485>,
 }
 
@@ -35,7 +35,7 @@ pub struct Port {
 #[serde(deny_unknown_fields, default)]
 pub struct Rs485 {
     /// RTS is high while sending (default), or low.
-    pub rts_while_sending: Level,
+    pub rts_while_sending: RtsLevel,
     /// Between switching to sending and the first bit.
     pub delay_before: Option<Span>,
     /// Between the last bit and switching back.
@@ -45,16 +45,16 @@ pub struct Rs485 {
 }
 
 impl Rs485 {
-    /// Tells the driver of a port, and holds that open so that it stays told; `None` if the port cannot be opened.
+    /// Configures the driver of a port, and holds it open so that the setting stays; `None` if the port cannot be opened.
     fn apply(self, path: &str) -> std::io::Result<Option<Transceiver>> {
         let how = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // Why it cannot be opened is told by who opens it to use it.
+        // The caller that opens it for use reports why it cannot be opened.
         let Ok(file) = rustix::fs::open(path, how, Mode::empty()) else {
             return Ok(None);
         };
         let port = Transceiver::from(file);
         let mut config = Rs485Config::new();
-        config.set_invert_rts(self.rts_while_sending == Level::Low);
+        config.set_invert_rts(self.rts_while_sending == RtsLevel::Low);
         config.set_full_duplex(self.receive_while_sending);
         config.set_delay_before_send(self.delay_before.map_or(Duration::ZERO, |span| span.0));
         config.set_delay_after_send(self.delay_after.map_or(Duration::ZERO, |span| span.0));
@@ -66,7 +66,8 @@ impl Rs485 {
 /// A level of a control line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+#[schemars(rename = "Level")]
+pub enum RtsLevel {
     /// On.
     #[default]
     High,
@@ -74,7 +75,7 @@ pub enum Level {
     Low,
 }
 
-/// Connects to `host:port`. The message says what is wrong and what to do.
+/// Connects to `host:port`. The error names the fault and the remedy.
 pub async fn dial(address: &str, patience: Duration) -> Result<TcpStream, String> {
     match tokio::time::timeout(patience, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
@@ -102,7 +103,7 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// How long one character takes, with start, parity and stop bits.
+    /// The time of one character, with start, parity and stop bits.
     pub fn character(&self) -> Duration {
         let data = match self.data_bits {
             DataBits::Five => 5,
@@ -221,7 +222,7 @@ fn with_other_signs(text: &str) -> Option<Speed> {
         Some(baud) => (Some(baud), frame + part),
     });
     let meant = format!("{} {frame}", baud?);
-    // What it is already is not what was meant.
+    // The present value cannot be the one that was meant.
     (meant != text && !frame.is_empty())
         .then(|| meant.parse().ok())
         .flatten()
@@ -232,13 +233,13 @@ impl<'de> Deserialize<'de> for Speed {
         /// YAML takes a baud rate alone for a number.
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Typed {
+        enum TypedPort {
             Baud(u32),
             Text(String),
         }
-        let text = match Typed::deserialize(deserializer) {
-            Ok(Typed::Baud(baud)) => baud.to_string(),
-            Ok(Typed::Text(text)) => text,
+        let text = match TypedPort::deserialize(deserializer) {
+            Ok(TypedPort::Baud(baud)) => baud.to_string(),
+            Ok(TypedPort::Text(text)) => text,
             Err(_) => String::new(),
         };
         text.parse().map_err(serde::de::Error::custom)
@@ -266,7 +267,7 @@ impl Port {
         Ok(stream)
     }
 
-    /// True the first time this is asked for a port: what is told of an adapter is told once, however often it is opened.
+    /// True the first time for a port and a topic: each is logged once, however often the port is opened.
     fn is_news(&self, what: &'static str) -> bool {
         static TOLD: Mutex<BTreeSet<(String, &str)>> = Mutex::new(BTreeSet::new());
         TOLD.lock()
@@ -274,7 +275,7 @@ impl Port {
             .insert((self.path.clone(), what))
     }
 
-    /// Adapters of FTDI keep bytes back for 16 ms unless they are told not to. What cannot be changed is told.
+    /// Lowers the latency timer of FTDI adapters, which hold received bytes back for 16 ms by default; logs if that is not possible.
     fn look_at_adapter(&self) {
         let Ok(device) = std::fs::canonicalize(&self.path) else {
             return;
@@ -291,13 +292,14 @@ impl Port {
         {
             match std::fs::write(&latency, "1") {
                 Ok(()) => {
-                    tracing::info!(port = %self.path, from_ms = %before, "the adapter hands over what it receives after 1 ms");
+                    tracing::info!(
+                        event = "serial.latency_lowered", port = %self.path, from_ms = %before,
+                        "latency timer of the adapter lowered to 1 ms"
+                    );
                 }
                 Err(error) if self.is_news("latency") => tracing::warn!(
-                    port = %self.path,
-                    ms = %before,
-                    %error,
-                    "the adapter keeps back what it receives, which slows every request; allow it by a udev rule: ATTR{{latency_timer}}=\"1\""
+                    event = "serial.latency_high", port = %self.path, ms = %before, %error,
+                    "cannot lower the latency timer of the adapter, which delays every answer; set it by a udev rule: ATTR{{latency_timer}}=\"1\""
                 ),
                 Err(_) => {}
             }
@@ -305,7 +307,10 @@ impl Port {
         if let Some(stable) = self.stable_name(&device)
             && self.is_news("name")
         {
-            tracing::info!(port = %self.path, %stable, "this name may change when adapters are plugged in; the other one does not");
+            tracing::info!(
+                event = "serial.unstable_name", port = %self.path, %stable,
+                "the port name may change when adapters are plugged in; use the stable name"
+            );
         }
     }
 

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decode::{Kind, Register, Table};
-use super::wave::Shape;
+use super::decode::{DataType, Register, Table};
+use super::signal::Waveform;
 use super::write::{Action, Outcome, ReadBack};
-use super::{Device, Driver, Job, Point, ReadError, Values};
+use super::{Device, Driver, Job, Point, PollError, Values};
 use crate::reading::{PointId, Value};
 use crate::time::now;
 
@@ -16,7 +16,7 @@ use crate::time::now;
 pub struct Simulated {
     jobs: Vec<Job>,
     points: Vec<Vec<Point>>,
-    /// What was written, by point; it stands from then on.
+    /// Written values, by point; they are shown from then on.
     written: HashMap<(usize, Table, u16), u16>,
     started: Instant,
 }
@@ -68,7 +68,7 @@ impl Simulated {
         point: &Point,
         elapsed: Duration,
     ) -> (PointId, Result<Value, Arc<str>>) {
-        let value = point.wave.value(elapsed);
+        let value = point.signal.value(elapsed);
         let shown = match point.register() {
             // Through the register and back, so that type, scale and words mean the same as on a real line.
             Some(register) => {
@@ -88,20 +88,23 @@ impl Simulated {
     }
 }
 
-/// The registers of a point `elapsed` after the start of a simulator; `exponent` is what the register says that holds its power of ten.
+/// The registers of a point `elapsed` after the start of a simulator; `exponent` is the content of the register with its power of ten.
 pub(super) fn words(
     point: &Point,
     register: &Register,
     elapsed: Duration,
     exponent: Option<i16>,
 ) -> Vec<u16> {
-    if let Some(text) = point.says.filter(|_| register.meaning.kind == Kind::Text) {
+    if let Some(text) = point
+        .says
+        .filter(|_| register.meaning.kind == DataType::Text)
+    {
         return register.encode_text(text);
     }
-    let value = point.wave.value(elapsed);
+    let value = point.signal.value(elapsed);
     let meaning = &register.meaning;
     let wraps =
-        point.wave.shape == Shape::Counter && meaning.kind.is_integer() && exponent.is_none();
+        point.signal.shape == Waveform::Counter && meaning.kind.is_integer() && exponent.is_none();
     let value = match meaning.raw_range().filter(|_| wraps) {
         // A counter that is full starts again from zero, as in devices.
         Some((_, most)) => {
@@ -122,7 +125,7 @@ impl Driver for Simulated {
         Ok(())
     }
 
-    async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
+    async fn read(&mut self, job: usize) -> Result<Values, PollError> {
         let elapsed = now().saturating_duration_since(self.started);
         let device = self.jobs.get(job).map_or(0, |job| job.device);
         Ok(self
@@ -134,7 +137,7 @@ impl Driver for Simulated {
             .collect())
     }
 
-    async fn probe(&mut self, _: usize, _: usize) -> Result<(), ReadError> {
+    async fn probe(&mut self, _: usize, _: usize) -> Result<(), PollError> {
         Ok(())
     }
 

@@ -8,17 +8,18 @@ use proptest::prelude::*;
 use tokio::sync::mpsc;
 
 use super::counts::LineCounts;
-use super::decode::{Kind, Register, Table};
+use super::decode::{DataType, Register, Table};
 use super::formula::Formula;
-use super::last::{Last, MISSES};
-use super::modbus::barriers::Barriers;
+use super::modbus::block::Block;
 use super::modbus::manners::Manners;
-use super::modbus::patience::AnswerWithin;
-use super::modbus::plan::{Block, Costs, TURNAROUND, plan};
-use super::schedule::{Heard, Schedule, Step};
-use super::wave::Wave;
+use super::modbus::plan::{Costs, TURNAROUND, plan};
+use super::modbus::timeout_estimator::AnswerWithin;
+use super::modbus::unreadable::UnreadableRanges;
+use super::point_cache::{Failure, MISSES, Now, PointCache};
+use super::schedule::{Heard, NextStep, Schedule};
+use super::signal::Signal;
 use super::write::{Action, Outcome, ReadBack};
-use super::{Device, Driver, Job, Line, Point, ReadError, Source, Values, Wire, supervisor};
+use super::{Device, Driver, Job, Line, Point, PointSource, PollError, Values, Wire, supervisor};
 use crate::reading::{DeviceId, PointId, Quality, Reading, Timestamp, Value};
 use crate::tasks::stop_token;
 
@@ -28,6 +29,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 const ANSWER_WITHIN: Duration = SECOND;
 /// As documented.
 const LEAST: Duration = Duration::from_secs(5);
+
+fn at(now: Instant) -> Now {
+    let time = Timestamp::at(0);
+    Now { now, time }
+}
 
 /// What comes of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,7 +50,7 @@ enum Comes {
 #[derive(Debug, Clone)]
 enum Event {
     /// The next step of the schedule, with what comes of it and how long it takes.
-    Step(Comes, Duration),
+    NextStep(Comes, Duration),
     /// The same for each step of so many.
     Steps(u8, Comes),
     LineDown,
@@ -56,11 +62,11 @@ enum Event {
 
 struct World {
     device_list: Vec<Arc<Device>>,
-    barriers: Vec<Barriers>,
+    unreadable: Vec<UnreadableRanges>,
     blocks: Vec<Block>,
     jobs: Vec<Job>,
     schedule: Schedule,
-    last: Last,
+    cache: PointCache,
     now: Instant,
     /// When each point was read last.
     read: BTreeMap<PointId, Instant>,
@@ -77,11 +83,11 @@ fn device(index: u32, first: u32, points: &[(u16, Duration, Option<Duration>)]) 
             id: PointId(id),
             every: *every,
             stale_after: *stale_after,
-            source: Source::Register {
-                register: Arc::new(Register::new(Table::Holding, *address, Kind::U16)),
+            source: PointSource::Register {
+                register: Arc::new(Register::new(Table::Holding, *address, DataType::U16)),
                 exponent: None,
             },
-            ..Point::made(format!("p{}", id - first), Wave::default())
+            ..Point::simulated(format!("p{}", id - first), Signal::default())
         };
     let mut all: Vec<Point> = points
         .iter()
@@ -91,8 +97,8 @@ fn device(index: u32, first: u32, points: &[(u16, Duration, Option<Duration>)]) 
     let id = PointId(first + u32::try_from(points.len()).unwrap());
     all.push(Point {
         id,
-        source: Source::Derived(Formula::new("p0 + p1").unwrap()),
-        ..Point::made("sum".to_owned(), Wave::default())
+        source: PointSource::Derived(Formula::new("p0 + p1").unwrap()),
+        ..Point::simulated("sum".to_owned(), Signal::default())
     });
     Device {
         points: all,
@@ -108,18 +114,18 @@ impl World {
     fn new(devices: Vec<Device>) -> Self {
         let now = crate::time::now();
         let device_list: Vec<Arc<Device>> = devices.into_iter().map(Arc::new).collect();
-        let barriers = vec![Barriers::default(); device_list.len()];
-        let last = Last::new(&device_list, ANSWER_WITHIN, now);
+        let unreadable = vec![UnreadableRanges::default(); device_list.len()];
+        let cache = PointCache::new(&device_list, ANSWER_WITHIN, now);
         let schedule = Schedule::new(&[], device_list.len(), now);
         let (blocks, jobs, asked) = (Vec::new(), Vec::new(), Vec::new());
         let (read, shown) = (BTreeMap::new(), BTreeMap::new());
         let mut world = Self {
             device_list,
-            barriers,
+            unreadable,
             blocks,
             jobs,
             schedule,
-            last,
+            cache,
             now,
             read,
             shown,
@@ -132,9 +138,9 @@ impl World {
 
     fn plan(&mut self) {
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
-        let devices = self.device_list.iter().zip(&self.barriers).enumerate();
+        let devices = self.device_list.iter().zip(&self.unreadable).enumerate();
         self.blocks = devices
-            .flat_map(|(index, (device, barriers))| plan(index, device, costs, barriers))
+            .flat_map(|(index, (device, unreadable))| plan(index, device, costs, unreadable))
             .collect();
         let job = |block: &Block| Job {
             device: block.device,
@@ -163,9 +169,9 @@ impl World {
     /// Time passes, and values grow old when it is their time.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some(at) = self.last.next_fading().filter(|at| *at <= until) {
-            self.now = self.now.max(at);
-            let readings = self.last.faded(self.now, Timestamp::at(0));
+        while let Some(due) = self.cache.next_fading().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            let readings = self.cache.faded(at(self.now));
             self.show(readings);
             self.check();
         }
@@ -218,13 +224,13 @@ impl World {
     fn step(&mut self, outcome: Comes, took: Duration) {
         self.settle();
         match self.schedule.next(self.now, |_| ANSWER_WITHIN) {
-            Step::WaitUntil(at) => self.pass(at.saturating_duration_since(self.now)),
-            Step::Probe { device, .. } => {
+            NextStep::WaitUntil(at) => self.pass(at.saturating_duration_since(self.now)),
+            NextStep::Probe { device, .. } => {
                 self.pass(took);
                 self.schedule
                     .probed(device, outcome == Comes::Answer, self.now);
             }
-            Step::Run(job) => {
+            NextStep::Run(job) => {
                 self.pass(took);
                 self.run(job, outcome, took);
             }
@@ -234,7 +240,7 @@ impl World {
 
     /// What the task of a line does between two steps.
     fn settle(&mut self) {
-        self.last.stretched(self.schedule.load().max(1.0));
+        self.cache.stretched(self.schedule.load().max(1.0));
         self.pass(Duration::ZERO);
         self.check();
     }
@@ -243,12 +249,12 @@ impl World {
         let block = self.blocks[job].clone();
         let points = self.jobs[job].points.clone();
         self.asked.push((self.now, points.clone()));
-        let barriers = &mut self.barriers[block.device];
+        let unreadable = &mut self.unreadable[block.device];
         let is_new = match outcome {
-            Comes::Answer | Comes::Part => barriers.answered(&block, self.now),
-            Comes::Refusal => barriers.refused(&block, self.now),
+            Comes::Answer | Comes::Part => unreadable.answered(&block, self.now),
+            Comes::Refusal => unreadable.refused(&block, self.now),
             Comes::Silence | Comes::Garbage => {
-                barriers.not_answered(&block);
+                unreadable.not_answered(&block);
                 false
             }
         };
@@ -264,7 +270,6 @@ impl World {
         if outcome == Comes::Refusal && is_new && self.jobs.iter().all(|job| job.points != points) {
             return;
         }
-        let both = (self.now, Timestamp::at(0));
         let readings = match outcome {
             Comes::Answer | Comes::Part => {
                 let brought = if outcome == Comes::Part {
@@ -278,7 +283,7 @@ impl World {
                     .iter()
                     .map(|point| (*point, Ok(Value::UInt(1))))
                     .collect();
-                self.last.measured(block.device, values, both.0, both.1)
+                self.cache.measured(block.device, values, at(self.now))
             }
             _ => {
                 let device = &self.device_list[block.device];
@@ -289,9 +294,13 @@ impl World {
                     .map(|point| point.id)
                     .collect();
                 let missed: Vec<PointId> = if change == Some(false) { all } else { points };
-                let is_bad = outcome == Comes::Refusal || change == Some(false);
-                self.last
-                    .missed(block.device, &missed, &"no".into(), is_bad, both)
+                let failure = Failure {
+                    device: block.device,
+                    points: &missed,
+                    why: &"no".into(),
+                    is_bad: outcome == Comes::Refusal || change == Some(false),
+                };
+                self.cache.missed(&failure, at(self.now))
             }
         };
         self.show(readings);
@@ -299,7 +308,7 @@ impl World {
 
     fn happens(&mut self, event: &Event) {
         match event {
-            Event::Step(outcome, took) => self.step(*outcome, *took),
+            Event::NextStep(outcome, took) => self.step(*outcome, *took),
             Event::Steps(count, outcome) => (0..*count).for_each(|_| self.step(*outcome, 20 * MS)),
             Event::Hang(time) => self.pass(*time),
             Event::LineDown => {
@@ -309,21 +318,21 @@ impl World {
                         .iter()
                         .map(|point| point.id)
                         .collect();
-                    let readings = self.last.missed(
+                    let failure = Failure {
                         device,
-                        &points,
-                        &"down".into(),
-                        true,
-                        (self.now, Timestamp::at(0)),
-                    );
+                        points: &points,
+                        why: &"down".into(),
+                        is_bad: true,
+                    };
+                    let readings = self.cache.missed(&failure, at(self.now));
                     self.show(readings);
                 }
             }
             Event::Forget => {
                 if self
-                    .barriers
+                    .unreadable
                     .iter_mut()
-                    .fold(false, |any, barriers| barriers.forget(self.now) | any)
+                    .fold(false, |any, unreadable| unreadable.forget(self.now) | any)
                 {
                     self.replan();
                 }
@@ -350,7 +359,7 @@ fn outcome() -> impl Strategy<Value = Comes> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        20 => (outcome(), prop_oneof![4 => 1_u64..50, 1 => 50_u64..20_000]).prop_map(|(outcome, ms)| Event::Step(outcome, MS * u32::try_from(ms).unwrap())),
+        20 => (outcome(), prop_oneof![4 => 1_u64..50, 1 => 50_u64..20_000]).prop_map(|(outcome, ms)| Event::NextStep(outcome, MS * u32::try_from(ms).unwrap())),
         5 => (1_u8..30, outcome()).prop_map(|(count, outcome)| Event::Steps(count, outcome)),
         1 => Just(Event::LineDown),
         2 => (1_u32..600).prop_map(|seconds| Event::Hang(SECOND * seconds)),
@@ -419,8 +428,7 @@ fn refused(times: usize) -> World {
             .iter()
             .position(|job| job.points == [PointId(2)])
             .expect("it is far from the others");
-        let is_it =
-            matches!(world.schedule.next(world.now, |_| SECOND), Step::Run(job) if job == alone);
+        let is_it = matches!(world.schedule.next(world.now, |_| SECOND), NextStep::Run(job) if job == alone);
         let outcome = if is_it && left > 0 {
             Comes::Refusal
         } else {
@@ -501,14 +509,14 @@ impl Driver for Hanging {
         Ok(())
     }
 
-    async fn read(&mut self, _: usize) -> Result<Values, ReadError> {
+    async fn read(&mut self, _: usize) -> Result<Values, PollError> {
         if std::mem::replace(&mut self.0, true) {
             std::future::pending::<()>().await;
         }
         Ok(vec![(PointId(0), Ok(Value::UInt(1)))])
     }
 
-    async fn probe(&mut self, _: usize, _: usize) -> Result<(), ReadError> {
+    async fn probe(&mut self, _: usize, _: usize) -> Result<(), PollError> {
         Ok(())
     }
 
@@ -527,11 +535,11 @@ impl Driver for Hanging {
 async fn a_driver_that_hangs_shows_nothing_as_good() {
     let (events, mut reported) = mpsc::channel(64);
     let (_orders, orders) = mpsc::channel(1);
-    let (_inquiries, inquiries) = mpsc::channel(1);
+    let (_diagnostics, diagnostics) = mpsc::channel(1);
     let (_switch, stop) = stop_token();
     let point = Point {
         stale_after: Some(50 * MS),
-        ..Point::made("p".to_owned(), Wave::default())
+        ..Point::simulated("p".to_owned(), Signal::default())
     };
     let device = Device {
         points: vec![point],
@@ -549,11 +557,11 @@ async fn a_driver_that_hangs_shows_nothing_as_good() {
     let task = supervisor::run(
         line,
         Hanging(false),
-        supervisor::Ends {
+        supervisor::LineChannels {
             events,
             counts,
             orders,
-            inquiries,
+            diagnostics,
             heartbeat,
             stop,
         },

@@ -1,10 +1,10 @@
-//! Who watches the frames of a line, and what they are shown: bytes as they travel, and what the driver made of them.
+//! The watchers of a line, and the events that they get: bytes as they travel, and the outcome of each request.
 //!
-//! Invariants: without watchers nothing is copied, and one flag is looked at; a watcher that is slow loses frames, which are counted
-//! for it, and never makes the line wait; there are at most [`MOST_WATCHERS`] for a line.
+//! Invariants: without watchers nothing is copied, and one flag is read; a slow watcher loses events, which are counted for it, and
+//! never makes the line wait; a line has at most [`MOST_WATCHERS`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub const MOST_WATCHERS: usize = 8;
 /// Events that wait for a watcher.
 pub const QUEUE: usize = 1024;
 
-/// How frames look on a line.
+/// The framing of a line, as far as watchers need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Framing {
@@ -58,7 +58,7 @@ pub enum Happening {
     Sent(Vec<u8>),
     /// Bytes came.
     Received(Vec<u8>),
-    /// A request is over; what came of it, for a person.
+    /// A request is over: its outcome, for people.
     Ended(String),
 }
 
@@ -67,9 +67,9 @@ pub enum Happening {
 pub struct Traced {
     /// Microseconds since the watcher came.
     pub at_us: u64,
-    /// What.
+    /// The event.
     pub what: Happening,
-    /// How much this watcher has lost before it, since it came.
+    /// Events that this watcher has lost before it.
     pub lost: u64,
 }
 
@@ -131,92 +131,21 @@ impl Watchers {
     }
 }
 
-/// A stream whose bytes are shown to watchers.
-#[derive(Debug)]
-pub(super) struct Watched<S> {
-    stream: S,
-    counts: Arc<super::counts::LineCounts>,
-}
-
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, counts: &Arc<super::counts::LineCounts>) -> Self {
-        Self {
-            stream,
-            counts: Arc::clone(counts),
-        }
-    }
-}
-
-mod stream {
-    //! Reading and writing through.
-
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll, ready};
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::{Happening, Watched};
-
-    impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            let before = buffer.filled().len();
-            ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-            if let Some(bytes) = buffer
-                .filled()
-                .get(before..)
-                .filter(|bytes| !bytes.is_empty())
-            {
-                self.counts
-                    .watchers
-                    .tell(|| Happening::Received(bytes.to_vec()));
-            }
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-            if let Some(sent) = bytes.get(..count).filter(|sent| !sent.is_empty()) {
-                self.counts.watchers.tell(|| Happening::Sent(sent.to_vec()));
-            }
-            Poll::Ready(Ok(count))
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(context)
-        }
-
-        fn poll_shutdown(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(context)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
     use crate::field::counts::LineCounts;
+    use crate::field::traced_stream::TracedStream;
 
     #[tokio::test]
     async fn watchers_see_what_travels_and_the_slow_one_loses_with_a_count() {
         let counts = Arc::new(LineCounts::new("bus", std::iter::empty()));
         let (near, mut far) = duplex(64);
-        let mut stream = Watched::new(near, &counts);
+        let mut stream = TracedStream::new(near, &counts);
         stream.write_all(b"nobody watches").await.unwrap();
         let ((quick, mut seen), (slow, mut late)) = (mpsc::channel(QUEUE), mpsc::channel(1));
         assert!(counts.watchers.add(quick) && counts.watchers.add(slow));

@@ -1,11 +1,10 @@
-//! What came from a device instead of answers, in words for whoever has to mend it. Pure.
+//! The bytes that came from a device instead of answers, in words for the person who has to repair it. Pure.
 //!
 //! Invariants:
-//! * It counts from the last right answer on: what is mended is not told of.
+//! * It counts from the last right answer on: repaired faults are not reported.
 //! * A device that has become silent altogether is silent, whatever it said before.
 //! * The words change only when something of another kind comes, or twice as much: each change is a message for every point.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Requests in a row about which nothing at all came, until what came before is no longer the reason.
@@ -16,11 +15,11 @@ const SILENCE: u32 = 3;
 pub struct Came {
     /// Messages with a wrong checksum.
     pub bad_checksums: u64,
-    /// Answers with transaction identifiers that nobody has used (Modbus TCP).
+    /// Answers with unknown transaction identifiers (Modbus TCP).
     pub other_transactions: u64,
     /// Answers of other units.
     pub other_units: u64,
-    /// Which one, the last time.
+    /// The last such unit.
     pub unit: u8,
     /// Answers to other functions.
     pub other_functions: u64,
@@ -58,9 +57,57 @@ impl Came {
         self.kinds().iter().all(|count| *count == 0)
     }
 
-    /// Nothing of anybody else came: an adapter that echoes says nothing of the device.
+    /// Nothing but echoes came: an adapter that echoes proves nothing about the device.
     fn is_silence(&self) -> bool {
         Self { echoes: 0, ..*self }.is_nothing()
+    }
+
+    /// The kinds of answers that are wrong, with their numbers.
+    fn in_words(&self) -> Vec<String> {
+        let unit = self.unit;
+        let one_of_unit = format!("unit {unit} answered instead");
+        let many_of_unit = format!("answers of another unit: unit {unit} answered instead");
+        let kinds = [
+            (
+                self.bad_checksums,
+                "1 telegram with a wrong checksum; check speed, parity and wiring",
+                "telegrams with a wrong checksum; check speed, parity and wiring",
+            ),
+            (
+                self.other_transactions,
+                "1 answer with another transaction id",
+                "answers carry other transaction ids",
+            ),
+            (self.other_units, &*one_of_unit, &*many_of_unit),
+            (
+                self.other_functions,
+                "1 answer with another function code",
+                "answers with another function code",
+            ),
+            (
+                self.other_lengths,
+                "1 answer with another length or address",
+                "answers with another length or address",
+            ),
+            (
+                self.incomplete,
+                "1 answer that broke off",
+                "answers that broke off",
+            ),
+            (
+                self.unmatched,
+                "1 message that does not match",
+                "messages that do not match",
+            ),
+        ];
+        let parts = kinds
+            .into_iter()
+            .filter_map(|(count, one, many)| match count {
+                0 => None,
+                1 => Some(one.to_owned()),
+                _ => Some(format!("{count} {many}")),
+            });
+        parts.collect()
     }
 
     fn add(&mut self, other: &Self) {
@@ -89,7 +136,7 @@ pub struct Trouble {
     silent: u32,
     /// It speaks another protocol, in words for a person.
     speaks: Option<&'static str>,
-    /// What was said last, of how much.
+    /// The last words, and the counters they were made of.
     told: Option<(Came, String)>,
 }
 
@@ -131,7 +178,7 @@ impl Trouble {
         *self = Self::default();
     }
 
-    /// What came; `None` if nothing did.
+    /// The fault in words; `None` if nothing came.
     pub fn reason(&mut self) -> Option<String> {
         if self.came.is_nothing() && self.speaks.is_none() {
             return None;
@@ -151,87 +198,29 @@ impl Trouble {
     }
 
     fn words(&self) -> String {
-        // Whatever else came is made of that.
+        // All other bytes are parts of that protocol.
         if let Some(what) = self.speaks {
             return what.to_owned();
         }
-        let Came {
-            bad_checksums,
-            other_transactions,
-            other_units,
-            unit,
-            other_functions,
-            other_lengths,
-            late,
-            incomplete,
-            unmatched,
-            ..
-        } = self.came;
-        let mut all: Vec<String> = Vec::new();
-        let mut say = |count: u64, one: &str, many: &str| match count {
-            0 => {}
-            1 => all.push(one.to_owned()),
-            _ => all.push(format!("{count} {many}")),
-        };
-        say(
-            bad_checksums,
-            "1 telegram with a wrong checksum; check speed, parity and wiring",
-            "telegrams with a wrong checksum; check speed, parity and wiring",
-        );
-        say(
-            other_transactions,
-            "1 answer with another transaction id",
-            "answers carry other transaction ids",
-        );
-        say(
-            other_units,
-            &format!("unit {unit} answered instead"),
-            &format!("answers of another unit: unit {unit} answered instead"),
-        );
-        say(
-            other_functions,
-            "1 answer with another function code",
-            "answers with another function code",
-        );
-        say(
-            other_lengths,
-            "1 answer with another length or address",
-            "answers with another length or address",
-        );
-        say(
-            incomplete,
-            "1 answer that broke off",
-            "answers that broke off",
-        );
-        say(
-            unmatched,
-            "1 message that does not match",
-            "messages that do not match",
-        );
-        if late > 0 {
-            let took = humantime::format_duration(Duration::from_millis(
-                u64::try_from(self.lateness.as_millis()).unwrap_or(u64::MAX),
-            ));
-            all.push(format!(
+        let mut parts = self.came.in_words();
+        if self.came.late > 0 {
+            let millis = u64::try_from(self.lateness.as_millis()).unwrap_or(u64::MAX);
+            let took = humantime::format_duration(Duration::from_millis(millis));
+            parts.push(format!(
                 "answers come too late, up to {took} after the request; raise `answer_within`"
             ));
         }
-        // What accompanies the rest says little beside it.
-        if all.is_empty() && self.came.junk > 0 {
-            all.push(format!(
+        // Junk and echoes accompany other faults and add nothing to them.
+        if parts.is_empty() && self.came.junk > 0 {
+            parts.push(format!(
                 "received {} bytes that are not an answer; check speed and parity",
                 self.came.junk
             ));
         }
-        if all.is_empty() && self.came.echoes > 0 {
-            all.push("the request came back as an echo, without an answer; check the wiring and the address".to_owned());
+        if parts.is_empty() && self.came.echoes > 0 {
+            parts.push("the request came back as an echo, without an answer; check the wiring and the address".to_owned());
         }
-        let mut words = String::new();
-        for part in all {
-            // A text of our own takes any more of it.
-            let _ = write!(words, "{}{part}", if words.is_empty() { "" } else { ", " });
-        }
-        words
+        parts.join(", ")
     }
 }
 

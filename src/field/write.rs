@@ -1,4 +1,4 @@
-//! Writing to instruments: what may be written, and what is handed to a line.
+//! Writes to instruments: their limits, and the orders that lines get.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,16 +22,16 @@ pub enum Function {
     Exchange,
 }
 
-/// How a write is checked.
+/// The check of a write.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReadBack {
-    /// How long the device may take until it shows the new value.
+    /// The time until the device shows the new value.
     pub delay: Duration,
-    /// How far that may be from what was written, in the unit of the point.
+    /// The largest difference from the written value, in the unit of the point.
     pub tolerance: f64,
 }
 
-/// What may be written to a point.
+/// The limits of writes to a point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
     /// Values below are refused.
@@ -46,9 +46,9 @@ pub struct Rules {
     pub good_for: Duration,
     /// Whether and how it is checked.
     pub read_back: Option<ReadBack>,
-    /// How it is written.
+    /// The function that writes it.
     pub function: Function,
-    /// It may be repeated when nobody knows whether it was done.
+    /// It may be repeated when it is unknown whether it was done.
     pub repeat: bool,
     /// A group may be written by several requests.
     pub allow_split: bool,
@@ -61,7 +61,7 @@ pub enum Action {
     Words {
         /// From zero.
         address: u16,
-        /// What they shall hold.
+        /// Their new content.
         words: Vec<u16>,
         /// How.
         function: Function,
@@ -70,7 +70,7 @@ pub enum Action {
     Bits {
         /// From zero.
         address: u16,
-        /// What they shall be.
+        /// Their new states.
         bits: Vec<bool>,
         /// How.
         function: Function,
@@ -105,40 +105,39 @@ pub struct Order {
     pub device: usize,
     /// The points that it changes, and where they are.
     pub points: Vec<(PointId, Register)>,
-    /// What to do, in this order.
+    /// The requests, in this order.
     pub actions: Vec<Action>,
     /// Whether and how it is checked.
     pub read_back: Option<ReadBack>,
-    /// It may be repeated when nobody knows whether it was done.
+    /// It may be repeated when it is unknown whether it was done.
     pub repeat: bool,
     /// When it is worthless.
     pub deadline: Instant,
-    /// Told how it ended.
+    /// Receives the result.
     pub answer: oneshot::Sender<Written>,
 }
 
-/// What became of one request that writes.
+/// The outcome of one request that writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The device says that it was done. What it holds now, if it was read back (bits: 0 or 1).
+    /// The device confirmed it. The registers, if they were read back (bits: 0 or 1).
     Done(Option<Vec<u16>>),
-    /// The device says no.
+    /// A Modbus exception.
     Exception(u8),
-    /// It was sent, and nobody knows whether it was done. What the device holds, if that can be read, and what came instead of an answer.
+    /// It was sent, and it is unknown whether it was done: the registers, if they can be read, and the reason.
     Unknown(Option<Vec<u16>>, String),
     /// It was never sent, for the reason given.
     NotSent(String),
 }
 
-/// How an order ended.
+/// The result of an order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Written {
-    /// It was done. What the points show now, if they were read back.
+    /// It was done: the values of the points, if they were read back.
     Done(Vec<(PointId, Result<Value, Arc<str>>)>),
-    /// The device says no.
+    /// A Modbus exception.
     Exception(u8),
-    /// It was sent, and nobody knows whether it was done. What the points show now, if they can be read, and what came instead of an
-    /// answer.
+    /// It was sent, and it is unknown whether it was done: the values of the points, if they can be read, and the reason.
     Unknown(Vec<(PointId, Result<Value, Arc<str>>)>, String),
     /// It was never sent, for the reason given.
     NotSent(String),

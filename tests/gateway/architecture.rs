@@ -27,7 +27,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 68] = [
+const PURE: [&str; 72] = [
     "mqtt",
     "reading.rs",
     "message.rs",
@@ -62,16 +62,20 @@ const PURE: [&str; 68] = [
     "uplink/remote.rs",
     "uplink/rivals.rs",
     "field/schedule.rs",
-    "field/wave.rs",
+    "field/signal.rs",
     "field/typical.rs",
+    "field/typical",
+    "field/modbus/block.rs",
+    "field/modbus/owed.rs",
+    "field/modbus/slave/unit.rs",
     "field/modbus/slave/sunspec.rs",
-    "field/last.rs",
+    "field/point_cache.rs",
     "field/trouble.rs",
     "field/modbus/frames.rs",
     "field/modbus/ascii.rs",
     "field/modbus/dissect.rs",
-    "field/modbus/barriers.rs",
-    "field/modbus/patience.rs",
+    "field/modbus/unreadable.rs",
+    "field/modbus/timeout_estimator.rs",
     "field/modbus/slave/fault.rs",
     "field/text/bytes.rs",
     "field/text/frame.rs",

@@ -601,7 +601,7 @@ fn on_rtu_the_reason_says_what_came_instead_of_an_answer() {
     wait_for("the log says it, too", || {
         log()
             .lines()
-            .any(|line| line.contains("device does not answer") && line.contains("wrong checksum"))
+            .any(|line| line.contains("event=device.offline") && line.contains("wrong checksum"))
             .then_some(())
     });
 }

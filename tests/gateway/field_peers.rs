@@ -109,7 +109,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
         gone.contains("\"q\":\"bad\"") && gone.contains("cannot be reached"),
         "{gone}"
     );
-    let said = gateway.process.output().matches("line is down").count();
+    let said = gateway.process.output().matches("event=line.down").count();
     assert_eq!(
         said,
         1,
@@ -167,7 +167,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
             .then_some(())
     });
     assert!(
-        gateway.process.output().matches("line is down").count() <= 3,
+        gateway.process.output().matches("event=line.down").count() <= 3,
         "{}",
         gateway.process.output()
     );
@@ -453,7 +453,7 @@ outbox: {{ folder: data }}
     gateway.arg("run").arg(&file);
     preloaded(&mut gateway);
     let gateway = Process::start(&mut gateway, &folder.path().join("gateway.log"));
-    gateway.wait_for_output("line is up");
+    gateway.wait_for_output("event=line.up");
     let arguments = [
         "-V",
         "5",

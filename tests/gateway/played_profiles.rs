@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use wellhead::config::{self, presets};
 use wellhead::field::counts::LineCounts;
 use wellhead::field::decode::Table;
-use wellhead::field::modbus::barriers::Barrier;
-use wellhead::field::modbus::slave::{Faults, Image, Pace, serve_tcp};
-use wellhead::field::text::{Talk, simulator};
-use wellhead::field::{Device, Line, LineTask, Point, Source};
+use wellhead::field::modbus::slave::{FaultInjector, Image, WirePace, serve_tcp};
+use wellhead::field::modbus::unreadable::UnreadableRange;
+use wellhead::field::text::{TextProtocol, simulator};
+use wellhead::field::{Device, Line, LineTask, Point, PointSource};
 use wellhead::reading::{Event, Quality, Value};
 use wellhead::tasks::{StopSwitch, stop_token};
 use wellhead::time::now;
@@ -137,7 +137,7 @@ fn played(profile: &str, wire: &str, more: &str) -> Played {
         .collect();
     let points = &line.devices[0].points;
     let exponents = points.iter().filter_map(|point| {
-        if let Source::Register { exponent, .. } = &point.source {
+        if let PointSource::Register { exponent, .. } = &point.source {
             exponent.clone()
         } else {
             None
@@ -172,10 +172,10 @@ fn is_plain(profile: &str) -> bool {
 }
 
 /// The places that no point needs: what one request reads of a profile stays between them, as if the engine knew the device already.
-fn gaps(device: &Device) -> Vec<Barrier> {
+fn gaps(device: &Device) -> Vec<UnreadableRange> {
     let mut needed: BTreeMap<(Table, String), (u32, u32)> = BTreeMap::new();
     for point in &device.points {
-        let Source::Register { register, exponent } = &point.source else {
+        let PointSource::Register { register, exponent } = &point.source else {
             continue;
         };
         for one in [Some(register), exponent.as_ref()].into_iter().flatten() {
@@ -200,7 +200,7 @@ fn gaps(device: &Device) -> Vec<Barrier> {
     let mut reached = (Table::Coil, 0);
     for (table, start, end) in fields {
         if reached.0 == table && reached.1 < start {
-            gaps.push(Barrier {
+            gaps.push(UnreadableRange {
                 table,
                 start: reached.1,
                 end: start,
@@ -228,7 +228,7 @@ fn polled(
     JoinHandle<()>,
 ) {
     let (events, reported) = mpsc::channel(64);
-    let ((orders, asked), (questions, inquiries)) = (mpsc::channel(1), mpsc::channel(1));
+    let ((orders, asked), (questions, diagnostics)) = (mpsc::channel(1), mpsc::channel(1));
     let (switch, stop) = stop_token();
     let counts = Arc::new(LineCounts::new("l", ["d".to_owned()].into_iter()));
     let (heartbeat, folder) = (line.heartbeat(now()), None);
@@ -239,7 +239,7 @@ fn polled(
         counts: counts.clone(),
         folder,
         orders: asked,
-        inquiries,
+        diagnostics,
         stop,
     };
     let running = tokio::spawn(async move {
@@ -269,10 +269,10 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
         device.holes.extend(gaps(&device));
     }
     // A busy machine may take longer than an instrument: the line says how long.
-    device.talk = device.talk.map(|talk| {
-        Arc::new(Talk {
+    device.protocol = device.protocol.map(|talk| {
+        Arc::new(TextProtocol {
             answer_within: None,
-            ..Talk::clone(&talk)
+            ..TextProtocol::clone(&talk)
         })
     });
     played.line.devices = vec![Arc::new(device)];
@@ -342,12 +342,12 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
 }
 
 async fn serve(stream: TcpStream, image: Image, devices: Vec<Arc<Device>>) {
-    let faults = Arc::new(Mutex::new(Faults::default()));
+    let faults = Arc::new(Mutex::new(FaultInjector::default()));
     // Ends when the engine closes the connection.
-    if devices[0].talk.is_some() {
+    if devices[0].protocol.is_some() {
         drop(simulator::play(&devices, &faults, stream).await);
     } else {
-        drop(serve_tcp(&image, &faults, Pace::default(), stream).await);
+        drop(serve_tcp(&image, &faults, WirePace::default(), stream).await);
     }
 }
 
@@ -447,7 +447,7 @@ fn every_profile_is_played_without_an_exception_inside_of_what_one_request_must_
 
 /// The value of a point as a simulator shows it so many seconds after its start.
 fn shown(point: &Point, seconds: u64) -> f64 {
-    point.wave.value(Duration::from_secs(seconds))
+    point.signal.value(Duration::from_secs(seconds))
 }
 
 #[test]
@@ -462,7 +462,7 @@ fn values_move_and_energy_grows() {
                 .any(|word| point.name.contains(word));
             if matches!(unit, "Wh" | "kWh" | "MWh" | "varh" | "kvarh")
                 && !is_rating
-                && !matches!(point.source, Source::Derived(_))
+                && !matches!(point.source, PointSource::Derived(_))
             {
                 let hours = [0, 1, 24, 240, 24 * 365].map(|hours| shown(point, 3600 * hours));
                 assert!(

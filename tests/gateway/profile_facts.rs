@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_yaml::Value as Yaml;
 use wellhead::config::{self, presets};
-use wellhead::field::Source;
+use wellhead::field::PointSource;
 
 /// A point of a profile as typed.
 struct Typed {
@@ -363,7 +363,7 @@ fn no_code_of_gencomm_is_a_measurement() {
     let device = &gateway.lines[0].devices[0];
     assert!(device.points.len() >= 30, "{}", device.points.len());
     for point in &device.points {
-        let Source::Register { register, .. } = &point.source else {
+        let PointSource::Register { register, .. } = &point.source else {
             panic!("{} is no register", point.name)
         };
         let top: u32 = match register.meaning.kind.name() {
@@ -560,7 +560,7 @@ fn devices_that_count_the_other_way_are_turned_round() {
             .iter()
             .find(|own| &*own.name == point)
             .unwrap_or_else(|| panic!("{profile} {point}"));
-        let Source::Register { register, .. } = &point.source else {
+        let PointSource::Register { register, .. } = &point.source else {
             panic!("{profile} {} is no register", point.name)
         };
         assert_eq!(

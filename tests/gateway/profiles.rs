@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use wellhead::config::{self, presets};
-use wellhead::field::{Device, Source};
+use wellhead::field::{Device, PointSource};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -40,7 +40,7 @@ fn every_profile_is_correct_and_names_its_source() {
     for name in presets::names() {
         let device = device(name);
         assert!(!device.points.is_empty(), "{name}");
-        if device.talk.is_none() {
+        if device.protocol.is_none() {
             let text =
                 fs::read_to_string(root().join(format!("src/config/presets/{name}.yaml"))).unwrap();
             assert!(
@@ -75,7 +75,7 @@ fn registers_mean_what_the_manuals_say() {
             .split(' ')
             .map(|word| u16::from_str_radix(word, 16).unwrap())
             .collect();
-        let Source::Register {
+        let PointSource::Register {
             register,
             exponent: other,
         } = &point.source

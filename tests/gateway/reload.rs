@@ -139,8 +139,8 @@ fn a_changed_device_restarts_its_line_and_nothing_else() {
         (client.output().lines().count() > before + 5).then_some(())
     });
     let log = site.gateway.process.output();
-    assert_eq!(log.matches("line is up line=two").count(), 2, "{log}");
-    assert_eq!(log.matches("line is up line=one").count(), 1, "{log}");
+    assert_eq!(log.matches("event=line.up line=two").count(), 2, "{log}");
+    assert_eq!(log.matches("event=line.up line=one").count(), 1, "{log}");
     assert!(
         log.contains("event=gateway.reloaded change=\"line two: changed: b")
             && !log.contains("event=gateway.stopping"),
@@ -392,7 +392,7 @@ fn an_uplink_goes_to_its_new_address_with_everything_that_waits() {
         site.gateway
             .process
             .output()
-            .matches("line is up line=one")
+            .matches("event=line.up line=one")
             .count(),
         1
     );

@@ -154,7 +154,7 @@ async fn read(case: &Case) -> BTreeMap<String, String> {
     });
     let (events, mut reported) = mpsc::channel(64);
     let (_orders, asked) = mpsc::channel(1);
-    let (_inquirers, inquiries) = mpsc::channel(1);
+    let (_inquirers, diagnostics) = mpsc::channel(1);
     let (switch, stop) = stop_token();
     let counts = Arc::new(LineCounts::new(
         &line.name,
@@ -168,7 +168,7 @@ async fn read(case: &Case) -> BTreeMap<String, String> {
             counts,
             folder: None,
             orders: asked,
-            inquiries,
+            diagnostics,
             heartbeat,
             stop,
         }

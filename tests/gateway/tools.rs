@@ -74,7 +74,7 @@ impl Bench {
         let gateway = Gateway::restart(self.folder.path());
         gateway
             .process
-            .wait_for_output("device answers line=bus device=meter");
+            .wait_for_output("event=device.online line=bus device=meter");
         gateway
     }
 
@@ -245,7 +245,9 @@ fn a_gateway_that_owns_the_line_asks_for_whoever_scans_and_goes_on() {
     let after = gateway.process.output();
     let told = after.strip_prefix(&before).unwrap_or(&after);
     assert!(
-        !told.contains("line is down") && !told.contains("does not answer"),
+        !told.contains("event=line.down")
+            && !told.contains("event=device.offline")
+            && !told.contains("event=device.still_offline"),
         "{told}"
     );
     let socket = bench.folder.path().join("data/control.sock");
@@ -823,7 +825,7 @@ fn the_first_hour_of_the_readme_goes_as_it_says() {
                 shell.args(["-c", &format!("exec {in_background}")]),
                 &folder.path().join("gateway.log"),
             );
-            gateway.wait_for_output("device answers");
+            gateway.wait_for_output("event=device.online");
             running = Some(gateway);
             continue;
         }

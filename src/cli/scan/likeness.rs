@@ -10,9 +10,9 @@ use std::time::Duration;
 use crate::cli::Failure;
 use crate::cli::line_access::LineAccess;
 use crate::config;
-use crate::field::Source;
-use crate::field::ask::{Ask, Said};
+use crate::field::PointSource;
 use crate::field::decode::{Register, Table};
+use crate::field::diagnostic::{DiagnosticRequest, DiagnosticResponse};
 
 /// Registers of one profile that are read.
 const MOST_SIGNS: usize = 5;
@@ -104,7 +104,7 @@ fn portrait(folder: &Path, name: String) -> Option<Portrait> {
             .and_then(|report| report.unit.as_ref())
     };
     let sign = |point: &crate::field::Point| match &point.source {
-        Source::Register {
+        PointSource::Register {
             register,
             exponent: None,
         } if register.meaning.array.is_none() => {
@@ -181,16 +181,16 @@ impl ProbedDevice<'_> {
         let (table, start, count) = place;
         let words = match self.access.ask(
             self.unit,
-            &Ask::Registers {
+            &DiagnosticRequest::Registers {
                 table,
                 start,
                 count,
             },
             self.within,
         )? {
-            Said::Words(words) => Some(words),
+            DiagnosticResponse::Words(words) => Some(words),
             said => {
-                self.silent = if matches!(said, Said::Exception(_)) {
+                self.silent = if matches!(said, DiagnosticResponse::Exception(_)) {
                     0
                 } else {
                     self.silent + 1

@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::frames::Transaction;
 use crate::config;
-use crate::field::modbus::dissect::{self, Asked, Frame, Span};
+use crate::field::modbus::dissect::{self, Asked, Frame, RegisterRange};
 use crate::field::modbus::explain;
 use crate::field::trace::Framing;
 use crate::field::{Device, Line, Values};
@@ -179,11 +179,11 @@ fn said(asked: &Asked, request: &Frame) -> String {
 }
 
 fn place(
-    Span {
+    RegisterRange {
         table,
         start,
         count,
-    }: Span,
+    }: RegisterRange,
 ) -> String {
     let last = u32::from(start) + u32::from(count).saturating_sub(1);
     let first = table.place(start.into());

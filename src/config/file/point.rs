@@ -6,10 +6,10 @@ use serde::{Deserialize, de};
 use super::PointDefaults;
 use super::point_defaults::point_defaults_of;
 use super::value::{BrokenValue, DeadbandConfig, Factor, FromZero, OneOrMore, Printed, RawWord};
-use crate::field::decode::{ByteOrder, Characters, Kind};
+use crate::field::decode::{ByteOrder, Characters, DataType};
+use crate::field::signal::Signal;
 use crate::field::text::parse::Notation;
 use crate::field::text::script::Pattern;
-use crate::field::wave::Wave;
 use crate::field::write::Function;
 use crate::report::aggregate::Show;
 use crate::report::template::TopicTemplate;
@@ -210,7 +210,7 @@ macro_rules! point {
 point! {
     /// Type of the value. Bits, coils, words and flags need none.
     #[serde(rename = "type")]
-    kind: Kind,
+    kind: DataType,
     /// Order of bytes and words. Default that of the device.
     byte_order: ByteOrder,
     /// One bit of the register, 0 being the least significant (see `bit_order`).
@@ -289,7 +289,7 @@ point! {
     /// Of a plain instrument: how the number is written: decimal (default) or degrees_minutes, as in NMEA 0183.
     notation: Notation,
     /// The value that a simulator shows. Default a plausible one, chosen by unit, name and type.
-    simulate: Wave,
+    simulate: Signal,
     /// Limits within which the device accepts values. Only `write` permits writing. Default unknown.
     writable: Writable,
     /// Permits writing the point with a message on `<topic>/set`. Default not permitted.

@@ -5,9 +5,9 @@ use serde::Deserialize;
 use super::OneOrMore;
 use crate::field::text::bytes::{Bytes, Template};
 use crate::field::text::checksum::Checksum;
-use crate::field::text::frame::{Framing, LONGEST, Length, WithEnd};
+use crate::field::text::frame::{LONGEST, Length, MessageFraming, WithEnd};
 use crate::field::text::parse::Subtract;
-use crate::field::text::script::{Step, TypedPattern};
+use crate::field::text::script::{ScriptStep, TypedPattern};
 use crate::units::Span;
 
 /// Protocol of a plain serial instrument.
@@ -17,7 +17,7 @@ pub(in crate::config) struct TextConfig {
     /// The request: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by itself.
     pub(in crate::config) request: Option<OneOrMore<Template>>,
     /// Steps before the request: send, expect, wait, speed; `if` makes a step depend on a group that was found.
-    pub(in crate::config) script: Option<Vec<Step>>,
+    pub(in crate::config) script: Option<Vec<ScriptStep>>,
     /// How often the instrument is polled. Default 10s.
     pub(in crate::config) every: Option<Span>,
     /// How long the instrument may take to answer. Default that of the line.
@@ -117,13 +117,13 @@ impl FrameConfig {
     }
 
     /// As meant; `checksum`: how many bytes the checksum of a message has.
-    pub(in crate::config) fn framing(self, checksum: usize) -> Framing {
+    pub(in crate::config) fn framing(self, checksum: usize) -> MessageFraming {
         let with_end = match self.with_end {
             None => WithEnd::Count(0),
             Some(WithEnd::Checksum) => WithEnd::Count(checksum),
             Some(given) => given,
         };
-        Framing {
+        MessageFraming {
             start: self.start,
             end: self.end,
             with_end,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::context::PointCheck;
 use super::register_address::RegisterAddress;
 use crate::config::file::{self, BitOrder};
-use crate::field::decode::{Array, Bcd, Kind, Meaning, Part, Register, Sentinel, Sign, Table};
+use crate::field::decode::{Array, Bcd, DataType, Meaning, Part, Register, Sentinel, Sign, Table};
 use crate::field::modbus::plan::Limits;
 
 /// Values of one array.
@@ -68,7 +68,7 @@ impl PointCheck<'_, '_> {
         };
         if (!meaning.words.is_empty() || !meaning.flags.is_empty())
             && !kind.is_integer()
-            && kind != Kind::Bool
+            && kind != DataType::Bool
         {
             self.fault(
                 "type",
@@ -110,9 +110,9 @@ impl PointCheck<'_, '_> {
     }
 
     /// Text for raw numbers; what a plain instrument writes has its words beside it.
-    fn words(&mut self, kind: Kind) -> Arc<[(i64, Arc<str>)]> {
+    fn words(&mut self, kind: DataType) -> Arc<[(i64, Arc<str>)]> {
         let spec = self.spec;
-        if self.context.is_text && spec.byte.is_none() && kind == Kind::Text {
+        if self.context.is_text && spec.byte.is_none() && kind == DataType::Text {
             return Arc::default();
         }
         let words = || spec.words.iter().flatten();
@@ -160,7 +160,7 @@ impl PointCheck<'_, '_> {
     }
 
     /// A raw value that means "no value" must be one that the type can read.
-    fn check_broken(&mut self, kind: Kind, broken: &Sentinel) {
+    fn check_broken(&mut self, kind: DataType, broken: &Sentinel) {
         // Values of instruments that send text are text before they are numbers.
         let is_written = self.context.is_text && self.spec.byte.is_none();
         let why = match broken {
@@ -190,22 +190,22 @@ impl PointCheck<'_, '_> {
         self.fault("broken_value", why);
     }
 
-    fn check_text(&mut self, kind: Kind) {
+    fn check_text(&mut self, kind: DataType) {
         let spec = self.spec;
         let name = self.name;
         match (kind, spec.length) {
-            (Kind::Text, None) => {
+            (DataType::Text, None) => {
                 self.missing(
                     "length",
                     format!("point \"{name}\" is text; add `length:`, its registers"),
                 );
             }
-            (Kind::Text, Some(1..=125)) => {}
-            (Kind::Text, Some(_)) => self.fault("length", "type 1 to 125 registers"),
+            (DataType::Text, Some(1..=125)) => {}
+            (DataType::Text, Some(_)) => self.fault("length", "type 1 to 125 registers"),
             (_, Some(_)) => self.fault("length", "only `type: string` has a length; remove it"),
             (_, None) => {}
         }
-        if spec.characters.is_some() && kind != Kind::Text {
+        if spec.characters.is_some() && kind != DataType::Text {
             self.fault(
                 "characters",
                 "only `type: string` has characters; remove it",
@@ -232,7 +232,7 @@ impl PointCheck<'_, '_> {
     }
 
     /// Which part of the register is meant, its bits counted from the least significant, which is 0.
-    fn part(&mut self, kind: Kind) -> Part {
+    fn part(&mut self, kind: DataType) -> Part {
         let spec = self.spec;
         let bits = u8::try_from(kind.bits()).unwrap_or(64);
         let given = [spec.bit.is_some(), spec.bits.is_some(), spec.mask.is_some()];
@@ -276,7 +276,7 @@ impl PointCheck<'_, '_> {
         place
     }
 
-    fn masked(&mut self, mask: u64, kind: Kind, bits: u8) -> Part {
+    fn masked(&mut self, mask: u64, kind: DataType, bits: u8) -> Part {
         let low = mask.trailing_zeros();
         let is_run = mask != 0 && (mask >> low).wrapping_add(1).is_power_of_two();
         let count = mask.count_ones();
@@ -295,8 +295,8 @@ impl PointCheck<'_, '_> {
     }
 
     /// Decimal digits take four bits each.
-    fn check_digits(&mut self, key: &str, kind: Kind, low: u32) {
-        if matches!(kind, Kind::Bcd(_)) && !low.is_multiple_of(4) {
+    fn check_digits(&mut self, key: &str, kind: DataType, low: u32) {
+        if matches!(kind, DataType::Bcd(_)) && !low.is_multiple_of(4) {
             self.fault(
                 key,
                 format!("a digit of a BCD number begins at bit 0, 4, 8 or 12, and not at {low}"),
@@ -304,7 +304,7 @@ impl PointCheck<'_, '_> {
         }
     }
 
-    fn flags(&mut self, kind: Kind) -> Arc<[(u8, Arc<str>)]> {
+    fn flags(&mut self, kind: DataType) -> Arc<[(u8, Arc<str>)]> {
         let spec = self.spec;
         let bits = u8::try_from(kind.bits()).unwrap_or(64);
         let mut seen = HashSet::new();
@@ -318,13 +318,13 @@ impl PointCheck<'_, '_> {
         flags.into()
     }
 
-    fn kind(&mut self, table: Table) -> Option<Kind> {
+    fn kind(&mut self, table: Table) -> Option<DataType> {
         let spec = self.spec;
         let name = self.name;
         let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
         if table.is_bits() {
-            if matches!(spec.kind, None | Some(Kind::Bool)) && !has_part {
-                return Some(Kind::Bool);
+            if matches!(spec.kind, None | Some(DataType::Bool)) && !has_part {
+                return Some(DataType::Bool);
             }
             self.fault("type", single_bit(spec));
             return None;
@@ -333,7 +333,7 @@ impl PointCheck<'_, '_> {
             return self.kind_of_part();
         }
         let is_coded = spec.words.is_some() || spec.flags.is_some();
-        let kind = spec.kind.or(is_coded.then_some(Kind::U16));
+        let kind = spec.kind.or(is_coded.then_some(DataType::U16));
         if kind.is_none() {
             self.missing(
                 "type",
@@ -344,12 +344,14 @@ impl PointCheck<'_, '_> {
     }
 
     /// The type of which the point is a part.
-    fn kind_of_part(&mut self) -> Option<Kind> {
+    fn kind_of_part(&mut self) -> Option<DataType> {
         let is_unsigned = |bcd: &Bcd| bcd.sign == Sign::Never;
         match self.spec.kind {
-            None | Some(Kind::Bool) => Some(Kind::U16),
-            Some(Kind::Bcd(bcd)) if self.spec.bit.is_none() && is_unsigned(&bcd) => self.spec.kind,
-            Some(Kind::Bcd(_)) => {
+            None | Some(DataType::Bool) => Some(DataType::U16),
+            Some(DataType::Bcd(bcd)) if self.spec.bit.is_none() && is_unsigned(&bcd) => {
+                self.spec.kind
+            }
+            Some(DataType::Bcd(_)) => {
                 self.fault(
                     "type",
                     "`bits` and `mask` pick digits of a BCD number without a sign; type bcd16, or u16 for a single bit",

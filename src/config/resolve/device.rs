@@ -154,7 +154,7 @@ impl DeviceContext<'_> {
         let (unit, is_broadcast) = self.unit(check, &line.wire);
         let mut resolved = Device::new(id, &device.name, unit);
         resolved.is_broadcast = is_broadcast;
-        resolved.talk = talk.map(Arc::new);
+        resolved.protocol = talk.map(Arc::new);
         resolved.identify = device
             .identify
             .or(self.base("identify").and_then(|profile| profile.identify))

@@ -7,7 +7,7 @@ use super::{Check, NORMAL, at};
 use crate::config::document::PathStep;
 use crate::config::file::{self, DeadbandConfig, POINT_DEFAULTS, PointDefaults};
 use crate::config::set_by::SetBy;
-use crate::field::decode::Kind;
+use crate::field::decode::DataType;
 use crate::units::Span;
 
 const SHORTEST_EVERY: Duration = Duration::from_millis(1);
@@ -184,7 +184,7 @@ enum ValueOf {
 
 impl ValueOf {
     fn new(spec: &file::PointConfig) -> Self {
-        let is_bit = spec.kind == Some(Kind::Bool)
+        let is_bit = spec.kind == Some(DataType::Bool)
             || spec.bit.is_some()
             || spec.coil.is_some()
             || spec.discrete.is_some()
@@ -195,7 +195,7 @@ impl ValueOf {
             || spec.words.is_some()
             || spec.array.is_some()
             || spec.as_text == Some(true);
-        if is_bit || is_list || spec.kind.is_some_and(Kind::is_text) {
+        if is_bit || is_list || spec.kind.is_some_and(DataType::is_text) {
             return Self::Other;
         }
         let is_scaled = spec.scale.is_some() || spec.offset.is_some() || spec.scale_from.is_some();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Check, at};
 use crate::config::document::PathStep;
 use crate::config::file;
-use crate::field::modbus::patience::AnswerWithin;
+use crate::field::modbus::timeout_estimator::AnswerWithin;
 use crate::field::serial::Port;
 use crate::field::{Line, Wire};
 

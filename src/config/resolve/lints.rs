@@ -7,7 +7,7 @@ use super::register_address::RegisterAddress;
 use super::{Check, at};
 use crate::config::traffic::load;
 use crate::field::decode::{Part, Register, Table};
-use crate::field::{Device, Line, Point, Source, Wire};
+use crate::field::{Device, Line, Point, PointSource, Wire};
 use crate::report::PointReport;
 use crate::report::deadband::Deadband;
 use crate::units::Span;
@@ -146,8 +146,8 @@ impl DeviceContext<'_> {
 
     /// A value that is stale before it is read again.
     fn soon_stale(&self, check: &mut Check<'_>, device: &Device, point: &Point) {
-        let every = match &device.talk {
-            _ if matches!(point.source, Source::Derived(_)) => return,
+        let every = match &device.protocol {
+            _ if matches!(point.source, PointSource::Derived(_)) => return,
             Some(talk) if !talk.is_polled() => return,
             Some(talk) => talk.every,
             None => point.every,
@@ -179,7 +179,7 @@ impl DeviceContext<'_> {
             .and_then(|report| report.rule.deadband);
         let (
             Some(Deadband::Absolute(width)),
-            Source::Register {
+            PointSource::Register {
                 register,
                 exponent: None,
             },
@@ -263,7 +263,7 @@ pub(super) fn duplicate_devices(
             .devices
             .iter()
             .enumerate()
-            .filter(|(_, device)| device.talk.is_none() && !device.is_broadcast)
+            .filter(|(_, device)| device.protocol.is_none() && !device.is_broadcast)
         {
             let known = by_unit.entry(device.unit).or_default();
             let duplicate = known.first_shared(device);

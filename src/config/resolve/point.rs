@@ -8,9 +8,9 @@ use super::register_address::RegisterAddress;
 use super::registry::{PointRegistry, next_id};
 use super::unused::ValueShape;
 use crate::config::suggestion::MOST_COMPARED;
-use crate::field::decode::{Kind, Register, Sentinel};
+use crate::field::decode::{DataType, Register, Sentinel};
 use crate::field::formula::Formula;
-use crate::field::{Point, Source};
+use crate::field::{Point, PointSource};
 use crate::reading::PointId;
 
 const DEFAULT_EVERY: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl PointCheck<'_, '_> {
             every,
             write: self.write(&source),
             source,
-            wave: spec.simulate.unwrap_or_default(),
+            signal: spec.simulate.unwrap_or_default(),
             says: None,
             stale_after: spec.stale_after.map(|span| span.0),
             group: spec.group.as_deref().map(Arc::from),
@@ -54,7 +54,7 @@ impl PointCheck<'_, '_> {
         self.not_zero("stale_after", spec.stale_after, stale);
         let again = "the value would be sent without end; write a longer duration, such as 5m, or remove it";
         self.not_zero("at_least_every", spec.at_least_every, again);
-        let period = spec.simulate.map(|wave| wave.period);
+        let period = spec.simulate.map(|signal| signal.period);
         self.not_zero(
             "simulate",
             period,
@@ -66,7 +66,7 @@ impl PointCheck<'_, '_> {
     }
 
     /// The source, shared by all devices that take the point from a profile unchanged: there may be hundreds.
-    fn shared_source(&mut self, points: &mut PointRegistry) -> Option<Source> {
+    fn shared_source(&mut self, points: &mut PointRegistry) -> Option<PointSource> {
         let spec = self.spec;
         let name = self.name;
         let (context, device) = (self.context, self.context.device);
@@ -90,13 +90,13 @@ impl PointCheck<'_, '_> {
         Some(source)
     }
 
-    fn source(&mut self) -> Option<Source> {
+    fn source(&mut self) -> Option<PointSource> {
         let spec = self.spec;
         if let Some(text) = &spec.expression {
             self.check_used(ValueShape::Computed);
             return self
                 .formula(text)
-                .map(|formula| Source::Derived(formula.rounded(spec.decimals)));
+                .map(|formula| PointSource::Derived(formula.rounded(spec.decimals)));
         }
         if self.context.is_text {
             return self.found();
@@ -114,13 +114,13 @@ impl PointCheck<'_, '_> {
         }
         let Some(place) = self.address()? else {
             self.check_used(ValueShape::Made);
-            return Some(Source::Made);
+            return Some(PointSource::Simulated);
         };
         self.register_source(place)
     }
 
     /// A register, with the register of its power of ten if it has one.
-    fn register_source(&mut self, place: RegisterAddress) -> Option<Source> {
+    fn register_source(&mut self, place: RegisterAddress) -> Option<PointSource> {
         let spec = self.spec;
         let register = self.register(place)?;
         self.check_used(if place.table.is_bits() {
@@ -143,7 +143,7 @@ impl PointCheck<'_, '_> {
             );
             return None;
         }
-        Some(Source::Register {
+        Some(PointSource::Register {
             register: Arc::new(register),
             exponent,
         })
@@ -186,8 +186,8 @@ impl PointCheck<'_, '_> {
             return None;
         };
         let place = self.with(other, spec).address()?;
-        let kind = spec.kind.unwrap_or(Kind::I16);
-        let is_word = matches!(kind, Kind::I16 | Kind::U16);
+        let kind = spec.kind.unwrap_or(DataType::I16);
+        let is_word = matches!(kind, DataType::I16 | DataType::U16);
         let Some(place) = place.filter(|place| is_word && !place.table.is_bits()) else {
             self.fault(
                 "scale_from",

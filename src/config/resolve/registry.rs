@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Check;
 use crate::config::document::PathStep;
 use crate::config::{SetBy, WriteGroup};
-use crate::field::Source;
+use crate::field::PointSource;
 use crate::mqtt::TopicName;
 use crate::report::PointReport;
 
@@ -18,7 +18,7 @@ pub(super) struct PointRegistry {
     pub(super) set_by: Vec<[SetBy; 6]>,
     pub(super) groups: Vec<WriteGroup>,
     /// Sources of profile points, by profile and point.
-    pub(super) shared: HashMap<(String, String), Source>,
+    pub(super) shared: HashMap<(String, String), PointSource>,
     pub(super) availability: Vec<TopicName>,
     names: HashSet<Arc<str>>,
     /// Owner of each topic.

@@ -7,9 +7,9 @@ use indexmap::IndexMap;
 use super::context::DeviceContext;
 use crate::config::{file, presets, sunspec};
 use crate::field::decode::{Meaning, Table};
+use crate::field::signal::{Signal, Waveform};
 use crate::field::typical::{self, Quantity};
-use crate::field::wave::{Shape, Wave};
-use crate::field::{Device, Point, Source};
+use crate::field::{Device, Point, PointSource};
 
 impl DeviceContext<'_> {
     /// Fills in what the YAML leaves open.
@@ -26,9 +26,9 @@ impl DeviceContext<'_> {
             let remark = ready_made
                 .and_then(|profile| presets::remark(profile, &point.name))
                 .unwrap_or_default();
-            point.wave = wave(point, spec, remark);
+            point.signal = signal(point, spec, remark);
             point.says = meaning(point)
-                .filter(|meaning| meaning.kind == crate::field::decode::Kind::Text)
+                .filter(|meaning| meaning.kind == crate::field::decode::DataType::Text)
                 .map(|_| typical::text(&point.name));
         }
         self.powers_of_ten(device, specs);
@@ -39,9 +39,9 @@ impl DeviceContext<'_> {
 
     /// Registers that hold the power of ten of others show one that fits what these show.
     fn powers_of_ten(&self, device: &mut Device, specs: &IndexMap<String, file::PointConfig>) {
-        let mut users: HashMap<(Table, u16), Vec<(&Wave, &Meaning)>> = HashMap::new();
+        let mut users: HashMap<(Table, u16), Vec<(&Signal, &Meaning)>> = HashMap::new();
         for point in &device.points {
-            if let Source::Register {
+            if let PointSource::Register {
                 register,
                 exponent: Some(exponent),
             } = &point.source
@@ -49,7 +49,7 @@ impl DeviceContext<'_> {
                 users
                     .entry((exponent.table, exponent.address))
                     .or_default()
-                    .push((&point.wave, &register.meaning));
+                    .push((&point.signal, &register.meaning));
             }
         }
         let open = device.points.iter().enumerate().filter(|(_, point)| {
@@ -65,29 +65,29 @@ impl DeviceContext<'_> {
             })
             .collect();
         for (index, exponent) in chosen {
-            let power = Wave {
-                shape: Shape::Constant,
+            let power = Signal {
+                shape: Waveform::Constant,
                 from: exponent.into(),
-                ..Wave::default()
+                ..Signal::default()
             };
             device
                 .points
                 .get_mut(index)
                 .into_iter()
-                .for_each(|point| point.wave = power);
+                .for_each(|point| point.signal = power);
         }
     }
 }
 
 fn meaning(point: &Point) -> Option<&Meaning> {
     match &point.source {
-        Source::Register { register, .. } => Some(&register.meaning),
-        Source::Found(found) => Some(&found.meaning),
-        Source::Made | Source::Derived(_) => None,
+        PointSource::Register { register, .. } => Some(&register.meaning),
+        PointSource::Extracted(found) => Some(&found.meaning),
+        PointSource::Simulated | PointSource::Derived(_) => None,
     }
 }
 
-fn wave(point: &Point, spec: &file::PointConfig, remark: &str) -> Wave {
+fn signal(point: &Point, spec: &file::PointConfig, remark: &str) -> Signal {
     let codes = if spec.unit.is_none() {
         codes(remark)
     } else {
@@ -99,7 +99,7 @@ fn wave(point: &Point, spec: &file::PointConfig, remark: &str) -> Wave {
             rules.max.unwrap_or(f64::INFINITY),
         )
     });
-    typical::wave(&Quantity {
+    typical::signal(&Quantity {
         name: &point.name,
         unit: spec.unit.as_deref().unwrap_or_default(),
         meaning: meaning(point),
@@ -108,7 +108,7 @@ fn wave(point: &Point, spec: &file::PointConfig, remark: &str) -> Wave {
             .is_some_and(|register| register.table.is_bits()),
         has_exponent: matches!(
             &point.source,
-            Source::Register {
+            PointSource::Register {
                 exponent: Some(_),
                 ..
             }

@@ -8,11 +8,11 @@ use crate::config::SetBy;
 use crate::config::document::PathStep;
 use crate::config::file::{self, OneOrMore};
 use crate::config::telegrams;
-use crate::field::text::Talk;
+use crate::field::text::TextProtocol;
 use crate::field::text::bytes::Template;
 use crate::field::text::checksum::Checksum;
-use crate::field::text::frame::Framing;
-use crate::field::text::script::{Pattern, Step as ScriptStep};
+use crate::field::text::frame::MessageFraming;
+use crate::field::text::script::{Pattern, ScriptStep};
 use crate::field::text::telegram::Placeholder;
 use crate::field::{Line, Wire};
 
@@ -49,7 +49,7 @@ impl DeviceContext<'_> {
     }
 
     /// The protocol of a plain instrument; `None` for a Modbus device. Notes a line of the other kind.
-    pub(super) fn talk(&self, check: &mut Check<'_>, line: &Line) -> Option<Talk> {
+    pub(super) fn talk(&self, check: &mut Check<'_>, line: &Line) -> Option<TextProtocol> {
         if !self.is_text {
             self.check_line_of_modbus(check, line);
             return None;
@@ -70,7 +70,7 @@ impl DeviceContext<'_> {
         }
         self.check_talk_spans(check, &text);
         let (every, silent_after) = self.intervals(&text, is_polled);
-        Some(Talk {
+        Some(TextProtocol {
             requests,
             script,
             every,
@@ -122,7 +122,7 @@ impl DeviceContext<'_> {
 
     fn check_line_of_modbus(&self, check: &mut Check<'_>, line: &Line) {
         let has_instruments =
-            !self.simulated && line.devices.iter().any(|other| other.talk.is_some());
+            !self.simulated && line.devices.iter().any(|other| other.protocol.is_some());
         if has_instruments || matches!(line.wire, Wire::Tcp(_)) {
             check.fault(
                 &at!["devices", self.index, "line"],
@@ -142,7 +142,7 @@ impl DeviceContext<'_> {
                 ),
             );
         }
-        if !self.simulated && line.devices.iter().any(|other| other.talk.is_none()) {
+        if !self.simulated && line.devices.iter().any(|other| other.protocol.is_none()) {
             check.fault(
                 &here,
                 format!(
@@ -154,12 +154,12 @@ impl DeviceContext<'_> {
     }
 
     /// How messages are cut out of the stream; notes a wrong frame and a wrong checksum.
-    fn framing(&self, check: &mut Check<'_>, text: &file::TextConfig) -> Framing {
+    fn framing(&self, check: &mut Check<'_>, text: &file::TextConfig) -> MessageFraming {
         let checksum = text.checksum.as_ref().map_or(0, Checksum::length);
         let framing = text
             .frame
             .clone()
-            .map_or_else(Framing::default, |frame| frame.framing(checksum));
+            .map_or_else(MessageFraming::default, |frame| frame.framing(checksum));
         if let Err(why) = framing.check() {
             check.fault(&self.text_path("frame"), why);
         }

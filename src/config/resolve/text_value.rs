@@ -6,25 +6,25 @@ use super::at;
 use super::context::PointCheck;
 use super::unused::ValueShape;
 use crate::config::file::{self, OneOrMore};
-use crate::field::Source;
-use crate::field::decode::{Kind, Meaning, Table};
-use crate::field::text::parse::{Found, Notation, Place, UNIT};
+use crate::field::PointSource;
+use crate::field::decode::{DataType, Meaning, Table};
+use crate::field::text::parse::{Extraction, Notation, UNIT, ValueLocation};
 use crate::field::text::script::Pattern;
 
 impl PointCheck<'_, '_> {
     /// The value of the point in messages; `None` if its place or its type is faulty.
-    pub(super) fn found(&mut self) -> Option<Source> {
+    pub(super) fn found(&mut self) -> Option<PointSource> {
         let spec = self.spec;
         if self.context.simulated {
-            return Some(Source::Made);
+            return Some(PointSource::Simulated);
         }
         self.check_place_in_messages();
         let place = match (&spec.find, spec.byte) {
-            (Some(OneOrMore(patterns)), _) => Place::Find(patterns.clone()),
-            (None, Some(at)) => Place::Byte(at),
+            (Some(OneOrMore(patterns)), _) => ValueLocation::Find(patterns.clone()),
+            (None, Some(at)) => ValueLocation::Byte(at),
             (None, None) => self.group()?,
         };
-        let is_bytes = matches!(place, Place::Byte(_));
+        let is_bytes = matches!(place, ValueLocation::Byte(_));
         let typed = if is_bytes {
             spec.clone()
         } else {
@@ -38,13 +38,13 @@ impl PointCheck<'_, '_> {
         });
         let units = self.units(&place, &meaning);
         let is_degrees = spec.notation == Some(Notation::DegreesMinutes);
-        if is_degrees && (is_bytes || meaning.kind != Kind::F64) {
+        if is_degrees && (is_bytes || meaning.kind != DataType::F64) {
             self.fault(
                 "notation",
                 "degrees and minutes are a number in text; remove `type` or `byte`",
             );
         }
-        Some(Source::Found(Box::new(Found {
+        Some(PointSource::Extracted(Box::new(Extraction {
             place,
             when: spec.when.clone(),
             bad_when: self.bad_when(),
@@ -109,11 +109,11 @@ impl PointCheck<'_, '_> {
             || typed.bits.is_some()
             || typed.mask.is_some();
         let kind = typed.kind.unwrap_or(if has_words_for_text {
-            Kind::Text
+            DataType::Text
         } else if is_whole {
-            Kind::I64
+            DataType::I64
         } else {
-            Kind::F64
+            DataType::F64
         });
         typed.kind = Some(kind);
         if typed.array.is_some() {
@@ -122,7 +122,9 @@ impl PointCheck<'_, '_> {
                 "an array is read from bytes; write `byte:`, or one point for each value",
             );
         }
-        typed.length = typed.length.or_else(|| (kind == Kind::Text).then_some(1));
+        typed.length = typed
+            .length
+            .or_else(|| (kind == DataType::Text).then_some(1));
         typed
     }
 
@@ -139,7 +141,7 @@ impl PointCheck<'_, '_> {
     }
 
     /// The meaning of a number in each unit that messages may name. Without `units` that is the unit of the point alone.
-    fn units(&mut self, place: &Place, meaning: &Meaning) -> Vec<(Box<str>, Meaning)> {
+    fn units(&mut self, place: &ValueLocation, meaning: &Meaning) -> Vec<(Box<str>, Meaning)> {
         let is_named = self.names_unit(place);
         let is_text = meaning.kind.is_text();
         match (&self.spec.units, &self.spec.unit) {
@@ -176,9 +178,9 @@ impl PointCheck<'_, '_> {
     }
 
     /// True if a group of the pattern holds the unit of the value.
-    fn names_unit(&self, place: &Place) -> bool {
+    fn names_unit(&self, place: &ValueLocation) -> bool {
         match place {
-            Place::Group(group) => {
+            ValueLocation::Group(group) => {
                 let own = format!("{group}_{UNIT}");
                 group != UNIT
                     && self
@@ -187,11 +189,11 @@ impl PointCheck<'_, '_> {
                         .flat_map(Pattern::names)
                         .any(|name| name == own || name == UNIT)
             }
-            Place::Find(patterns) => patterns
+            ValueLocation::Find(patterns) => patterns
                 .iter()
                 .flat_map(Pattern::names)
                 .any(|name| name == UNIT),
-            Place::Byte(_) => false,
+            ValueLocation::Byte(_) => false,
         }
     }
 
@@ -205,7 +207,7 @@ impl PointCheck<'_, '_> {
     }
 
     /// The group of the pattern with the name of the point, or the one it names.
-    fn group(&mut self) -> Option<Place> {
+    fn group(&mut self) -> Option<ValueLocation> {
         let spec = self.spec;
         let name = self.name;
         let group = spec.from.as_deref().unwrap_or(name);
@@ -216,7 +218,7 @@ impl PointCheck<'_, '_> {
             .map(str::to_owned)
             .collect();
         if known.iter().any(|known| known == group) {
-            return Some(Place::Group(group.to_owned()));
+            return Some(ValueLocation::Group(group.to_owned()));
         }
         if known.is_empty() {
             // A wrong pattern is a fault already.
@@ -245,7 +247,7 @@ fn words_of_text(spec: &file::PointConfig, meaning: &Meaning) -> Vec<(Box<str>, 
         .words
         .iter()
         .flatten()
-        .filter(|_| meaning.kind == Kind::Text && spec.byte.is_none());
+        .filter(|_| meaning.kind == DataType::Text && spec.byte.is_none());
     words
         .map(|(raw, text)| (raw.0.as_str().into(), Arc::from(text.as_str())))
         .collect()

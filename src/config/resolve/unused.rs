@@ -3,7 +3,7 @@
 use super::context::{DeviceContext, PointCheck};
 use super::{Check, at};
 use crate::config::file::{self, BitOrder};
-use crate::field::decode::{ByteOrder, Kind};
+use crate::field::decode::{ByteOrder, DataType};
 use crate::field::write::Function;
 use crate::report::aggregate::Show;
 
@@ -15,13 +15,13 @@ pub(super) enum ValueShape {
     /// Other points.
     Computed,
     /// Text of an instrument.
-    Written(Kind),
+    Written(DataType),
     /// Bytes of a frame.
-    Bytes(Kind),
+    Bytes(DataType),
     /// A coil or a discrete input.
     Coil,
     /// Registers.
-    Registers(Kind),
+    Registers(DataType),
 }
 
 /// True if the key is typed; the key; the remedy.
@@ -63,8 +63,8 @@ fn rows(spec: &file::PointConfig, shape: ValueShape) -> Vec<UnusedSetting> {
         }
         ValueShape::Coil => [
             coil(spec).as_slice(),
-            &by_kind(spec, Kind::Bool),
-            &by_value(spec, Kind::Bool),
+            &by_kind(spec, DataType::Bool),
+            &by_value(spec, DataType::Bool),
         ]
         .concat(),
         ValueShape::Registers(kind) => [
@@ -189,14 +189,17 @@ fn coil(spec: &file::PointConfig) -> [UnusedSetting; 4] {
 }
 
 /// Settings that belong to other types.
-fn by_kind(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 5] {
+fn by_kind(spec: &file::PointConfig, kind: DataType) -> [UnusedSetting; 5] {
     let is_swapped = matches!(spec.byte_order, Some(ByteOrder::CDAB | ByteOrder::DCBA));
     let has_bits = spec.bit.is_some() || spec.bits.is_some() || spec.flags.is_some();
     let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
-    let has_zone = matches!(kind, Kind::Cp56 | Kind::DateTime | Kind::BcdDateTime);
+    let has_zone = matches!(
+        kind,
+        DataType::Cp56 | DataType::DateTime | DataType::BcdDateTime
+    );
     [
         (
-            is_swapped && kind == Kind::Text && spec.byte.is_none(),
+            is_swapped && kind == DataType::Text && spec.byte.is_none(),
             "byte_order",
             "text has no order of words; write BADC if the characters of each register are swapped",
         ),
@@ -224,7 +227,7 @@ fn by_kind(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 5] {
 }
 
 /// Settings for numbers, where the value is none.
-fn by_value(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 8] {
+fn by_value(spec: &file::PointConfig, kind: DataType) -> [UnusedSetting; 8] {
     let is_text = kind.is_text() || spec.flags.is_some();
     let is_no_number = is_text || spec.array.is_some() || spec.as_text == Some(true);
     let has_width = spec.deadband.is_some_and(|deadband| match deadband {
@@ -264,11 +267,11 @@ fn by_value(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 8] {
 }
 
 /// Limits and ways of writing that do not fit what is written.
-fn writing(spec: &file::PointConfig, kind: Kind) -> [UnusedSetting; 4] {
+fn writing(spec: &file::PointConfig, kind: DataType) -> [UnusedSetting; 4] {
     let Some(write) = spec.write else {
         return [(false, "write", ""); 4];
     };
-    let is_word = kind == Kind::Text || spec.words.is_some();
+    let is_word = kind == DataType::Text || spec.words.is_some();
     let has_limits = write.min.is_some() || write.max.is_some() || write.step.is_some();
     let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
     let tolerance = write

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Check;
 use super::context::{DeviceContext, PointCheck};
 use crate::config::{WriteGroup, file};
-use crate::field::decode::{Kind, Part, Register, Table};
+use crate::field::decode::{DataType, Part, Register, Table};
 use crate::field::write::{ReadBack, Rules};
-use crate::field::{Device, Source};
+use crate::field::{Device, PointSource};
 use crate::report::template::TopicTemplate;
 
 const LONGEST_READ_BACK: Duration = Duration::from_secs(2);
@@ -16,10 +16,10 @@ const DEFAULT_GOOD_FOR: Duration = Duration::from_secs(10);
 
 impl PointCheck<'_, '_> {
     /// How the point is written; `None` if it is not, or cannot be.
-    pub(super) fn write(&mut self, source: &Source) -> Option<Box<Rules>> {
+    pub(super) fn write(&mut self, source: &PointSource) -> Option<Box<Rules>> {
         let writable = self.writable();
         let write = self.spec.write?;
-        let Source::Register { register, exponent } = source else {
+        let PointSource::Register { register, exponent } = source else {
             self.fault(
                 "write",
                 "only registers and coils can be written; remove `write`",
@@ -104,10 +104,13 @@ fn read_only(register: &Register, has_exponent: bool) -> Option<&'static str> {
     let is_odd = has_exponent
         || meaning.array.is_some()
         || !meaning.flags.is_empty()
-        || (meaning.kind.is_text() && meaning.kind != Kind::Text);
+        || (meaning.kind.is_text() && meaning.kind != DataType::Text);
     if !matches!(register.table, Table::Holding | Table::Coil) {
         Some("only holding registers and coils can be written; remove `write`")
-    } else if matches!(meaning.kind, Kind::U8L | Kind::U8H | Kind::I8L | Kind::I8H) {
+    } else if matches!(
+        meaning.kind,
+        DataType::U8L | DataType::U8H | DataType::I8L | DataType::I8H
+    ) {
         Some(
             "half a register cannot be written by itself; write `type: u16` with `bits: [ 0, 7 ]` or `bits: [ 8, 15 ]`",
         )

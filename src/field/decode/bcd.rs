@@ -3,7 +3,7 @@
 //! Plain kinds have no sign. Sources of the signs: DL/T 645-2007, annex A (the highest bit of the highest byte); EN 13757-3, annex A, type A
 //! (the highest digit is F).
 
-/// How a decimal number shows that it is below zero.
+/// The sign of a decimal number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
     /// It never is.
@@ -19,7 +19,7 @@ pub enum Sign {
 pub struct Bcd {
     /// Bytes, 1 to 8.
     pub bytes: u8,
-    /// How it shows that it is below zero.
+    /// Its sign.
     pub sign: Sign,
 }
 
@@ -100,7 +100,7 @@ impl Bcd {
     }
 }
 
-/// The number whose decimal digits stand in the lowest `count` bits; `None` if one of them is none.
+/// The number whose decimal digits are in the lowest `count` bits; `None` if one of them is not a digit.
 pub(super) fn digits(bits: u64, count: u32) -> Option<u64> {
     let nibbles = (0..count.div_ceil(4))
         .rev()

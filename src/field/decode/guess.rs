@@ -1,6 +1,6 @@
-//! What registers could mean: every usual type and order, and those that show an expected value. Pure.
+//! Possible meanings of registers: every usual type and order, and those that show an expected value. Pure.
 
-use super::{Bcd, ByteOrder, Kind, Meaning, Register, Table};
+use super::{Bcd, ByteOrder, DataType, Meaning, Register, Table};
 use crate::reading::Value;
 
 /// The orders, the usual first.
@@ -11,20 +11,20 @@ pub const ORDERS: [ByteOrder; 4] = [
     ByteOrder::DCBA,
 ];
 /// Types that are looked at, the usual first. One register has two orders, several have four.
-pub const KINDS: [Kind; 13] = [
-    Kind::U16,
-    Kind::I16,
-    Kind::F32,
-    Kind::U32,
-    Kind::I32,
-    Kind::F64,
-    Kind::U64,
-    Kind::I64,
-    Kind::Bcd(Bcd::plain(2)),
-    Kind::Bcd(Bcd::plain(4)),
-    Kind::Mod10k32,
-    Kind::F16,
-    Kind::Sm16,
+pub const KINDS: [DataType; 13] = [
+    DataType::U16,
+    DataType::I16,
+    DataType::F32,
+    DataType::U32,
+    DataType::I32,
+    DataType::F64,
+    DataType::U64,
+    DataType::I64,
+    DataType::Bcd(Bcd::plain(2)),
+    DataType::Bcd(Bcd::plain(4)),
+    DataType::Mod10k32,
+    DataType::F16,
+    DataType::Sm16,
 ];
 /// Factors that instruments use.
 const SCALES: [f64; 9] = [1.0, 0.1, 0.01, 0.001, 10.0, 100.0, 1000.0, 0.0001, 0.00001];
@@ -35,10 +35,10 @@ pub struct Guess {
     /// The first register, counted from the first that was read.
     pub offset: u16,
     /// The type.
-    pub kind: Kind,
+    pub kind: DataType,
     /// The order.
     pub order: ByteOrder,
-    /// What they show so.
+    /// The value that they show then.
     pub value: f64,
     /// Such values occur in plants.
     pub is_plausible: bool,
@@ -49,17 +49,17 @@ pub struct Guess {
 pub struct Match {
     /// The way.
     pub guess: Guess,
-    /// What its value is to be multiplied with.
+    /// The factor for its value.
     pub scale: f64,
     /// The value then.
     pub shown: f64,
-    /// How far it is from what was expected, as a part of that.
+    /// The difference from the expected value, as a part of that.
     pub error: f64,
 }
 
-/// What the registers at a place show as one type in one order; `None` where there are too few, or no number stands there.
+/// The value of the registers at an offset in one type and order; `None` if there are too few, or they hold no number.
 #[allow(clippy::cast_precision_loss)]
-pub fn guess(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> Option<Guess> {
+pub fn guess(words: &[u16], offset: u16, kind: DataType, order: ByteOrder) -> Option<Guess> {
     let width = usize::from(kind.words()?);
     let part = words.get(usize::from(offset)..)?.get(..width)?;
     let meaning = Meaning {
@@ -90,16 +90,16 @@ pub fn guess(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> Option
 }
 
 /// Not what random bits look like: a real number of usual size, a whole number that is small for its width.
-fn is_plausible(kind: Kind, value: f64, words: &[u16]) -> bool {
+fn is_plausible(kind: DataType, value: f64, words: &[u16]) -> bool {
     let size = value.abs();
     if words.iter().all(|word| *word == 0) || words.iter().all(|word| *word == 0xFFFF) {
         return false;
     }
     match kind {
-        Kind::F32 | Kind::F64 | Kind::F16 => (1e-4..1e7).contains(&size),
-        Kind::U16 => (1.0..32_767.0).contains(&size),
-        Kind::I16 | Kind::Sm16 => (1.0..10_000.0).contains(&size),
-        Kind::Bcd(_) | Kind::Mod10k32 => size >= 1.0,
+        DataType::F32 | DataType::F64 | DataType::F16 => (1e-4..1e7).contains(&size),
+        DataType::U16 => (1.0..32_767.0).contains(&size),
+        DataType::I16 | DataType::Sm16 => (1.0..10_000.0).contains(&size),
+        DataType::Bcd(_) | DataType::Mod10k32 => size >= 1.0,
         _ => (1.0..1e8).contains(&size),
     }
 }
@@ -110,7 +110,7 @@ pub fn guesses(words: &[u16]) -> impl Iterator<Item = Guess> + '_ {
     let ways = KINDS
         .iter()
         .flat_map(|kind| orders(*kind).iter().map(move |order| (*kind, *order)));
-    let ways: Vec<(Kind, ByteOrder)> = ways.collect();
+    let ways: Vec<(DataType, ByteOrder)> = ways.collect();
     offsets.flat_map(move |offset| {
         ways.clone()
             .into_iter()
@@ -119,7 +119,7 @@ pub fn guesses(words: &[u16]) -> impl Iterator<Item = Guess> + '_ {
 }
 
 /// The orders that differ for a type.
-pub fn orders(kind: Kind) -> &'static [ByteOrder] {
+pub fn orders(kind: DataType) -> &'static [ByteOrder] {
     const ONE_REGISTER: [ByteOrder; 2] = [ByteOrder::ABCD, ByteOrder::BADC];
     if kind.words() == Some(1) {
         &ONE_REGISTER
@@ -148,39 +148,33 @@ pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
         });
         found.extend(of_scale.filter(|found| found.error <= tolerance));
     }
-    // A float needs no factor, a usual order is likelier than a rare one, and what has the value to all its digits is likeliest.
-    let rank = |found: &Match| {
-        let is_float = matches!(found.guess.kind, Kind::F16 | Kind::F32 | Kind::F64);
-        let scale = SCALES
-            .iter()
-            .position(|scale| (scale - found.scale).abs() < f64::EPSILON)
-            .unwrap_or(SCALES.len());
-        let kind = KINDS
-            .iter()
-            .position(|kind| *kind == found.guess.kind)
-            .unwrap_or(KINDS.len());
-        let order = ORDERS
-            .iter()
-            .position(|order| *order == found.guess.order)
-            .unwrap_or(ORDERS.len());
-        let odd_scale = if is_float && scale > 0 { 20 } else { scale };
-        (
-            found.distance(),
-            2 * odd_scale + kind + 3 * order,
-            found.error,
-        )
-    };
     found.sort_by(|one, other| {
-        let (one, other) = (rank(one), rank(other));
-        (one.0, one.1)
-            .cmp(&(other.0, other.1))
-            .then(one.2.total_cmp(&other.2))
+        one.distance()
+            .cmp(&other.distance())
+            .then(one.unlikeliness().cmp(&other.unlikeliness()))
+            .then(one.error.total_cmp(&other.error))
     });
     found
 }
 
 impl Match {
-    /// How far it is from what was expected, in steps that a person would make: 0 shows the same digits, as far as an instrument has them.
+    /// A float needs no factor, and a usual type, order or factor is likelier than a rare one: 0 is likeliest.
+    fn unlikeliness(&self) -> usize {
+        let place = |found: Option<usize>, all: usize| found.unwrap_or(all);
+        let is_float = matches!(
+            self.guess.kind,
+            DataType::F16 | DataType::F32 | DataType::F64
+        );
+        let mut scales = SCALES.iter();
+        let scale = scales.position(|scale| (scale - self.scale).abs() < f64::EPSILON);
+        let scale = place(scale, SCALES.len());
+        let kind = KINDS.iter().position(|kind| *kind == self.guess.kind);
+        let order = ORDERS.iter().position(|order| *order == self.guess.order);
+        let odd_scale = if is_float && scale > 0 { 20 } else { scale };
+        2 * odd_scale + place(kind, KINDS.len()) + 3 * place(order, ORDERS.len())
+    }
+
+    /// The difference from the expected value in steps that a person would make: 0 has the same digits, as far as an instrument shows them.
     pub fn distance(&self) -> usize {
         [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
             .iter()
@@ -193,7 +187,7 @@ impl Match {
 mod tests {
     use super::*;
 
-    fn best(words: &[u16], expected: f64) -> (u16, Kind, ByteOrder, f64) {
+    fn best(words: &[u16], expected: f64) -> (u16, DataType, ByteOrder, f64) {
         let found = matches(words, expected, 0.01);
         let first = found
             .first()
@@ -214,33 +208,36 @@ mod tests {
         ];
         assert_eq!(
             best(&[7, high, low, 9], 229.4),
-            (1, Kind::F32, ByteOrder::ABCD, 1.0)
+            (1, DataType::F32, ByteOrder::ABCD, 1.0)
         );
         assert_eq!(
             best(&[7, low, high, 9], 229.4),
-            (1, Kind::F32, ByteOrder::CDAB, 1.0)
+            (1, DataType::F32, ByteOrder::CDAB, 1.0)
         );
         assert_eq!(
             best(&[high.swap_bytes(), low.swap_bytes()], 229.4),
-            (0, Kind::F32, ByteOrder::BADC, 1.0)
+            (0, DataType::F32, ByteOrder::BADC, 1.0)
         );
         assert_eq!(
             best(&[low.swap_bytes(), high.swap_bytes()], 229.4),
-            (0, Kind::F32, ByteOrder::DCBA, 1.0)
+            (0, DataType::F32, ByteOrder::DCBA, 1.0)
         );
         assert_eq!(
             best(&[0, 2294, 0], 229.4),
-            (1, Kind::U16, ByteOrder::ABCD, 0.1)
+            (1, DataType::U16, ByteOrder::ABCD, 0.1)
         );
         assert_eq!(
             best(&[1, 0x86A0], 1000.0),
-            (0, Kind::U32, ByteOrder::ABCD, 0.01)
+            (0, DataType::U32, ByteOrder::ABCD, 0.01)
         );
         assert_eq!(
             best(&[0x1234], 1234.0),
-            (0, Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD, 1.0)
+            (0, DataType::Bcd(Bcd::plain(2)), ByteOrder::ABCD, 1.0)
         );
-        assert_eq!(best(&[0xFFF6], -10.0), (0, Kind::I16, ByteOrder::ABCD, 1.0));
+        assert_eq!(
+            best(&[0xFFF6], -10.0),
+            (0, DataType::I16, ByteOrder::ABCD, 1.0)
+        );
         let energy = 123_456.789_f64.to_bits().to_be_bytes();
         let words: Vec<u16> = energy
             .chunks(2)
@@ -248,13 +245,13 @@ mod tests {
             .collect();
         assert_eq!(
             best(&words, 123_456.8),
-            (0, Kind::F64, ByteOrder::ABCD, 1.0)
+            (0, DataType::F64, ByteOrder::ABCD, 1.0)
         );
         assert!(matches(&[1, 2, 3], 229.4, 0.001).is_empty());
         // The closest goes before a more usual way that is further off.
         assert_eq!(
             best(&[2280, 22_943], 229.4),
-            (1, Kind::U16, ByteOrder::ABCD, 0.01)
+            (1, DataType::U16, ByteOrder::ABCD, 0.01)
         );
         let distances: Vec<usize> = matches(&[2272, 2280, 2294, 2296, 0x22F4], 229.4, 0.05)
             .iter()
@@ -275,15 +272,15 @@ mod tests {
             (229.4_f32.to_bits() >> 16) as u16,
             (229.4_f32.to_bits() & 0xFFFF) as u16,
         ];
-        assert!(is_plausible(&[high, low], Kind::F32, ByteOrder::ABCD));
-        assert!(!is_plausible(&[high, low], Kind::F32, ByteOrder::DCBA));
-        assert!(!is_plausible(&[high, low], Kind::U32, ByteOrder::ABCD));
+        assert!(is_plausible(&[high, low], DataType::F32, ByteOrder::ABCD));
+        assert!(!is_plausible(&[high, low], DataType::F32, ByteOrder::DCBA));
+        assert!(!is_plausible(&[high, low], DataType::U32, ByteOrder::ABCD));
         assert!(
-            !is_plausible(&[0, 0], Kind::F32, ByteOrder::ABCD)
-                && !is_plausible(&[0xFFFF], Kind::U16, ByteOrder::ABCD)
+            !is_plausible(&[0, 0], DataType::F32, ByteOrder::ABCD)
+                && !is_plausible(&[0xFFFF], DataType::U16, ByteOrder::ABCD)
         );
         assert!(
-            guess(&[1], 0, Kind::U32, ByteOrder::ABCD).is_none(),
+            guess(&[1], 0, DataType::U32, ByteOrder::ABCD).is_none(),
             "there is only one register"
         );
     }

@@ -4,9 +4,9 @@ use super::bcd::{Bcd, Sign};
 use super::raw::Raw;
 use super::time;
 
-/// What a value is made of.
+/// The data type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DataType {
     /// A coil, a discrete input, or one bit of a register.
     Bool,
     /// The low byte of a register.
@@ -71,8 +71,8 @@ pub enum Kind {
     BcdDateTime,
 }
 
-impl Kind {
-    /// Registers it takes; `None` for text, whose length is told.
+impl DataType {
+    /// Registers it takes; `None` for text, whose length is configured.
     pub fn words(self) -> Option<u16> {
         Some(match self {
             Self::Bool
@@ -212,23 +212,11 @@ impl Kind {
             Self::F32 => Ok(Raw::F32(f32::from_bits(number as u32))),
             Self::F64 => Ok(Raw::F64(f64::from_bits(number))),
             Self::Ibm32 => Ok(Raw::F64(from_ibm(number))),
-            Self::Bcd(bcd) => match (bcd.number(number), bcd.sign) {
-                (Some(number), Sign::Never) => Ok(Raw::UInt(number.unsigned_abs())),
-                (Some(number), _) => Ok(Raw::Int(number)),
-                (None, _) => Err("not a decimal number (BCD)"),
-            },
+            Self::Bcd(bcd) => decode_bcd(bcd, number),
             Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => from_mod10k(bytes)
                 .map(Raw::UInt)
                 .ok_or("not a decimal number (mod 10000)"),
-            Self::Sm16 | Self::Sm32 => {
-                let sign = 1_u64 << (self.bits() - 1);
-                let magnitude = i64::try_from(number & !sign).unwrap_or(0);
-                Ok(Raw::Int(if number & sign == 0 {
-                    magnitude
-                } else {
-                    -magnitude
-                }))
-            }
+            Self::Sm16 | Self::Sm32 => Ok(Raw::Int(self.sign_magnitude(number))),
             Self::Unix32 | Self::Unix64 => time::from_unix(number),
             Self::Cp56 => time::from_cp56(bytes, zone),
             Self::DateTime => time::from_registers(bytes, zone),
@@ -259,10 +247,20 @@ impl Kind {
             return Err(self.does_not_hold(&raw));
         }
         let size = usize::from(2 * self.words().unwrap_or(1));
-        let number = match self {
+        let number = self.bits_of(&raw)?;
+        Ok(number
+            .to_be_bytes()
+            .get(8_usize.saturating_sub(size)..)
+            .unwrap_or_default()
+            .to_vec())
+    }
+
+    /// The bits of a raw number in this type.
+    fn bits_of(self, raw: &Raw) -> Result<u64, String> {
+        Ok(match self {
             Self::Bool => u64::from(raw.as_f64() != 0.0),
             kind if kind.is_integer() => {
-                let number = self.fitting(&raw)?;
+                let number = self.fitting(raw)?;
                 if matches!(self, Self::U8H | Self::I8H) {
                     (number & 0xFF) << 8
                 } else {
@@ -275,42 +273,48 @@ impl Kind {
             Self::F32 => u64::from((raw.as_f64() as f32).to_bits()),
             Self::F64 => raw.as_f64().to_bits(),
             Self::Ibm32 => to_ibm(raw.as_f64()),
-            Self::Bcd(bcd) => whole(&raw)
+            Self::Bcd(bcd) => whole(raw)
                 .and_then(|whole| bcd.bits_of(whole))
-                .ok_or_else(|| self.does_not_hold(&raw))?,
-            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => self.in_thousands(&raw)?,
-            Self::Sm16 | Self::Sm32 => {
-                let whole = whole(&raw).ok_or_else(|| self.does_not_hold(&raw))?;
-                let magnitude = u64::try_from(whole.unsigned_abs()).unwrap_or(u64::MAX);
-                let sign = 1_u64 << (self.bits() - 1);
-                if magnitude >= sign {
-                    return Err(self.does_not_hold(&raw));
-                }
-                magnitude | if whole < 0 { sign } else { 0 }
-            }
-            Self::Unix32 | Self::Unix64 => {
-                let whole = whole(&raw).and_then(|whole| u64::try_from(whole).ok());
-                let most = if self == Self::Unix32 {
-                    u64::from(u32::MAX)
-                } else {
-                    u64::MAX
-                };
-                whole
-                    .filter(|seconds| *seconds <= most)
-                    .ok_or_else(|| self.does_not_hold(&raw))?
-            }
+                .ok_or_else(|| self.does_not_hold(raw))?,
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => self.in_thousands(raw)?,
+            Self::Sm16 | Self::Sm32 => self.sign_magnitude_of(raw)?,
+            Self::Unix32 => self.unix_of(raw, u32::MAX.into())?,
+            Self::Unix64 => self.unix_of(raw, u64::MAX)?,
             _ => {
                 return Err(format!(
                     "values of the type {} cannot be written",
                     self.name()
                 ));
             }
-        };
-        Ok(number
-            .to_be_bytes()
-            .get(8_usize.saturating_sub(size)..)
-            .unwrap_or_default()
-            .to_vec())
+        })
+    }
+
+    fn sign_magnitude(self, number: u64) -> i64 {
+        let sign = 1_u64 << (self.bits() - 1);
+        let magnitude = i64::try_from(number & !sign).unwrap_or(0);
+        if number & sign == 0 {
+            magnitude
+        } else {
+            -magnitude
+        }
+    }
+
+    fn sign_magnitude_of(self, raw: &Raw) -> Result<u64, String> {
+        let whole = whole(raw).ok_or_else(|| self.does_not_hold(raw))?;
+        let magnitude = u64::try_from(whole.unsigned_abs()).unwrap_or(u64::MAX);
+        let sign = 1_u64 << (self.bits() - 1);
+        if magnitude >= sign {
+            return Err(self.does_not_hold(raw));
+        }
+        Ok(magnitude | if whole < 0 { sign } else { 0 })
+    }
+
+    /// Seconds since 1970, `most` at the latest.
+    fn unix_of(self, raw: &Raw, most: u64) -> Result<u64, String> {
+        whole(raw)
+            .and_then(|whole| u64::try_from(whole).ok())
+            .filter(|seconds| *seconds <= most)
+            .ok_or_else(|| self.does_not_hold(raw))
     }
 
     /// The bytes that a simulator shows for a raw number that is in the range, most significant first: what cannot be written, too.
@@ -412,7 +416,7 @@ impl Kind {
         }
     }
 
-    /// The value that a sentinel written as plain bits stands for: 32768 is -32768 in an i16.
+    /// The value of a sentinel that is written as plain bits: 32768 is -32768 in an i16.
     #[allow(clippy::cast_possible_wrap)]
     pub fn as_held(self, number: f64) -> f64 {
         if !self.is_signed() {
@@ -424,6 +428,14 @@ impl Kind {
         } else {
             number
         }
+    }
+}
+
+fn decode_bcd(bcd: Bcd, number: u64) -> Result<Raw, &'static str> {
+    match (bcd.number(number), bcd.sign) {
+        (Some(number), Sign::Never) => Ok(Raw::UInt(number.unsigned_abs())),
+        (Some(number), _) => Ok(Raw::Int(number)),
+        (None, _) => Err("not a decimal number (BCD)"),
     }
 }
 

@@ -15,7 +15,7 @@ mod time;
 use std::sync::Arc;
 
 pub use bcd::{Bcd, Sign};
-pub use kind::Kind;
+pub use kind::DataType;
 pub use order::ByteOrder;
 pub use raw::Raw;
 pub use register::Register;
@@ -60,7 +60,7 @@ impl Table {
         }
     }
 
-    /// What a person calls the place at `address`, such as `holding 100` or `file 4, record 10`.
+    /// An address in words, such as `holding 100` or `file 4, record 10`.
     pub fn place(self, address: u32) -> String {
         match self {
             Self::File(file) => format!("file {file}, record {address}"),
@@ -68,7 +68,7 @@ impl Table {
         }
     }
 
-    /// How many places it has.
+    /// The number of addresses.
     pub fn places(self) -> u32 {
         if matches!(self, Self::File(_)) {
             RECORDS.into()
@@ -78,7 +78,7 @@ impl Table {
     }
 }
 
-/// Which part of a whole number is meant.
+/// A part of a whole number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Part {
     /// All of it.
@@ -90,7 +90,7 @@ pub enum Part {
     Bits {
         /// 0 is the least significant.
         low: u8,
-        /// How many.
+        /// The number of bits.
         count: u8,
     },
 }
@@ -111,7 +111,7 @@ pub enum Characters {
 /// Several values of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Array {
-    /// How many.
+    /// The number of values.
     pub count: u16,
     /// Registers (or bytes) from the beginning of one to the beginning of the next.
     pub stride: u16,
@@ -120,22 +120,22 @@ pub struct Array {
 /// A raw value that means "no value".
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sentinel {
-    /// A number; where the type cannot show it, the bits that stand there.
+    /// A number; where the type cannot show it, its bits.
     Number(f64),
     /// All numbers from the first to the last, as a register holds them before scale and offset.
     Range(f64, f64),
-    /// What a string or a date reads.
+    /// The text of a string or a date.
     Text(Arc<str>),
 }
 
-/// What registers or bytes mean.
+/// The meaning of registers or bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Meaning {
     /// The type.
-    pub kind: Kind,
+    pub kind: DataType,
     /// Order of bytes and words.
     pub order: ByteOrder,
-    /// Which part of a whole number.
+    /// The part of a whole number.
     pub part: Part,
     /// Value = raw x scale + offset.
     pub scale: f64,
@@ -155,7 +155,7 @@ pub struct Meaning {
     pub max: Option<f64>,
     /// Length of a text, in registers or bytes.
     pub length: u16,
-    /// Where the characters of a text are.
+    /// The bytes that hold the characters of a text.
     pub characters: Characters,
     /// The zone of dates, such as `Z` or `+02:00`.
     pub zone: Arc<str>,
@@ -167,13 +167,13 @@ pub struct Meaning {
 
 impl Default for Meaning {
     fn default() -> Self {
-        Self::new(Kind::U16)
+        Self::new(DataType::U16)
     }
 }
 
 impl Meaning {
     /// A plain value.
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(kind: DataType) -> Self {
         Self {
             kind,
             order: ByteOrder::ABCD,
@@ -225,7 +225,7 @@ impl Meaning {
         })
     }
 
-    /// The value in the bytes of a frame, as they stand there; the error is the reason for bad quality.
+    /// The value in the bytes of a frame; the error is the reason for bad quality.
     pub fn decode_bytes(&self, bytes: &[u8]) -> Result<Value, Arc<str>> {
         let each = usize::from(self.bytes_each());
         self.elements(
@@ -234,7 +234,7 @@ impl Meaning {
                 let bytes = bytes
                     .get(from..from + each)
                     .ok_or("the frame is too short")?;
-                if self.kind == Kind::Text {
+                if self.kind == DataType::Text {
                     return self.text(bytes);
                 }
                 let mut bytes = bytes.to_vec();
@@ -256,7 +256,7 @@ impl Meaning {
         self.is_there(text)?;
         let raw = if self.kind.is_text() {
             return Ok(Value::Text(text.into()));
-        } else if self.kind == Kind::Bool {
+        } else if self.kind == DataType::Bool {
             match text.to_ascii_lowercase().as_str() {
                 "1" | "true" | "on" | "yes" => Raw::Bool(true),
                 "0" | "false" | "off" | "no" => Raw::Bool(false),
@@ -272,7 +272,7 @@ impl Meaning {
             let plain = plain.strip_prefix('+').unwrap_or(&plain);
             match (self.kind, plain.parse::<i64>()) {
                 (kind, Ok(whole)) if kind.is_integer() => Raw::Int(whole),
-                (Kind::F32, _) => Raw::F32(plain.parse().map_err(|_| unreadable())?),
+                (DataType::F32, _) => Raw::F32(plain.parse().map_err(|_| unreadable())?),
                 _ => Raw::F64(plain.parse().map_err(|_| unreadable())?),
             }
         };
@@ -342,7 +342,7 @@ impl Meaning {
             return Err(NO_VALUE.into());
         }
         let raw = match (self.kind, self.part) {
-            (Kind::Bcd(_), Part::Bits { low, count }) => {
+            (DataType::Bcd(_), Part::Bits { low, count }) => {
                 let part = bits.checked_shr(u32::from(low)).unwrap_or(0) & ones(count);
                 bcd::digits(part, u32::from(count))
                     .map(Raw::UInt)
@@ -352,7 +352,7 @@ impl Meaning {
         };
         match (raw, self.kind) {
             // Meters show errors with digits above nine.
-            (Err(why), Kind::Bcd(bcd)) => {
+            (Err(why), DataType::Bcd(bcd)) => {
                 Err(format!("{why}: {bits:0width$X}", width = 2 * usize::from(bcd.bytes)).into())
             }
             (raw, _) => self.meant(raw?, exponent),
@@ -398,7 +398,7 @@ impl Meaning {
 
     #[allow(clippy::cast_sign_loss)]
     fn part_of(&self, raw: Raw) -> Raw {
-        if matches!(self.kind, Kind::Bcd(_)) {
+        if matches!(self.kind, DataType::Bcd(_)) {
             // Its part was taken before its digits were read.
             return raw;
         }
@@ -460,47 +460,47 @@ impl Meaning {
         }
     }
 
-    /// The raw value of what somebody wants written; the error says why there is none.
+    /// The raw value of a value to be written; the error says why there is none.
     #[allow(clippy::float_cmp)]
     pub fn raw_of(&self, value: &Value) -> Result<Raw, String> {
-        let number = match value {
-            Value::Text(text) => {
-                if let Some((raw, _)) = self
-                    .words
-                    .iter()
-                    .find(|(_, word)| word.as_ref() == text.as_ref())
-                {
-                    return Ok(Raw::Int(*raw));
+        let is_unscaled = self.scale == 1.0 && self.offset == 0.0;
+        match value {
+            Value::List(_) => Err("a list cannot be written".to_owned()),
+            Value::Bool(b) if matches!(self.part, Part::Bit(_)) || self.kind == DataType::Bool => {
+                Ok(Raw::Bool(*b))
+            }
+            Value::Bool(_) => Err("true and false are for single bits; write a number".to_owned()),
+            _ if !self.words.is_empty() => self.raw_of_word(value),
+            Value::Text(text) => Err(format!("\"{text}\" is not a number")),
+            Value::Int(i) if is_unscaled => Ok(Raw::Int(*i)),
+            Value::UInt(u) if is_unscaled => Ok(Raw::UInt(*u)),
+            other => {
+                let raw = (other.as_f64().unwrap_or(f64::NAN) - self.offset) / self.scale;
+                if raw.is_finite() {
+                    Ok(Raw::F64(raw))
+                } else {
+                    Err("not a number".to_owned())
                 }
-                if !self.words.is_empty() {
-                    let known: Vec<&str> =
-                        self.words.iter().map(|(_, word)| word.as_ref()).collect();
-                    return Err(format!("\"{text}\" is not one of {}", known.join(", ")));
-                }
-                return Err(format!("\"{text}\" is not a number"));
             }
-            Value::List(_) => return Err("a list cannot be written".to_owned()),
-            Value::Bool(b) if matches!(self.part, Part::Bit(_)) || self.kind == Kind::Bool => {
-                return Ok(Raw::Bool(*b));
-            }
-            Value::Bool(_) => {
-                return Err("true and false are for single bits; write a number".to_owned());
-            }
-            Value::Int(i) if self.words.iter().any(|(raw, _)| raw == i) => return Ok(Raw::Int(*i)),
-            _ if !self.words.is_empty() => {
-                let known: Vec<&str> = self.words.iter().map(|(_, word)| word.as_ref()).collect();
-                return Err(format!("{value} is not one of {}", known.join(", ")));
-            }
-            Value::Int(i) if self.scale == 1.0 && self.offset == 0.0 => return Ok(Raw::Int(*i)),
-            Value::UInt(u) if self.scale == 1.0 && self.offset == 0.0 => return Ok(Raw::UInt(*u)),
-            other => other.as_f64().unwrap_or(f64::NAN),
-        };
-        let raw = (number - self.offset) / self.scale;
-        if raw.is_finite() {
-            Ok(Raw::F64(raw))
-        } else {
-            Err("not a number".to_owned())
         }
+    }
+
+    /// The raw value that has a text, by the text or by the raw value itself.
+    fn raw_of_word(&self, value: &Value) -> Result<Raw, String> {
+        let mut words = self.words.iter();
+        let found = words.find(|(raw, word)| match value {
+            Value::Text(text) => word == text,
+            Value::Int(i) => raw == i,
+            _ => false,
+        });
+        found.map(|(raw, _)| Raw::Int(*raw)).ok_or_else(|| {
+            let known: Vec<&str> = self.words.iter().map(|(_, word)| word.as_ref()).collect();
+            let given = match value {
+                Value::Text(text) => format!("\"{text}\""),
+                other => other.to_string(),
+            };
+            format!("{given} is not one of {}", known.join(", "))
+        })
     }
 
     /// The least and the largest raw number that its type, or its bits, hold; `None` where that is no bound.
@@ -534,7 +534,7 @@ impl Meaning {
     }
 }
 
-/// Why there is no value where a sentinel stands.
+/// The reason for bad quality at a sentinel.
 const NO_VALUE: &str = "the device reports that it has no value";
 
 fn ones(count: u8) -> u64 {
@@ -551,7 +551,7 @@ fn decimals(number: f64) -> usize {
         .map_or(0, |(_, digits)| digits.len())
 }
 
-/// Rounded to so many digits after the point.
+/// Rounded to a number of digits after the point.
 pub(super) fn round_to(value: f64, decimals: usize) -> f64 {
     let factor = 10_f64.powi(i32::try_from(decimals.min(15)).unwrap_or(15));
     let scaled = value * factor;

@@ -50,7 +50,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("usint", "`u8`"),
 ];
 
-/// What to write for a type of another tool; `typed` in small letters with dashes.
+/// The type to write for one of another tool; `typed` in small letters with dashes.
 pub(super) fn meant(typed: &str) -> Option<&'static str> {
     OTHERS
         .iter()
@@ -60,14 +60,14 @@ pub(super) fn meant(typed: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
+    use super::super::DataType;
     use super::*;
 
     #[test]
     fn types_of_other_tools_are_translated() {
         assert!(OTHERS.is_sorted());
         for (name, ours) in OTHERS {
-            let error = name.to_ascii_uppercase().parse::<Kind>().unwrap_err();
+            let error = name.to_ascii_uppercase().parse::<DataType>().unwrap_err();
             assert!(
                 error.ends_with(&format!("in wellhead this is {ours}")),
                 "{error}"
@@ -79,12 +79,12 @@ mod tests {
                 .step_by(2)
                 .filter(|quoted| !quoted.contains(':') && *quoted != "byte_order")
             {
-                assert!(quoted.parse::<Kind>().is_ok(), "{quoted}");
+                assert!(quoted.parse::<DataType>().is_ok(), "{quoted}");
             }
         }
         assert!(
             "DINT"
-                .parse::<Kind>()
+                .parse::<DataType>()
                 .unwrap_err()
                 .starts_with("\"DINT\" is not possible here; in wellhead this is `i32`")
         );

@@ -1,4 +1,4 @@
-//! A value as it stands in registers or bytes, before scale and words.
+//! A value as held in registers or bytes, before scale and words.
 
 use std::sync::Arc;
 

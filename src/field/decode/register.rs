@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use super::{Characters, Kind, Meaning, Part, Raw, Table, bcd, ones};
+use super::{Characters, DataType, Meaning, Part, Raw, Table, bcd, ones};
 use crate::reading::Value;
 
-/// Where a point is and what it means.
+/// The address and the meaning of a point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Register {
-    /// Which table.
+    /// The table.
     pub table: Table,
     /// From zero, as on the wire.
     pub address: u16,
-    /// What stands there.
+    /// The meaning of its content.
     pub meaning: Meaning,
 }
 
 impl Register {
     /// A register without scaling.
-    pub fn new(table: Table, address: u16, kind: Kind) -> Self {
+    pub fn new(table: Table, address: u16, kind: DataType) -> Self {
         Self {
             table,
             address,
@@ -26,7 +26,7 @@ impl Register {
         }
     }
 
-    /// How many registers (or bits of a bit table) it takes.
+    /// The number of registers (or bits of a bit table) it takes.
     pub fn width(&self) -> u16 {
         let each = if self.table.is_bits() {
             1
@@ -55,7 +55,7 @@ impl Register {
                         .meaning
                         .meant(Raw::Bool(words.first().is_some_and(|bit| *bit != 0)), None);
                 }
-                if self.meaning.kind == Kind::Text {
+                if self.meaning.kind == DataType::Text {
                     return self.meaning.text(&self.characters(words));
                 }
                 self.meaning.value(&self.in_order(words), exponent)
@@ -110,7 +110,7 @@ impl Register {
                 _ => Err(format!("{value} is neither true nor false")),
             };
         }
-        if self.meaning.kind == Kind::Text {
+        if self.meaning.kind == DataType::Text {
             return match value {
                 Value::Text(text) => self.encode_characters(text),
                 other => Err(format!("{other} is not text; write it in quotation marks")),
@@ -204,7 +204,7 @@ impl Register {
     /// The bits of a part that is `number`.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn coded(&self, number: f64) -> u64 {
-        if matches!(self.meaning.kind, Kind::Bcd(_)) {
+        if matches!(self.meaning.kind, DataType::Bcd(_)) {
             bcd::nibbles(number as u64)
         } else {
             number as u64
@@ -225,8 +225,8 @@ impl Register {
             Part::Bits { low, count } => {
                 self.plain((self.coded(raw.max(0.0).round()) & ones(count)) << low)
             }
-            Part::Whole if self.meaning.kind == Kind::Bool => self.shown(Raw::Bool(raw >= 0.5)),
-            Part::Whole if self.meaning.kind == Kind::Text => {
+            Part::Whole if self.meaning.kind == DataType::Bool => self.shown(Raw::Bool(raw >= 0.5)),
+            Part::Whole if self.meaning.kind == DataType::Text => {
                 self.encode_text(&format!("{raw:.0}"))
             }
             Part::Whole => self.shown(self.meaning.nearest(raw)),
@@ -267,8 +267,8 @@ impl Register {
             (Part::Bit(bit), _) => 1_u16.checked_shl(bit.into()),
             #[allow(clippy::cast_possible_truncation)]
             (Part::Bits { low, count }, _) => (ones(count) as u16).checked_shl(low.into()),
-            (Part::Whole, Kind::U8L | Kind::I8L) => Some(0x00FF),
-            (Part::Whole, Kind::U8H | Kind::I8H) => Some(0xFF00),
+            (Part::Whole, DataType::U8L | DataType::I8L) => Some(0x00FF),
+            (Part::Whole, DataType::U8H | DataType::I8H) => Some(0xFF00),
             (Part::Whole, _) => None,
         };
         let bits = bits

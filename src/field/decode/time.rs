@@ -1,4 +1,4 @@
-//! Dates and times in registers, as text of RFC 3339. Their zone is what the file says, because the device does not.
+//! Dates and times in registers, as text of RFC 3339. Their zone comes from the file, because the device gives none.
 
 use super::raw::Raw;
 use crate::time::rfc3339;
@@ -7,7 +7,7 @@ use crate::time::rfc3339;
 const LATEST: u64 = 253_402_300_799;
 const NO_TIME: &str = "not a time";
 
-struct Moment {
+struct CalendarTime {
     year: u32,
     month: u32,
     day: u32,
@@ -16,7 +16,7 @@ struct Moment {
     millisecond: u32,
 }
 
-impl Moment {
+impl CalendarTime {
     fn text(&self, zone: &str) -> Result<Raw, &'static str> {
         let plausible = (1..=12).contains(&self.month)
             && (1..=31).contains(&self.day)
@@ -62,7 +62,7 @@ pub(super) fn from_cp56(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
     if minute & 0x80 != 0 {
         return Err("the device reports that its clock is not valid");
     }
-    let moment = Moment {
+    let moment = CalendarTime {
         year: century(u32::from(year & 0x7F)),
         month: u32::from(month & 0x0F),
         day: u32::from(day & 0x1F),
@@ -85,7 +85,7 @@ pub(super) fn from_registers(bytes: &[u8], zone: &str) -> Result<Raw, &'static s
         return Err(NO_TIME);
     };
     let year = if year < 100 { century(year) } else { year };
-    Moment {
+    CalendarTime {
         year,
         month,
         day,
@@ -104,7 +104,7 @@ pub(super) fn from_bcd(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
     let Some(&[year, month, day, hour, minute, second]) = numbers.as_deref() else {
         return Err(NO_TIME);
     };
-    Moment {
+    CalendarTime {
         year: century(year),
         month,
         day,

@@ -1,16 +1,16 @@
-//! What frames say, for those who watch a line: unit, function, place, and the values of the points there. Pure.
+//! Frames taken apart for those who watch a line: unit, function, addresses, and the values of the points there. Pure.
 //!
-//! It looks at whole frames that somebody else has sent and received; what cannot be read is `None`, never a guess. The driver itself
-//! does not use it.
+//! It reads whole frames that were sent and received elsewhere; a frame that cannot be read is `None`, never a guess. The driver does
+//! not use it.
 
 use std::sync::Arc;
 
 use super::ascii::Ascii;
+use super::block::{Block, BlockPoint};
 use super::frames::{READ_FILE, checksum};
-use super::plan::{Block, BlockPoint};
 use crate::field::decode::{Register, Table};
 use crate::field::trace::Framing;
-use crate::field::{Device, Source, Values};
+use crate::field::{Device, PointSource, Values};
 
 /// The shortest frame with its checksum: an exception is one byte longer, function 17 has no data.
 const SHORTEST: usize = 4;
@@ -24,17 +24,17 @@ pub struct Frame {
     pub unit: u8,
     /// With the highest bit in an exception.
     pub function: u8,
-    /// What follows.
+    /// The bytes behind the function code.
     pub data: Vec<u8>,
 }
 
-/// What a request asks for.
+/// The meaning of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// Registers or bits.
-    Read(Span),
+    Read(RegisterRange),
     /// Registers, or bits as 0 and 1.
-    Write(Span, Vec<u16>),
+    Write(RegisterRange, Vec<u16>),
     /// Some bits of a register.
     Mask {
         /// The register.
@@ -44,7 +44,7 @@ pub enum Asked {
         /// Bits that are set among the others.
         or: u16,
     },
-    /// What the device is.
+    /// The identification of the device.
     Identity,
     /// A function that is not taken apart here.
     Other,
@@ -52,12 +52,12 @@ pub enum Asked {
 
 /// Neighbours in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Which table.
+pub struct RegisterRange {
+    /// The table.
     pub table: Table,
     /// The first, from zero.
     pub start: u16,
-    /// How many.
+    /// The number of registers or bits.
     pub count: u16,
 }
 
@@ -108,57 +108,73 @@ impl Frame {
             .filter(|_| self.function & 0x80 != 0)
     }
 
-    /// What a request asks for.
+    /// The meaning of a request.
     pub fn asked(&self) -> Asked {
-        let word = |at: usize| {
-            self.data
-                .get(at..at + 2)
-                .and_then(|pair| pair.first_chunk::<2>())
-                .map(|pair| u16::from_be_bytes(*pair))
-        };
-        let span = |table, start, count| Span {
-            table,
-            start,
-            count,
-        };
-        let asked = || {
-            Some(match self.function {
-                1 => Asked::Read(span(Table::Coil, word(0)?, word(2)?)),
-                2 => Asked::Read(span(Table::Discrete, word(0)?, word(2)?)),
-                3 => Asked::Read(span(Table::Holding, word(0)?, word(2)?)),
-                4 => Asked::Read(span(Table::Input, word(0)?, word(2)?)),
-                5 => Asked::Write(
-                    span(Table::Coil, word(0)?, 1),
-                    vec![u16::from(word(2)? != 0)],
-                ),
-                6 => Asked::Write(span(Table::Holding, word(0)?, 1), vec![word(2)?]),
-                15 => Asked::Write(
-                    span(Table::Coil, word(0)?, word(2)?),
-                    bits(self.data.get(5..)?, word(2)?),
-                ),
-                16 => Asked::Write(
-                    span(Table::Holding, word(0)?, word(2)?),
-                    words(self.data.get(5..)?),
-                ),
-                22 => Asked::Mask {
-                    address: word(0)?,
-                    and: word(2)?,
-                    or: word(4)?,
-                },
-                23 => Asked::Write(
-                    span(Table::Holding, word(4)?, word(6)?),
-                    words(self.data.get(9..)?),
-                ),
-                // One group: its length, the kind of reference, file, record, count.
-                READ_FILE => Asked::Read(span(Table::File(word(2)?), word(4)?, word(6)?)),
+        self.read_asked()
+            .or_else(|| self.write_asked())
+            .unwrap_or(match self.function {
                 17 | 43 => Asked::Identity,
-                _ => return None,
+                _ => Asked::Other,
             })
-        };
-        asked().unwrap_or(Asked::Other)
     }
 
-    /// The registers or bits that an answer to this request brings; `None` if it brings none, or others than it says.
+    fn word(&self, at: usize) -> Option<u16> {
+        let pair = self.data.get(at..at + 2)?.first_chunk::<2>()?;
+        Some(u16::from_be_bytes(*pair))
+    }
+
+    /// The span whose first address and count are at two places of the data.
+    fn span(&self, table: Table, start_at: usize, count_at: usize) -> Option<RegisterRange> {
+        Some(RegisterRange {
+            table,
+            start: self.word(start_at)?,
+            count: self.word(count_at)?,
+        })
+    }
+
+    fn read_asked(&self) -> Option<Asked> {
+        let span = match self.function {
+            1 => self.span(Table::Coil, 0, 2),
+            2 => self.span(Table::Discrete, 0, 2),
+            3 => self.span(Table::Holding, 0, 2),
+            4 => self.span(Table::Input, 0, 2),
+            // One group: its length, the kind of reference, file, record, count.
+            READ_FILE => self.span(Table::File(self.word(2)?), 4, 6),
+            _ => None,
+        };
+        span.map(Asked::Read)
+    }
+
+    fn write_asked(&self) -> Option<Asked> {
+        let single = |table| {
+            Some(RegisterRange {
+                table,
+                start: self.word(0)?,
+                count: 1,
+            })
+        };
+        let (span, values) = match self.function {
+            5 => (single(Table::Coil), vec![u16::from(self.word(2)? != 0)]),
+            6 => (single(Table::Holding), vec![self.word(2)?]),
+            15 => (
+                self.span(Table::Coil, 0, 2),
+                bits(self.data.get(5..)?, self.word(2)?),
+            ),
+            16 => (self.span(Table::Holding, 0, 2), words(self.data.get(5..)?)),
+            22 => {
+                return Some(Asked::Mask {
+                    address: self.word(0)?,
+                    and: self.word(2)?,
+                    or: self.word(4)?,
+                });
+            }
+            23 => (self.span(Table::Holding, 4, 6), words(self.data.get(9..)?)),
+            _ => return None,
+        };
+        Some(Asked::Write(span?, values))
+    }
+
+    /// The registers or bits in an answer to this request; `None` if there are none, or not as many as announced.
     pub fn brought(&self, answer: &Self) -> Option<Vec<u16>> {
         let Asked::Read(span) = self.asked() else {
             return None;
@@ -181,7 +197,7 @@ impl Frame {
     }
 }
 
-/// What is inside the whole frames among some bytes: from the unit up to what comes before the checksum.
+/// The bodies of the whole frames among some bytes: from the unit to the last byte before the checksum.
 fn whole(framing: Framing, bytes: &[u8]) -> Vec<Vec<u8>> {
     let body = |frame: &[u8]| {
         frame
@@ -250,7 +266,7 @@ fn bits(data: &[u8], count: u16) -> Vec<u16> {
 }
 
 /// True if all of a register is in a span.
-fn is_in(register: &Register, span: Span) -> bool {
+fn is_in(register: &Register, span: RegisterRange) -> bool {
     let (start, end) = (
         u32::from(register.address),
         u32::from(register.address) + u32::from(register.width()),
@@ -261,12 +277,12 @@ fn is_in(register: &Register, span: Span) -> bool {
 }
 
 /// The points of a device whose registers are in a span.
-fn points_in(device: &Device, span: Span) -> impl Iterator<Item = BlockPoint> {
+fn points_in(device: &Device, span: RegisterRange) -> impl Iterator<Item = BlockPoint> {
     device
         .points
         .iter()
         .filter_map(move |point| match &point.source {
-            Source::Register { register, exponent } if is_in(register, span) => {
+            PointSource::Register { register, exponent } if is_in(register, span) => {
                 let exponent = exponent.clone().filter(|exponent| is_in(exponent, span));
                 Some(BlockPoint {
                     id: point.id,
@@ -280,7 +296,7 @@ fn points_in(device: &Device, span: Span) -> impl Iterator<Item = BlockPoint> {
 }
 
 /// The names of the points of a device that a span holds.
-pub fn names(device: &Device, span: Span) -> Vec<Arc<str>> {
+pub fn names(device: &Device, span: RegisterRange) -> Vec<Arc<str>> {
     let inside: Vec<_> = points_in(device, span).map(|point| point.id).collect();
     device
         .points
@@ -290,9 +306,9 @@ pub fn names(device: &Device, span: Span) -> Vec<Arc<str>> {
         .collect()
 }
 
-/// What they hold, when the span holds `words`.
-pub fn values(device: &Device, span: Span, words: &[u16]) -> Values {
-    let Span {
+/// The values of the points, if the range holds `words`.
+pub fn values(device: &Device, span: RegisterRange, words: &[u16]) -> Values {
+    let RegisterRange {
         table,
         start,
         count,
@@ -372,7 +388,7 @@ mod tests {
     #[test]
     fn requests_are_taken_apart_and_no_bytes_make_it_fail() {
         let asked = |body: &[u8]| Frame::of(body).unwrap().asked();
-        let span = |table, start, count| Span {
+        let span = |table, start, count| RegisterRange {
             table,
             start,
             count,

@@ -1,7 +1,7 @@
 //! Which bytes of an RTU wire answer the outstanding request. Pure.
 //!
 //! RTU frames carry no transaction number: an answer that comes late looks like the answer to the next question. Here the outstanding
-//! request is known, and only a frame of its unit and function, of the length it asked for, with a right checksum counts.
+//! request is known, and only a frame of its unit and function, of the expected length, with a right checksum counts.
 //!
 //! Invariants:
 //! * What was in the line before a request never answers it.
@@ -17,7 +17,7 @@ const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
 pub(super) const READ_FILE: u8 = 20;
 /// Longest RTU frame.
 pub(super) const MAX_FRAME: usize = 256;
-/// How long an answer may be owed until nobody thinks of it any more.
+/// The time after which an owed answer is not expected any longer.
 const OWED_FOR: Duration = Duration::from_secs(60);
 const MOST_OWED: usize = 16;
 
@@ -26,18 +26,18 @@ pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
     CRC.checksum(bytes).to_le_bytes()
 }
 
-/// What the answer to a request looks like behind unit and function.
+/// The form of an answer behind unit and function.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Shape {
-    /// A byte count, and so many bytes of data.
+enum AnswerShape {
+    /// A byte count of this value, and the data.
     Counted(u8),
-    /// These bytes, which stand in the request too.
+    /// These bytes, which the request has, too.
     Same(Vec<u8>),
     /// A byte count that the device chooses.
     AnyCount,
     /// Objects with their lengths (function 43).
     Objects,
-    /// So many records of a file, in one group (function 20).
+    /// This many records of a file, in one group (function 20).
     Records(u8),
 }
 
@@ -46,14 +46,14 @@ enum Shape {
 pub(super) struct Expected {
     unit: u8,
     function: u8,
-    shape: Shape,
+    shape: AnswerShape,
     /// Whatever unit the answer names.
     any_unit: bool,
 }
 
-/// What stands at the front of some bytes.
+/// The frame at the front of some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Front {
+enum FrameFront {
     /// A whole right frame of this length.
     Right(usize),
     /// A frame whose length is known and that is whole, with a wrong checksum.
@@ -63,12 +63,12 @@ enum Front {
 }
 
 impl Expected {
-    /// Of a request with its checksum; `None` for a broadcast, which nobody answers, and for functions not used here.
+    /// Of a request with its checksum; `None` for a broadcast, which has no answer, and for functions not used here.
     fn of(request: &[u8]) -> Option<Self> {
         Self::of_any(request).filter(|expected| expected.unit != 0)
     }
 
-    /// The same on a wire without broadcasts, where any place of two bytes stands for the checksum.
+    /// The same on a wire without broadcasts; the last two bytes are ignored.
     pub(super) fn of_any(request: &[u8]) -> Option<Self> {
         let any_unit = false;
         let [unit, function, third, fourth, high, low, ..] = *request else {
@@ -79,23 +79,23 @@ impl Expected {
             return Some(Self {
                 unit,
                 function: 17,
-                shape: Shape::AnyCount,
+                shape: AnswerShape::AnyCount,
                 any_unit,
             });
         };
         let count = u16::from_be_bytes([high, low]);
         let shape = match function {
-            1 | 2 => Shape::Counted(u8::try_from(count.div_ceil(8)).ok()?),
-            3 | 4 | 23 => Shape::Counted(u8::try_from(count.checked_mul(2)?).ok()?),
-            5 | 6 | 15 | 16 => Shape::Same(vec![third, fourth, high, low]),
-            22 => Shape::Same(request.get(2..8)?.to_vec()),
-            43 => Shape::Objects,
+            1 | 2 => AnswerShape::Counted(u8::try_from(count.div_ceil(8)).ok()?),
+            3 | 4 | 23 => AnswerShape::Counted(u8::try_from(count.checked_mul(2)?).ok()?),
+            5 | 6 | 15 | 16 => AnswerShape::Same(vec![third, fourth, high, low]),
+            22 => AnswerShape::Same(request.get(2..8)?.to_vec()),
+            43 => AnswerShape::Objects,
             READ_FILE => {
                 let count = request
                     .get(8..)
                     .and_then(|rest| rest.first_chunk::<2>())
                     .map(|count| u16::from_be_bytes(*count))?;
-                Shape::Records(u8::try_from(count).ok().filter(|count| *count <= 124)?)
+                AnswerShape::Records(u8::try_from(count).ok().filter(|count| *count <= 124)?)
             }
             _ => return None,
         };
@@ -135,28 +135,30 @@ impl Expected {
             return None;
         }
         match &self.shape {
-            Shape::Counted(count) => (data.first()? == count).then(|| 5 + usize::from(*count)),
-            Shape::Same(same) => {
+            AnswerShape::Counted(count) => {
+                (data.first()? == count).then(|| 5 + usize::from(*count))
+            }
+            AnswerShape::Same(same) => {
                 (data.get(..same.len())? == same.as_slice()).then(|| 4 + same.len())
             }
-            Shape::AnyCount => Some(5 + usize::from(*data.first()?)),
-            Shape::Objects => objects(bytes),
-            Shape::Records(count) => (data.get(..3)? == [2 + 2 * count, 1 + 2 * count, 6])
+            AnswerShape::AnyCount => Some(5 + usize::from(*data.first()?)),
+            AnswerShape::Objects => objects(bytes),
+            AnswerShape::Records(count) => (data.get(..3)? == [2 + 2 * count, 1 + 2 * count, 6])
                 .then(|| 7 + 2 * usize::from(*count)),
         }
     }
 
-    fn front(&self, bytes: &[u8]) -> Front {
+    fn front(&self, bytes: &[u8]) -> FrameFront {
         let Some(length) = self.length_at(bytes) else {
-            return Front::Nothing;
+            return FrameFront::Nothing;
         };
         let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else {
-            return Front::Nothing;
+            return FrameFront::Nothing;
         };
         if checksum(body) == *crc {
-            Front::Right(length)
+            FrameFront::Right(length)
         } else {
-            Front::BadChecksum
+            FrameFront::BadChecksum
         }
     }
 }
@@ -194,7 +196,7 @@ pub(super) enum Echo {
     Silent,
 }
 
-/// What was seen on the wire; added up by whoever asks.
+/// Counters of the frames and bytes on the wire since the last look.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Frames of expected form with a wrong checksum.
@@ -240,7 +242,7 @@ impl From<Seen> for Came {
 /// An answer that came after its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Late {
-    /// Whose.
+    /// The unit that answered.
     pub(super) unit: u8,
     /// From the end of the request on.
     pub(super) after: Duration,
@@ -263,7 +265,7 @@ pub(super) struct Receiver {
     incoming: Vec<u8>,
     owed: Vec<Owed>,
     late: Vec<Late>,
-    /// Something of expected form stands there with a wrong checksum.
+    /// A frame of the expected form has a wrong checksum.
     is_suspect: bool,
     /// Why a right frame of the asked unit was not taken.
     rejected: Option<&'static str>,
@@ -345,15 +347,15 @@ impl Receiver {
         let mut at = 0;
         while at < self.incoming.len() {
             match expected.front(self.incoming.get(at..).unwrap_or_default()) {
-                Front::Right(length) => {
+                FrameFront::Right(length) => {
                     let frame: Vec<u8> = self.incoming.drain(..at + length).skip(at).collect();
                     self.seen.junk += at as u64;
                     self.answered(&expected);
                     return Some(as_asked(frame, expected.unit));
                 }
                 // Only where an answer would begin: inside one that is still coming, values can look like the head of another.
-                Front::BadChecksum => self.is_suspect |= at == 0,
-                Front::Nothing => {}
+                FrameFront::BadChecksum => self.is_suspect |= at == 0,
+                FrameFront::Nothing => {}
             }
             if let Some((index, length)) = self.late_at(at) {
                 let junk = at as u64;
@@ -377,7 +379,7 @@ impl Receiver {
 
     /// Takes the copy of the request out. True while it may still be on its way, and nothing that comes can be trusted.
     fn waits_for_echo(&mut self, expected: &Expected) -> bool {
-        let looks_right = matches!(expected.front(&self.request), Front::Right(_));
+        let looks_right = matches!(expected.front(&self.request), FrameFront::Right(_));
         if self.request.is_empty() || (looks_right && self.echo == Echo::Silent) {
             return false;
         }
@@ -409,7 +411,7 @@ impl Receiver {
         self.expected = None;
         self.is_suspect = false;
         self.incoming.clear();
-        // Slaves answer in order: what they owed before is past.
+        // Slaves answer in order: answers that they owed before are past.
         let (unit, accept) = (expected.unit, self.accept);
         self.owed
             .retain(|owed| owed.expected.unit != unit && !accept.any_unit);
@@ -421,7 +423,7 @@ impl Receiver {
             .iter()
             .enumerate()
             .find_map(|(index, owed)| match owed.expected.front(bytes) {
-                Front::Right(length) => Some((index, length)),
+                FrameFront::Right(length) => Some((index, length)),
                 _ => None,
             })
     }
@@ -436,7 +438,7 @@ impl Receiver {
         self.incoming.drain(..length.min(self.incoming.len()));
     }
 
-    /// A frame of the asked unit with a right checksum that is no answer says why.
+    /// The reason why a right frame of the requested unit is no answer.
     fn note_rejected(&mut self, expected: &Expected, at: usize) {
         let Some(bytes) = self.incoming.get(at..) else {
             return;
@@ -476,7 +478,7 @@ impl Receiver {
         self.rejected = Some(what);
     }
 
-    /// A frame stands there that would be the answer but for its checksum.
+    /// True if a frame would be the answer but for its checksum.
     pub(super) fn is_suspect(&self) -> bool {
         self.is_suspect
     }
@@ -711,7 +713,7 @@ mod tests {
         let request = framed(&[1, 1, 3, 0, 0, 17]);
         assert!(matches!(
             Expected::of(&request).unwrap().front(&request),
-            Front::Right(8)
+            FrameFront::Right(8)
         ));
         let mut receiver = Receiver::default();
         receiver.ask(&request, now);

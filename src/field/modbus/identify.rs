@@ -1,17 +1,31 @@
-//! What a device says it is: functions 43/14 and 17, asked once where the YAML wants it.
+//! Device identification: functions 43/14 and 17, requested once where the YAML wants it.
 
 use tokio_modbus::prelude::ReadCode;
 use tokio_modbus::{Request, Response};
 
+use super::Modbus;
+use super::block::Target;
+use super::exchange::Question;
 use super::link::Answer;
-use super::{Modbus, Question};
+use super::words::FrameLengths;
 use crate::time::now;
 
-/// Longest answers, of both.
-pub(super) const LONGEST: u32 = 256;
+/// The longest answer to either function, as a frame.
+const LONGEST: u32 = 256;
+
+/// The request of function 43/14.
+pub(super) fn identification() -> (Request<'static>, FrameLengths) {
+    let request = Request::ReadDeviceIdentification(ReadCode::Basic, 0);
+    (request, FrameLengths::new(7, LONGEST))
+}
+
+/// The request of function 17, which is older.
+pub(super) fn server_id() -> (Request<'static>, FrameLengths) {
+    (Request::ReportServerId, FrameLengths::new(4, LONGEST))
+}
 
 impl Modbus {
-    /// Asks a device that has just answered, unless it was asked before; what it says is told with its counters.
+    /// Identifies a device that has just answered, once; the text is published with its counters.
     pub(super) async fn identify(&mut self, device: usize) {
         let Some(spec) = self.devices.get(device).filter(|spec| spec.identify) else {
             return;
@@ -20,35 +34,30 @@ impl Modbus {
         if !self.identified.insert(device) {
             return;
         }
-        let patience = self.patience.of(unit, now());
-        let ask = |request, out| Question {
-            device,
-            unit,
+        let timeout = self.timeouts.of(unit, now());
+        let question = |(request, lengths)| Question {
+            target: Target { device, unit },
             request,
-            lengths: (out, LONGEST),
-            patience,
+            lengths,
+            timeout,
         };
-        let answer = self
-            .ask(ask(
-                Request::ReadDeviceIdentification(ReadCode::Basic, 0),
-                7,
-            ))
-            .await;
-        let answer = match answer {
-            // It lives and does not know this function: the older one is asked for.
-            Answer::Exception(_) => self.ask(ask(Request::ReportServerId, 4)).await,
+        let answer = match self.ask(question(identification())).await {
+            // It lives and does not know this function.
+            Answer::Exception(_) => self.ask(question(server_id())).await,
             answer => answer,
         };
-        let Some(text) = said_by(&answer) else { return };
+        let Some(text) = identity_in(&answer) else {
+            return;
+        };
         if let Some((name, counts)) = self.counts.devices.get(device) {
-            tracing::info!(device = %name, identity = %text, "device says what it is");
+            tracing::info!(event = "device.identified", device = %name, identity = %text, "device identified");
             counts.set_identity(&text);
         }
     }
 }
 
-/// What a device says in an answer to either function.
-pub(super) fn said_by(answer: &Answer) -> Option<String> {
+/// The text of an answer to either function.
+pub(super) fn identity_in(answer: &Answer) -> Option<String> {
     match answer {
         Answer::Response(Response::ReadDeviceIdentification(response)) => {
             let objects = response
@@ -67,7 +76,7 @@ pub(super) fn said_by(answer: &Answer) -> Option<String> {
     }
 }
 
-/// What can be read of it.
+/// Printable characters only, with single blanks.
 fn plain(bytes: &[u8]) -> String {
     let text: String = bytes
         .iter()

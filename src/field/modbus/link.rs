@@ -1,4 +1,4 @@
-//! An open Modbus wire: one question at a time, with the time it takes and what went wrong.
+//! An open Modbus wire: one request at a time, with its duration and its faults.
 
 use std::io;
 use std::sync::Arc;
@@ -12,12 +12,14 @@ use tokio_modbus::{ProtocolError, Request, Response, Slave};
 
 use super::frames::{Echo, Late, Seen};
 use super::manners::{Accept, Pause};
-use super::mbap::MbapShim;
-use super::shim::{Framing, RtuShim};
+use super::mbap_adapter::MbapAdapter;
+use super::mode::TransmissionMode;
+use super::rtu_adapter::RtuAdapter;
+use super::words::FrameLengths;
 use crate::field::counts::LineCounts;
-use crate::field::serial::Speed;
 use crate::field::timer::Timer;
-use crate::field::trace::{Happening, Watched};
+use crate::field::trace::Happening;
+use crate::field::traced_stream::TracedStream;
 use crate::field::{Wire, serial};
 use crate::time::now;
 
@@ -29,12 +31,12 @@ const LEAST_SILENCE: Duration = Duration::from_millis(5);
 const SHORTEST_DIAL: Duration = Duration::from_secs(3);
 const LONGEST_FRAME: u32 = 256;
 
-/// What came of one question.
+/// The outcome of one request.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// The right answer.
     Response(Response),
-    /// The device says no.
+    /// A Modbus exception.
     Exception(u8),
     /// Nothing in time.
     Nothing,
@@ -47,8 +49,13 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// For a person.
-    fn told(&self) -> String {
+    /// True if the right answer may still come.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Nothing | Self::Foreign(_) | Self::Garbage(_))
+    }
+
+    /// For people who watch the line.
+    fn to_text(&self) -> String {
         match self {
             Self::Response(_) => "answered".to_owned(),
             Self::Exception(code) => explain(*code),
@@ -59,29 +66,63 @@ impl Answer {
     }
 }
 
-/// An answer, and how long the device took to begin it.
+/// A request with its answer.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Transaction {
     pub(super) answer: Answer,
+    /// The time until the device began its answer.
     pub(super) turnaround: Duration,
     /// Time the wire was in use.
     pub(super) busy: Duration,
 }
 
-enum Shim {
-    Rtu(RtuShim),
-    Tcp(MbapShim<Watched<TcpStream>>),
+impl Transaction {
+    fn without_answer(answer: Answer, busy: Duration) -> Self {
+        Self {
+            answer,
+            turnaround: Duration::ZERO,
+            busy,
+        }
+    }
+}
+
+/// The time that bytes take on a wire.
+#[derive(Clone, Copy)]
+struct Timing {
+    /// A byte; zero where that is not known.
+    byte: Duration,
+    /// Silence between frames.
+    gap: Duration,
+}
+
+impl Timing {
+    fn of(wire: &Wire) -> Self {
+        let (byte, gap) = match wire {
+            // Two characters each.
+            Wire::Serial(port) if port.ascii => (port.speed.character() * 2, Duration::ZERO),
+            Wire::Serial(port) => (port.speed.character(), port.speed.frame_gap()),
+            Wire::RtuOverTcp(_) => (Duration::ZERO, REMOTE_GAP),
+            _ => (Duration::ZERO, Duration::ZERO),
+        };
+        Self { byte, gap }
+    }
+
+    fn of_bytes(self, count: u32) -> Duration {
+        self.byte * count
+    }
+}
+
+enum Adapter {
+    Rtu(RtuAdapter),
+    Tcp(MbapAdapter<TracedStream<TcpStream>>),
 }
 
 /// See the module.
 pub(super) struct Link {
-    shim: Shim,
+    adapter: Adapter,
     /// Of its line; watchers are shown what came of each request.
     counts: Arc<LineCounts>,
-    speed: Option<Speed>,
-    /// Characters that a byte takes.
-    stretch: u32,
-    gap: Duration,
+    timing: Timing,
     timer: Timer,
     /// When the wire may be written to.
     free_at: Instant,
@@ -93,81 +134,21 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens a wire. The message says what is wrong and what to do.
+    /// Opens a wire. The error names the fault and the remedy.
     pub(super) async fn open(
         wire: &Wire,
         accept: Accept,
         patience: Duration,
         counts: &Arc<LineCounts>,
     ) -> Result<Self, String> {
-        let dial = |address: String| async move {
-            serial::dial(&address, patience.max(SHORTEST_DIAL)).await
-        };
-        let (shim, speed, framing) = match wire {
-            Wire::Serial(port) => {
-                let framing = if port.ascii {
-                    Framing::Ascii
-                } else {
-                    Framing::Rtu
-                };
-                let silence = port.speed.frame_gap().max(LEAST_SILENCE);
-                (
-                    Shim::Rtu(
-                        RtuShim::new(
-                            Box::new(Watched::new(port.open()?, counts)),
-                            framing,
-                            silence,
-                        )
-                        .accepting(accept),
-                    ),
-                    Some(port.speed),
-                    framing,
-                )
-            }
-            Wire::RtuOverTcp(address) => {
-                let stream = Watched::new(dial(address.clone()).await?, counts);
-                (
-                    Shim::Rtu(
-                        RtuShim::new(Box::new(stream), Framing::Rtu, 4 * LEAST_SILENCE)
-                            .accepting(accept),
-                    ),
-                    None,
-                    Framing::Rtu,
-                )
-            }
-            Wire::AsciiOverTcp(address) => {
-                let stream = Watched::new(dial(address.clone()).await?, counts);
-                (
-                    Shim::Rtu(
-                        RtuShim::new(Box::new(stream), Framing::Ascii, 4 * LEAST_SILENCE)
-                            .accepting(accept),
-                    ),
-                    None,
-                    Framing::Ascii,
-                )
-            }
-            Wire::ModbusTcp(address) => {
-                let stream = Watched::new(dial(address.clone()).await?, counts);
-                (Shim::Tcp(MbapShim::new(stream, accept)), None, Framing::Rtu)
-            }
-            Wire::Tcp(_) | Wire::Simulated => return Err("no wire of Modbus".to_owned()),
-        };
-        let gap = match (speed, &shim) {
-            (Some(_), _) if framing == Framing::Ascii => Duration::ZERO,
-            (Some(speed), _) => speed.frame_gap(),
-            (None, Shim::Rtu(_)) if framing == Framing::Rtu => REMOTE_GAP,
-            _ => Duration::ZERO,
-        };
-        let stretch = if framing == Framing::Ascii { 2 } else { 1 };
-        let is_dirty = matches!(shim, Shim::Rtu(_));
+        let adapter = Adapter::open(wire, accept, patience, counts).await?;
+        let is_dirty = matches!(adapter, Adapter::Rtu(_));
         let opened = now();
         counts.watchers.tell(|| Happening::Opened);
         Ok(Self {
-            shim,
+            adapter,
             counts: Arc::clone(counts),
-            speed,
-            stretch,
-            gap,
+            timing: Timing::of(wire),
             timer: Timer::new(),
             free_at: opened,
             opened,
@@ -178,10 +159,10 @@ impl Link {
     }
 
     pub(super) fn is_rtu(&self) -> bool {
-        matches!(self.shim, Shim::Rtu(_))
+        matches!(self.adapter, Adapter::Rtu(_))
     }
 
-    /// True if nothing but the order of answers tells which request they belong to.
+    /// True if only the order of answers shows which request they belong to.
     pub(super) fn has_only_order(&self) -> bool {
         self.is_rtu() || self.accept.any_transaction
     }
@@ -198,103 +179,85 @@ impl Link {
 
     /// Whether a write could be taken for its own echo.
     pub(super) fn needs_echo_test(&self) -> bool {
-        matches!(&self.shim, Shim::Rtu(shim) if shim.echo() == Echo::Unknown)
+        matches!(&self.adapter, Adapter::Rtu(adapter) if adapter.echo() == Echo::Unknown)
     }
 
-    /// Somebody may have asked before this wire was opened.
+    /// Delays the next request: an earlier master may have made one just before this wire was opened.
     pub(super) fn stay_silent_until(&mut self, at: Instant) {
         self.free_at = self.free_at.max(at);
     }
 
-    fn characters(&self, bytes: u32) -> Duration {
-        self.speed.map_or(Duration::ZERO, |speed| {
-            speed.character() * bytes * self.stretch
-        })
-    }
-
-    /// Asks, and waits as long as `patience` beyond the time that the bytes take. `out` and `back` are the lengths of the frames.
+    /// Makes one request, and waits for `patience` beyond the time that the bytes take.
     pub(super) async fn ask(
         &mut self,
         unit: u8,
         request: Request<'static>,
         patience: Duration,
-        lengths: (u32, u32),
-    ) -> Told {
-        let told = self.ask_silently(unit, request, patience, lengths).await;
+        lengths: FrameLengths,
+    ) -> Transaction {
+        let exchange = self.exchange(unit, request, patience, lengths).await;
         self.counts
             .watchers
-            .tell(|| Happening::Ended(told.answer.told()));
-        told
+            .tell(|| Happening::Ended(exchange.answer.to_text()));
+        exchange
     }
 
-    async fn ask_silently(
+    async fn exchange(
         &mut self,
         unit: u8,
         request: Request<'static>,
         patience: Duration,
-        (out, back): (u32, u32),
-    ) -> Told {
+        lengths: FrameLengths,
+    ) -> Transaction {
         if let Err(answer) = self.clean().await {
-            return Told {
-                answer,
-                turnaround: Duration::ZERO,
-                busy: Duration::ZERO,
-            };
+            return Transaction::without_answer(answer, Duration::ZERO);
         }
         self.timer.sleep_until(self.free_at).await;
         // Made for each question: its buffers are large, and nothing is to be kept from one to the next.
-        let mut context = self.shim.context();
+        let mut context = self.adapter.context();
         context.set_slave(Slave(unit));
         let sent = now();
-        let on_wire = self.characters(out);
+        let on_wire = self.timing.of_bytes(lengths.request);
         if unit == 0 && self.is_rtu() {
             return self.broadcast(context, request, patience, on_wire).await;
         }
-        let limit = patience + on_wire + self.characters(back);
+        let limit = patience + on_wire + self.timing.of_bytes(lengths.answer);
         let called = timeout(limit, context.call(request)).await;
         let done = now();
-        let heard = match &self.shim {
-            Shim::Rtu(shim) => shim.last_byte(),
-            Shim::Tcp(_) => done,
+        let heard = match &self.adapter {
+            Adapter::Rtu(adapter) => adapter.last_byte(),
+            Adapter::Tcp(_) => done,
         };
         self.used = heard.max(sent + on_wire);
-        self.free_at = self.used + self.gap;
+        self.free_at = self.used + self.timing.gap;
         let turnaround = heard
             .saturating_duration_since(sent)
-            .saturating_sub(on_wire + self.characters(back));
+            .saturating_sub(on_wire + self.timing.of_bytes(lengths.answer));
         let answer = self.judge(called);
-        Told {
+        Transaction {
             answer,
             turnaround,
             busy: done.saturating_duration_since(sent),
         }
     }
 
-    /// Nobody answers a broadcast; the devices get their time to act on it.
+    /// A broadcast has no answer; the devices get their time to act on it.
     async fn broadcast(
         &mut self,
         mut context: Context,
         request: Request<'static>,
         pause: Duration,
         on_wire: Duration,
-    ) -> Told {
+    ) -> Transaction {
         let sent = now();
         // The codec waits for an answer; by then the request has left.
         if let Ok(Err(_)) = timeout(Duration::from_millis(1), context.call(request)).await {
-            return Told {
-                answer: Answer::Broken(self.fault()),
-                turnaround: Duration::ZERO,
-                busy: Duration::ZERO,
-            };
+            return Transaction::without_answer(Answer::Broken(self.fault()), Duration::ZERO);
         }
         self.used = sent + on_wire;
-        self.free_at = self.used + pause.min(Duration::from_millis(100)) + self.gap;
+        self.free_at = self.used + pause.min(Duration::from_millis(100)) + self.timing.gap;
         self.timer.sleep_until(self.free_at).await;
-        Told {
-            answer: Answer::Nothing,
-            turnaround: Duration::ZERO,
-            busy: now().saturating_duration_since(sent),
-        }
+        Transaction::without_answer(Answer::Nothing, now().saturating_duration_since(sent))
     }
 
     fn judge(
@@ -315,9 +278,13 @@ impl Link {
             Ok(Err(tokio_modbus::Error::Protocol(_))) => {
                 Answer::Garbage("not an answer to the request")
             }
-            Ok(Err(tokio_modbus::Error::Transport(_))) => match &self.shim {
-                Shim::Rtu(shim) if shim.take_condemned() => Answer::Garbage("wrong checksum"),
-                Shim::Rtu(shim) if shim.fault().is_none() => Answer::Garbage("not a Modbus frame"),
+            Ok(Err(tokio_modbus::Error::Transport(_))) => match &self.adapter {
+                Adapter::Rtu(adapter) if adapter.take_condemned() => {
+                    Answer::Garbage("wrong checksum")
+                }
+                Adapter::Rtu(adapter) if adapter.fault().is_none() => {
+                    Answer::Garbage("not a Modbus frame")
+                }
                 _ => Answer::Broken(self.fault()),
             },
         };
@@ -327,62 +294,99 @@ impl Link {
     }
 
     fn given_up(&self) -> Answer {
-        match &self.shim {
-            Shim::Rtu(shim) => {
-                shim.give_up();
-                shim.rejected().map_or(Answer::Nothing, Answer::Foreign)
+        match &self.adapter {
+            Adapter::Rtu(adapter) => {
+                adapter.give_up();
+                adapter.rejected().map_or(Answer::Nothing, Answer::Foreign)
             }
-            Shim::Tcp(shim) => {
-                shim.give_up();
+            Adapter::Tcp(adapter) => {
+                adapter.give_up();
                 Answer::Nothing
             }
         }
     }
 
-    /// How the wire failed.
+    /// The failure of the wire.
     fn fault(&self) -> String {
-        let fault = match &self.shim {
-            Shim::Rtu(shim) => shim.fault(),
-            Shim::Tcp(shim) => shim.fault(),
+        let fault = match &self.adapter {
+            Adapter::Rtu(adapter) => adapter.fault(),
+            Adapter::Tcp(adapter) => adapter.fault(),
         };
         fault.unwrap_or_else(|| "the connection broke".to_owned())
     }
 
     /// After trouble: what is still coming is let pass, so that it is not taken for the next answer.
     async fn clean(&mut self) -> Result<(), Answer> {
-        let Shim::Rtu(shim) = &self.shim else {
+        let Adapter::Rtu(adapter) = &self.adapter else {
             return Ok(());
         };
         if !self.is_dirty {
             return Ok(());
         }
-        let most = self.characters(LONGEST_FRAME).max(4 * LEAST_SILENCE);
-        shim.drain(self.gap.max(LEAST_SILENCE), most)
+        let most = self.timing.of_bytes(LONGEST_FRAME).max(4 * LEAST_SILENCE);
+        adapter
+            .drain(self.timing.gap.max(LEAST_SILENCE), most)
             .await
             .map_err(|_: io::Error| Answer::Broken(self.fault()))?;
         self.is_dirty = false;
         Ok(())
     }
 
-    /// What was seen on the wire since this was asked last.
+    /// The counters since the last call, and late answers.
     pub(super) fn take_seen(&self) -> (Seen, Vec<Late>) {
-        match &self.shim {
-            Shim::Rtu(shim) => shim.take_seen(),
-            Shim::Tcp(shim) => shim.take_seen(),
+        match &self.adapter {
+            Adapter::Rtu(adapter) => adapter.take_seen(),
+            Adapter::Tcp(adapter) => adapter.take_seen(),
         }
     }
 }
 
-impl Shim {
+impl Adapter {
+    /// Opens a wire, with the filter that its frames need.
+    async fn open(
+        wire: &Wire,
+        accept: Accept,
+        patience: Duration,
+        counts: &Arc<LineCounts>,
+    ) -> Result<Self, String> {
+        let dial = async |address: &str| {
+            let stream = serial::dial(address, patience.max(SHORTEST_DIAL)).await?;
+            Ok::<_, String>(TracedStream::new(stream, counts))
+        };
+        let over_tcp = async |address: &str, framing| {
+            let stream = Box::new(dial(address).await?);
+            Ok(RtuAdapter::new(stream, framing, 4 * LEAST_SILENCE))
+        };
+        let adapter = match wire {
+            Wire::ModbusTcp(address) => {
+                return Ok(Self::Tcp(MbapAdapter::new(dial(address).await?, accept)));
+            }
+            Wire::RtuOverTcp(address) => over_tcp(address, TransmissionMode::Rtu).await,
+            Wire::AsciiOverTcp(address) => over_tcp(address, TransmissionMode::Ascii).await,
+            Wire::Serial(port) => {
+                let framing = if port.ascii {
+                    TransmissionMode::Ascii
+                } else {
+                    TransmissionMode::Rtu
+                };
+                let silence = port.speed.frame_gap().max(LEAST_SILENCE);
+                let stream = Box::new(TracedStream::new(port.open()?, counts));
+                Ok(RtuAdapter::new(stream, framing, silence))
+            }
+            Wire::Tcp(_) | Wire::Simulated => Err("no wire of Modbus".to_owned()),
+        };
+        Ok(Self::Rtu(adapter?.accepting(accept)))
+    }
+
     fn context(&self) -> Context {
         match self {
-            Self::Rtu(shim) => rtu::attach(shim.clone()),
-            Self::Tcp(shim) => tcp::attach(shim.clone()),
+            Self::Rtu(adapter) => rtu::attach(adapter.clone()),
+            Self::Tcp(adapter) => tcp::attach(adapter.clone()),
         }
     }
 }
 
-/// What exceptions mean to whoever wired the device.
+/// An exception in words, with advice for the person who wired the device.
 pub fn explain(code: u8) -> String {
     let why = match code {
         1 => "the device does not know this kind of register; check `at`",

@@ -1,4 +1,4 @@
-//! What some devices and gateways need beyond the standard: silence before a request, a line that is closed when nobody uses it, answers
+//! Needs of some devices and gateways beyond the standard: silence before a request, a line that is closed when it is idle, answers
 //! under other identifiers. Pure.
 
 use std::time::{Duration, Instant};
@@ -34,14 +34,14 @@ pub struct Accept {
     pub any_transaction: bool,
 }
 
-/// How a line is treated.
+/// The needs of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Manners {
     /// For units that are none of its devices.
     pub pause: Pause,
     /// A connection that was not used for this long is closed until there is something to ask.
     pub close_when_idle: Option<Duration>,
-    /// What is not compared.
+    /// Identifiers that are not compared.
     pub accept: Accept,
 }
 

@@ -1,64 +1,67 @@
-//! The Modbus driver: RTU and ASCII on a serial port or through TCP, and Modbus TCP; codec by tokio-modbus.
+//! The Modbus driver: RTU and ASCII on a serial port or through TCP, and Modbus TCP; the codec is tokio-modbus.
 //!
 //! Invariants:
-//! * tokio-modbus sees only frames that answer the outstanding request: `frames` behind `shim` filters RTU and ASCII wires, `mbap` a
-//!   TCP connection.
-//! * After a time-out on RTU the same unit is asked a question first whose answer has a length that no answer owed has: slaves answer
-//!   in order, so once that answer is there the late ones are past. A refusal has no length and proves nothing: then the wire is left
+//! * tokio-modbus sees only frames that answer the outstanding request: `rtu_adapter` filters RTU and ASCII wires with `frames`,
+//!   `mbap_adapter` a TCP connection.
+//! * After a time-out on RTU the next request to the same unit is one whose answer has a length that no owed answer has: slaves answer
+//!   in order, so once that answer is there the late ones are past. An exception has no length and proves nothing: then the wire is left
 //!   alone until nothing can come any more.
-//! * An RTU wire that was just opened is left alone for as long as an answer may take: somebody may have asked before.
+//! * An RTU wire that was just opened is left alone for as long as an answer may take: an earlier master may have made a request.
 //!
-//! `manners` (what some devices need beyond the standard; pure), `link` (one question), `ask` (questions of a person), `plan` and `barriers` (what to ask; pure), `patience` (how long to wait; pure), `words` (requests for registers, and what is in their answers; pure), `slave` (the simulator).
+//! `manners` (needs of some devices beyond the standard; pure), `link` (the open wire), `exchange` (one request and its traces), `write`,
+//! `diagnostic` and `identify` (requests outside the plan), `plan`, `block` and `unreadable` (the requests of the plan; pure), `owed` (late
+//! answers; pure), `timeout_estimator` (adaptive timeouts; pure), `words` (registers in requests and answers; pure), `device_cache` (facts
+//! learned about devices, on disk), `slave` (the simulator).
 
 mod ascii;
-mod ask;
-pub mod barriers;
+pub mod block;
+mod device_cache;
+mod diagnostic;
 pub mod dissect;
+mod exchange;
 mod frames;
 mod identify;
-mod known;
 mod link;
 pub mod manners;
-mod mbap;
-pub mod patience;
+mod mbap_adapter;
+mod mode;
+mod owed;
 pub mod plan;
-mod shim;
+mod rtu_adapter;
 pub mod slave;
+pub mod timeout_estimator;
+pub mod unreadable;
 mod words;
 mod write;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{sleep, sleep_until};
-use tokio_modbus::Request;
 
-use super::ask::{Ask, Said};
 use super::counts::LineCounts;
 use super::decode::Table;
+use super::diagnostic::{DiagnosticRequest, DiagnosticResponse};
 use super::trouble::Trouble;
 use super::write::{Action, Outcome, ReadBack};
-use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
+use super::{Device, Driver, Job, Line, PollError, Values, Wire};
 use crate::time::now;
-use barriers::Barriers;
-use frames::Seen;
-use known::Known;
-use link::{Answer, Link, Told};
+use block::{Block, bytes_of};
+use device_cache::DeviceCache;
+use exchange::ReadFailure;
+use link::Link;
 use manners::Manners;
+use owed::OwedAnswers;
+use plan::Costs;
+use timeout_estimator::{AnswerWithin, TimeoutEstimator};
+use unreadable::UnreadableRanges;
 
 pub use link::explain;
-use patience::{AnswerWithin, Patience};
-use plan::{Block, Costs, bytes_of};
-use words::{frame_lengths, reading, words};
 
-/// Time-outs in a row after which a connection is made anew: it may be dead.
-const SILENT_TO_RECONNECT: u32 = 4;
 /// Times the longest wait after which an answer that is owed is not coming any more.
 const OWED_FOR: u32 = 8;
-/// Time-outs in a row, for each device, after which an adapter counts as deaf.
-const SILENT_TO_REOPEN: u32 = 8;
 
 /// The driver of a Modbus line.
 pub struct Modbus {
@@ -66,23 +69,22 @@ pub struct Modbus {
     bounds: AnswerWithin,
     manners: Manners,
     devices: Vec<Arc<Device>>,
-    barriers: Vec<Barriers>,
+    unreadable: Vec<UnreadableRanges>,
     blocks: Vec<Arc<Block>>,
     replanned: bool,
     link: Option<Link>,
-    patience: Patience,
-    /// Units that owe answers, with the bytes of data each would have, and since when.
-    late: HashMap<u8, HashMap<u32, Instant>>,
+    timeouts: TimeoutEstimator,
+    owed: OwedAnswers,
     /// Time-outs in a row, whatever the unit.
     silent: u32,
-    /// What came from each device instead of answers.
+    /// By device: the bytes that came instead of answers.
     troubles: Vec<Trouble>,
     /// Units that do not know function 22.
     without_mask: HashSet<u8>,
-    /// Devices that were asked what they are.
+    /// Devices whose identification was read.
     identified: HashSet<usize>,
     counts: Arc<LineCounts>,
-    known: Known,
+    cache: DeviceCache,
 }
 
 impl std::fmt::Debug for Modbus {
@@ -94,17 +96,7 @@ impl std::fmt::Debug for Modbus {
     }
 }
 
-/// A question as the wire needs it.
-struct Question {
-    device: usize,
-    unit: u8,
-    request: Request<'static>,
-    /// Bytes of the whole frames, there and back.
-    lengths: (u32, u32),
-    patience: Duration,
-}
-
-/// What requests to a device cost on this wire.
+/// The cost of requests to a device on this wire.
 pub fn costs(wire: &Wire, device: &Device) -> Costs {
     let (costs, gap) = match wire {
         Wire::Serial(port) if port.ascii => {
@@ -128,46 +120,46 @@ pub fn blocks(line: &Line) -> Vec<Block> {
                 index,
                 device,
                 costs(&line.wire, device),
-                &Barriers::known(device.holes.clone()),
+                &UnreadableRanges::known(device.holes.clone()),
             )
         })
         .collect()
 }
 
 impl Modbus {
-    /// Plans the requests of a line; what was learned of its devices is in `folder`.
+    /// Plans the requests of a line; `folder` holds the device cache.
     pub fn new(line: &Line, counts: Arc<LineCounts>, folder: Option<PathBuf>) -> Self {
-        let known = Known::open(folder, &line.name, &line.devices);
+        let cache = DeviceCache::open(folder, &line.name, &line.devices);
         let mut driver = Self {
             wire: line.wire.clone(),
             bounds: line.answer_within,
             manners: line.manners,
-            barriers: line
+            unreadable: line
                 .devices
                 .iter()
-                .map(|device| known.barriers(device))
+                .map(|device| cache.unreadable(device))
                 .collect(),
             devices: line.devices.clone(),
             blocks: Vec::new(),
             replanned: false,
             link: None,
-            patience: Patience::new(line.answer_within, first_answers(&line.devices)),
-            late: HashMap::new(),
+            timeouts: TimeoutEstimator::new(line.answer_within, first_answers(&line.devices)),
+            owed: OwedAnswers::new(line.manners.accept.any_unit),
             silent: 0,
             troubles: vec![Trouble::default(); line.devices.len()],
             without_mask: HashSet::new(),
             identified: HashSet::new(),
             counts,
-            known,
+            cache,
         };
         driver.plan();
         driver
     }
 
     fn plan(&mut self) {
-        let devices = self.devices.iter().zip(&self.barriers).enumerate();
-        let blocks = devices.flat_map(|(index, (device, barriers))| {
-            plan::plan(index, device, costs(&self.wire, device), barriers)
+        let devices = self.devices.iter().zip(&self.unreadable).enumerate();
+        let blocks = devices.flat_map(|(index, (device, unreadable))| {
+            plan::plan(index, device, costs(&self.wire, device), unreadable)
         });
         self.blocks = blocks.map(Arc::new).collect();
     }
@@ -175,242 +167,54 @@ impl Modbus {
     fn replan(&mut self) {
         self.plan();
         self.replanned = true;
-        self.known.keep(&self.devices, &self.barriers);
+        self.cache.keep(&self.devices, &self.unreadable);
     }
 
-    /// Asks once.
-    async fn ask(&mut self, question: Question) -> Answer {
-        let Question {
-            device,
-            unit,
-            request,
-            lengths,
-            patience,
-        } = question;
-        let pause = self
-            .devices
-            .get(device)
-            .map_or(self.manners.pause, |device| device.pause);
-        let Some(link) = self.link.as_mut() else {
-            return Answer::Broken("the connection broke".to_owned());
-        };
-        let is_broadcast = unit == 0 && link.is_rtu();
-        link.keep_silent(pause);
-        self.counts.count(device, |counts| counts.requests.count());
-        let Told {
-            answer,
-            turnaround,
-            busy,
-        } = link.ask(unit, request, patience, lengths).await;
-        let (seen, late) = link.take_seen();
-        self.counts
-            .busy_us
-            .add(u64::try_from(busy.as_micros()).unwrap_or(0));
-        self.counts.stale.add(seen.stale);
-        self.counts.foreign.add(seen.foreign);
-        self.counts.echoes.add(seen.echoes);
-        self.counts.junk_bytes.add(seen.junk);
-        if seen.bad_checksums > 0 {
-            self.counts.count(device, |counts| {
-                counts.bad_checksums.add(seen.bad_checksums);
-            });
-        }
-        if matches!(answer, Answer::Nothing | Answer::Foreign(_)) && !is_broadcast {
-            self.counts
-                .lost_us
-                .add(u64::try_from(busy.as_micros()).unwrap_or(0));
-        }
-        for late in late {
-            self.patience.late(late.unit, late.after);
-            let devices = self
-                .devices
-                .iter()
-                .zip(&mut self.troubles)
-                .filter(|(device, _)| device.unit == late.unit);
-            devices.for_each(|(_, trouble)| trouble.late(late.after));
-        }
-        if !is_broadcast {
-            // Behind what was late: a right answer ends that, too.
-            self.saw(device, seen, &answer);
-            self.note(device, unit, &answer, turnaround);
-        }
-        answer
-    }
-
-    /// What came instead of an answer is kept until one comes.
-    fn saw(&mut self, device: usize, seen: Seen, answer: &Answer) {
-        self.counts.count(device, |counts| {
-            counts.other_transactions.add(seen.other_transactions);
-            counts.other_units.add(seen.other_units);
-            counts.other_functions.add(seen.other_functions);
-            counts.other_lengths.add(seen.other_lengths);
-            counts.incomplete.add(seen.incomplete);
-        });
-        let Some(trouble) = self.troubles.get_mut(device) else {
-            return;
-        };
-        match answer {
-            Answer::Response(_) | Answer::Exception(_) => trouble.answered(),
-            Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => trouble.note(&seen.into()),
-            Answer::Broken(_) => {}
-        }
-    }
-
-    /// Why a device counts as silent: by what came instead of an answer.
-    fn missed(&mut self, device: usize) -> ReadError {
-        let reason = self.troubles.get_mut(device).and_then(Trouble::reason);
-        reason.map_or(ReadError::NoAnswer, ReadError::Missed)
-    }
-
-    /// Why an answer is none.
-    fn garbled(&mut self, device: usize, otherwise: &str) -> ReadError {
-        let reason = self.troubles.get_mut(device).and_then(Trouble::reason);
-        ReadError::Garbled(reason.unwrap_or_else(|| otherwise.to_owned()))
-    }
-
-    fn note(&mut self, device: usize, unit: u8, answer: &Answer, turnaround: Duration) {
-        match answer {
-            Answer::Response(_) | Answer::Exception(_) => {
-                self.silent = 0;
-                self.patience.answered(unit, turnaround, now());
-                let estimate = self
-                    .patience
-                    .estimate(unit)
-                    .and_then(|estimate| u64::try_from(estimate.as_micros()).ok())
-                    .unwrap_or(0);
-                self.counts.count(device, |counts| {
-                    counts.answers.count();
-                    counts.turnaround_us.set(estimate);
-                });
-                if let Answer::Exception(code) = answer {
-                    self.counts.count(device, |counts| counts.exception(*code));
-                }
-            }
-            Answer::Nothing | Answer::Foreign(_) => {
-                self.silent += 1;
-                self.patience.missed(unit);
-                self.counts.count(device, |counts| counts.timeouts.count());
-            }
-            Answer::Garbage(_) => self.silent = 0,
-            Answer::Broken(_) => {}
-        }
-        let is_serial = matches!(self.wire, Wire::Serial(_));
-        let devices = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
-        let most = if is_serial {
-            SILENT_TO_REOPEN.saturating_mul(devices)
-        } else {
-            SILENT_TO_RECONNECT
-        };
-        if self.silent >= most || matches!(answer, Answer::Broken(_)) {
-            self.silent = 0;
-            self.link = None;
-        }
-    }
-
-    /// Reads registers or bits from the place of a block.
-    async fn read_words(
-        &mut self,
-        block: &Block,
-        count: u16,
-        patience: Duration,
-    ) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
-        let bytes = bytes_of(block.table, count);
-        let question = Question {
-            device: block.device,
-            unit: block.unit,
-            request: reading(block.table, block.start, count),
-            lengths: frame_lengths(block.table, bytes),
-            patience,
-        };
-        let answer = self.ask(question).await;
-        if matches!(
-            answer,
-            Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)
-        ) {
-            self.owes(block.unit, bytes);
-        }
-        match answer {
-            Answer::Response(response) => words(response, count).map_err(|error| {
-                self.counts
-                    .count(block.device, |counts| counts.other_lengths.count());
-                (error, None)
-            }),
-            // A gateway in between says that the device behind it is silent.
-            Answer::Exception(code @ (10 | 11)) => Err((ReadError::Missed(explain(code)), None)),
-            Answer::Exception(code @ (5 | 6)) => Err((ReadError::Busy(explain(code)), Some(code))),
-            Answer::Exception(code) => Err((ReadError::Refused(explain(code)), Some(code))),
-            Answer::Nothing => Err((self.missed(block.device), None)),
-            Answer::Foreign(why) | Answer::Garbage(why) => {
-                Err((self.garbled(block.device, why), None))
-            }
-            Answer::Broken(why) => Err((ReadError::LineDown(why), None)),
-        }
-    }
-
-    /// Gets late answers of a unit out of the way, with a question of a length that it does not owe.
-    async fn barrier(&mut self, block: &Block) -> Result<(), ReadError> {
+    /// Gets late answers of a unit out of the way, with a request whose answer has a length that it does not owe.
+    async fn settle_owed(&mut self, block: &Block) -> Result<(), PollError> {
         self.forget_owed(block.unit);
-        if !self.late.contains_key(&self.debtor(block.unit)) {
+        if !self.owed.owes(block.unit) {
             return Ok(());
         }
-        let patience = self.patience.of(block.unit, now());
+        let timeout = self.timeouts.of(block.unit, now());
         let Some((place, count)) = self.unowed(block) else {
             return Err(self.missed(block.device));
         };
-        match self.read_words(&place, count, patience).await {
+        match self.read_words(&place, count, timeout).await {
             Ok(_) => {}
-            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => sleep(self.bounds.most).await,
-            Err((error, _)) => return Err(error),
+            Err(failure) if failure.is_exception() => sleep(self.bounds.most).await,
+            Err(failure) => return Err(failure.error),
         }
-        self.late.remove(&self.debtor(block.unit));
-        // It lives: what it was silent about is that request's fault.
+        self.owed.settle(block.unit);
+        // It lives: the earlier silence was the fault of that request.
         if self
-            .barriers
+            .unreadable
             .get_mut(block.device)
-            .is_some_and(|barriers| barriers.heard(now()))
+            .is_some_and(|unreadable| unreadable.heard(now()))
         {
             self.replan();
         }
         Ok(())
     }
 
-    /// What is owed for long is not coming any more.
+    /// Answers that are owed for long are not expected any longer.
     fn forget_owed(&mut self, unit: u8) {
-        let limit = (self.patience.longest() * OWED_FOR).max(Duration::from_secs(5));
-        let debtor = self.debtor(unit);
-        if let Some(owed) = self.late.get_mut(&debtor) {
-            owed.retain(|_, since| now().saturating_duration_since(*since) < limit);
-            if owed.is_empty() {
-                self.late.remove(&debtor);
-            }
-        }
+        let limit = (self.timeouts.longest() * OWED_FOR).max(Duration::from_secs(5));
+        self.owed.expire(unit, limit, now());
     }
 
-    /// Where answers do not say whose they are, what one unit owes could be taken for the answer of another: all are one debtor.
-    fn debtor(&self, unit: u8) -> u8 {
-        if self.manners.accept.any_unit {
-            0
-        } else {
-            unit
-        }
-    }
-
-    /// A unit owes an answer with so many bytes of data, on a wire where only their order tells answers apart.
+    /// A unit owes an answer with `bytes` of data, if only their order tells answers apart.
     fn owes(&mut self, unit: u8, bytes: u32) {
         if self.link.as_ref().is_some_and(Link::has_only_order) {
-            self.late
-                .entry(self.debtor(unit))
-                .or_default()
-                .insert(bytes, now());
+            self.owed.add(unit, bytes, now());
         }
     }
 
     /// A place of a device, and a number of registers, whose answer has a length that its unit does not owe: inside what is read
     /// anyway if possible, a little beyond otherwise.
     fn unowed(&self, block: &Block) -> Option<(Block, u16)> {
-        let owed = self.late.get(&self.debtor(block.unit));
         let is_free =
-            |table, count: u16| owed.is_none_or(|owed| !owed.contains_key(&bytes_of(table, count)));
+            |table, count: u16| !self.owed.owes_length(block.unit, bytes_of(table, count));
         let own = self
             .blocks
             .iter()
@@ -432,48 +236,53 @@ impl Modbus {
             .map(|count| (block.clone(), count))
     }
 
-    /// Reads a block; garbage is asked for once more, silence is not.
-    async fn read_block(&mut self, block: &Block) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
-        self.barrier(block).await.map_err(|error| (error, None))?;
-        let patience = self.patience.of(block.unit, now());
+    /// Reads a block; repeats after garbage, not after silence.
+    async fn read_block(&mut self, block: &Block) -> Result<Vec<u16>, ReadFailure> {
+        self.settle_owed(block).await?;
+        let timeout = self.timeouts.of(block.unit, now());
         let silent_before = self.silent;
-        match self.read_words(block, block.count, patience).await {
-            // Silence with something in it counts as silence.
-            Err((ReadError::Garbled(_), _))
-                if self.link.is_some() && self.silent <= silent_before =>
-            {
-                self.counts
-                    .count(block.device, |counts| counts.repeated.count());
-                // The right answer may still be on its way behind the wrong one.
-                self.barrier(block).await.map_err(|error| (error, None))?;
-                self.read_words(block, block.count, patience).await
-            }
-            outcome => outcome,
+        let outcome = self.read_words(block, block.count, timeout).await;
+        let is_garbled =
+            matches!(&outcome, Err(failure) if matches!(failure.error, PollError::Garbled(_)));
+        // Silence with something in it counts as silence.
+        if !is_garbled || self.link.is_none() || self.silent > silent_before {
+            return outcome;
         }
+        self.counts
+            .count(block.device, |counts| counts.repeated.count());
+        // The right answer may still be on its way behind the wrong one.
+        self.settle_owed(block).await?;
+        self.read_words(block, block.count, timeout).await
     }
 
-    /// What a failed read teaches about the map of a device.
-    fn learn(&mut self, block: &Block, outcome: &Result<Vec<u16>, (ReadError, Option<u8>)>) {
-        let Some(barriers) = self.barriers.get_mut(block.device) else {
+    /// Learns from the outcome of a read which registers a device has.
+    fn learn(&mut self, block: &Block, outcome: &Result<Vec<u16>, ReadFailure>) {
+        let Some(unreadable) = self.unreadable.get_mut(block.device) else {
             return;
         };
         let changed = match outcome {
-            Ok(_) => barriers.answered(block, now()),
-            Err((ReadError::Refused(_), Some(2 | 3))) => barriers.refused(block, now()),
+            Ok(_) => unreadable.answered(block, now()),
+            Err(ReadFailure {
+                error: PollError::Refused(_),
+                exception: Some(2 | 3),
+            }) => unreadable.refused(block, now()),
             // Busy, failed, another kind of register: no fault of an address.
-            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => barriers.heard(now()),
-            Err((ReadError::LineDown(_), _)) => return,
+            Err(failure) if failure.is_exception() => unreadable.heard(now()),
+            Err(ReadFailure {
+                error: PollError::LineDown(_),
+                ..
+            }) => return,
             Err(_) => {
-                barriers.not_answered(block);
+                unreadable.not_answered(block);
                 false
             }
         };
-        if changed | barriers.forget(now()) {
+        if changed | unreadable.forget(now()) {
             self.replan();
         }
     }
 
-    /// How long a block takes, as planned.
+    /// The planned time of a block on the wire.
     fn takes(&self, block: &Block) -> Duration {
         self.devices
             .get(block.device)
@@ -482,9 +291,9 @@ impl Modbus {
             })
     }
 
-    async fn connected(&mut self) -> Result<(), ReadError> {
+    async fn connected(&mut self) -> Result<(), PollError> {
         if self.link.is_none() {
-            self.connect().await.map_err(ReadError::LineDown)?;
+            self.connect().await.map_err(PollError::LineDown)?;
         }
         Ok(())
     }
@@ -507,8 +316,8 @@ impl Driver for Modbus {
     }
 
     async fn connect(&mut self) -> Result<(), String> {
-        // What a unit owes that may take longer than the silence below is not forgotten.
-        self.late.retain(|unit, _| self.patience.may_be_slow(*unit));
+        // A unit that may take longer than the silence below still owes its answers.
+        self.owed.reopened(|unit| self.timeouts.may_be_slow(unit));
         self.link = None;
         self.silent = 0;
         let mut link = Link::open(
@@ -521,15 +330,15 @@ impl Driver for Modbus {
         if link.has_only_order() {
             link.stay_silent_until(now() + self.bounds.most);
         }
-        self.patience.opened();
+        self.timeouts.opened();
         self.counts.opened.count();
         self.link = Some(link);
         Ok(())
     }
 
-    async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
+    async fn read(&mut self, job: usize) -> Result<Values, PollError> {
         let Some(block) = self.blocks.get(job).map(Arc::clone) else {
-            return Err(ReadError::NoAnswer);
+            return Err(PollError::NoAnswer);
         };
         self.connected().await?;
         let outcome = self.read_block(&block).await;
@@ -539,10 +348,10 @@ impl Driver for Modbus {
         }
         outcome
             .map(|words| block.decode(&words))
-            .map_err(|(error, _)| error)
+            .map_err(|failure| failure.error)
     }
 
-    async fn probe(&mut self, device: usize, turn: usize) -> Result<(), ReadError> {
+    async fn probe(&mut self, device: usize, turn: usize) -> Result<(), PollError> {
         let blocks: Vec<&Arc<Block>> = self
             .blocks
             .iter()
@@ -559,15 +368,15 @@ impl Driver for Modbus {
         let Some((place, count)) = self.unowed(&block) else {
             return Err(self.missed(device));
         };
-        let patience = self.patience.of_probe(block.unit);
+        let patience = self.timeouts.of_probe(block.unit);
         match self.read_words(&place, count, patience).await {
             Ok(_) => {
-                self.late.remove(&self.debtor(block.unit));
+                self.owed.settle(block.unit);
                 Ok(())
             }
-            // It lives; a refusal does not tell whether late answers are past.
-            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => Ok(()),
-            Err((error, _)) => Err(error),
+            // It lives; an exception does not tell whether late answers are past.
+            Err(failure) if failure.is_exception() => Ok(()),
+            Err(failure) => Err(failure.error),
         }
     }
 
@@ -575,11 +384,11 @@ impl Driver for Modbus {
         let Some(spec) = self.devices.get(device) else {
             return Duration::ZERO;
         };
-        self.patience.next_probe(spec.unit) + costs(&self.wire, spec).time(Table::Holding, 1)
+        self.timeouts.next_probe(spec.unit) + costs(&self.wire, spec).time(Table::Holding, 1)
     }
 
-    /// Closes a line that nobody has used for long; no device of Modbus talks by itself.
-    async fn listen(&mut self) -> Result<(usize, Values), ReadError> {
+    /// Closes a line that was unused for long; no Modbus device sends by itself.
+    async fn listen(&mut self) -> Result<(usize, Values), PollError> {
         if let (Some(idle), Some(link)) = (self.manners.close_when_idle, &self.link) {
             sleep_until((link.used() + idle).into()).await;
             self.link = None;
@@ -597,7 +406,12 @@ impl Driver for Modbus {
         self.write_action(device, action, read_back, repeat).await
     }
 
-    async fn ask(&mut self, unit: u8, ask: &Ask, within: Duration) -> Said {
+    async fn ask(
+        &mut self,
+        unit: u8,
+        ask: &DiagnosticRequest,
+        within: Duration,
+    ) -> DiagnosticResponse {
         self.ask_anybody(unit, ask, within).await
     }
 
@@ -606,7 +420,7 @@ impl Driver for Modbus {
     }
 }
 
-/// How long the first answers of units may take.
+/// The timeouts of first answers, by unit.
 fn first_answers(devices: &[Arc<Device>]) -> HashMap<u8, Duration> {
     devices
         .iter()

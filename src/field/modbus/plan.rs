@@ -15,33 +15,34 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::barriers::Barriers;
+use super::block::{Block, BlockPoint, bytes_of};
+use super::unreadable::UnreadableRanges;
 use crate::field::decode::{Register, Table};
 use crate::field::serial::Speed;
-use crate::field::{Device, Source};
+use crate::field::{Device, PointSource};
 use crate::reading::PointId;
 
 /// Registers in one request.
 pub const MAX_WORDS: u16 = 125;
-/// Records of a file in one request: two more bytes stand before them, and the whole answer has at most 245.
+/// Records of a file in one request: two more bytes precede them, and the whole answer has at most 245.
 pub const MAX_RECORDS: u16 = 121;
-/// What frames around records of a file have more than those around registers, in bytes.
+/// Bytes that frames around records of a file have beyond those around registers.
 const AROUND_RECORDS: u32 = 6;
 /// Coils or discrete inputs in one request.
 pub const MAX_BITS: u16 = 2000;
-/// What a device takes to begin its answer, until it is known better.
+/// The time until a device begins its answer, until it is measured.
 pub const TURNAROUND: Duration = Duration::from_millis(5);
 /// A round trip on a network, until it is known better.
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 
-/// What one request may ask of a device.
+/// The most that one request may ask of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Registers.
     pub words: u16,
     /// Bits.
     pub bits: u16,
-    /// How long it may hold the line.
+    /// The longest time it may hold the line.
     pub hold: Option<Duration>,
 }
 
@@ -66,7 +67,7 @@ impl Default for Limits {
     }
 }
 
-/// What requests cost on a wire, in microseconds.
+/// The cost of requests on a wire, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Costs {
     /// A request without data.
@@ -111,7 +112,7 @@ impl Costs {
         }
     }
 
-    /// Of reading so many registers or bits.
+    /// Of reading `count` registers or bits.
     pub fn of(self, table: Table, count: u16) -> f64 {
         let around = if matches!(table, Table::File(_)) {
             AROUND_RECORDS
@@ -127,49 +128,7 @@ impl Costs {
     }
 }
 
-/// Bytes of data in the answer to a request for `count` registers or bits.
-pub fn bytes_of(table: Table, count: u16) -> u32 {
-    let count = u32::from(count);
-    if table.is_bits() {
-        count.div_ceil(8)
-    } else {
-        2 * count
-    }
-}
-
-/// One request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Block {
-    /// Index of the device in its line.
-    pub device: usize,
-    /// Modbus unit.
-    pub unit: u8,
-    /// Where it reads.
-    pub table: Table,
-    /// First address, from zero.
-    pub start: u16,
-    /// Registers or bits.
-    pub count: u16,
-    /// How often.
-    pub every: Duration,
-    /// What it brings.
-    pub points: Vec<BlockPoint>,
-}
-
-/// A point inside a block.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BlockPoint {
-    /// Which point.
-    pub id: PointId,
-    /// Its registers.
-    pub register: Arc<Register>,
-    /// Where its power of ten is.
-    pub exponent: Option<Arc<Register>>,
-    /// Points with the same number cannot be read apart.
-    pub field: u16,
-}
-
-/// What must be read by one request: a value, with the power of ten beside it, or a group.
+/// Registers that one request must read: a value, with the power of ten beside it, or a group.
 #[derive(Debug, Clone)]
 struct Field {
     start: u32,
@@ -188,18 +147,23 @@ struct Piece {
 }
 
 /// The requests that read every point of `device`, the `index`th of its line.
-pub fn plan(index: usize, device: &Device, costs: Costs, barriers: &Barriers) -> Vec<Block> {
+pub fn plan(
+    index: usize,
+    device: &Device,
+    costs: Costs,
+    unreadable: &UnreadableRanges,
+) -> Vec<Block> {
     let mut blocks = Vec::new();
     if device.is_broadcast {
         return blocks;
     }
-    for (table, mut fields) in fields(device, barriers) {
+    for (table, mut fields) in fields(device, unreadable) {
         fields.sort_by_key(|field| (field.start, field.end));
         let planner = Planner {
             table,
             costs,
             limits: device.limits,
-            barriers,
+            unreadable,
         };
         let layered = planner.by_interval(&fields);
         let together = planner.partition(&fields);
@@ -233,56 +197,32 @@ pub fn plan(index: usize, device: &Device, costs: Costs, barriers: &Barriers) ->
     blocks
 }
 
-/// What there is to read, by table. A group, or a value with its power of ten, is one field if that fits into a request.
-fn fields(device: &Device, barriers: &Barriers) -> BTreeMap<Table, Vec<Field>> {
+/// The fields to read, by table. A group, or a value with its power of ten, is one field if that fits into a request.
+fn fields(device: &Device, unreadable: &UnreadableRanges) -> BTreeMap<Table, Vec<Field>> {
     let mut tables: BTreeMap<Table, Vec<Field>> = BTreeMap::new();
     let mut groups: BTreeMap<(Table, &str), Field> = BTreeMap::new();
     for point in &device.points {
-        let Source::Register { register, exponent } = &point.source else {
+        let PointSource::Register { register, exponent } = &point.source else {
             continue;
         };
-        let every = barriers
+        let every = unreadable
             .retry_of(point.id)
             .map_or(point.every, |pause| point.every.max(pause));
-        let registers = [Some(register), exponent.as_ref()];
-        let start = registers
-            .into_iter()
-            .flatten()
-            .map(|register| u32::from(register.address))
-            .min()
-            .unwrap_or(0);
-        let end = registers
-            .into_iter()
-            .flatten()
-            .map(|register| u32::from(register.address) + u32::from(register.width()))
-            .max();
-        let read = BlockPoint {
-            id: point.id,
-            register: Arc::clone(register),
-            exponent: exponent.clone(),
-            field: 0,
+        let field = Field::new(point.id, register, exponent.as_ref(), every);
+        let Some(name) = &point.group else {
+            tables.entry(register.table).or_default().push(field);
+            continue;
         };
-        let field = Field {
-            start,
-            end: end.unwrap_or(start),
-            every,
-            points: vec![read],
+        let key = (register.table, name.as_ref());
+        let joined = match groups.remove(&key) {
+            Some(group) => group.joined(field),
+            None => field,
         };
-        let limit = u32::from(device.limits.of(register.table));
-        match &point.group {
-            None => tables.entry(register.table).or_default().push(field),
-            Some(name) => {
-                let key = (register.table, name.as_ref());
-                let joined = groups
-                    .remove(&key)
-                    .map_or(field.clone(), |group| group.joined(field));
-                if joined.end - joined.start <= limit {
-                    groups.insert(key, joined);
-                } else {
-                    // The configuration refuses such groups.
-                    tables.entry(register.table).or_default().push(joined);
-                }
-            }
+        if joined.end - joined.start <= u32::from(device.limits.of(register.table)) {
+            groups.insert(key, joined);
+        } else {
+            // The configuration refuses such groups.
+            tables.entry(register.table).or_default().push(joined);
         }
     }
     for ((table, _), field) in groups {
@@ -292,6 +232,32 @@ fn fields(device: &Device, barriers: &Barriers) -> BTreeMap<Table, Vec<Field>> {
 }
 
 impl Field {
+    /// A value, with its power of ten.
+    fn new(
+        id: PointId,
+        register: &Arc<Register>,
+        exponent: Option<&Arc<Register>>,
+        every: Duration,
+    ) -> Self {
+        let (mut start, mut end) = (u32::MAX, 0);
+        for register in [Some(register), exponent].into_iter().flatten() {
+            let address = u32::from(register.address);
+            start = start.min(address);
+            end = end.max(address + u32::from(register.width()));
+        }
+        Self {
+            start,
+            end,
+            every,
+            points: vec![BlockPoint {
+                id,
+                register: Arc::clone(register),
+                exponent: exponent.cloned(),
+                field: 0,
+            }],
+        }
+    }
+
     fn joined(mut self, other: Self) -> Self {
         self.start = self.start.min(other.start);
         self.end = self.end.max(other.end);
@@ -305,7 +271,7 @@ struct Planner<'a> {
     table: Table,
     costs: Costs,
     limits: Limits,
-    barriers: &'a Barriers,
+    unreadable: &'a UnreadableRanges,
 }
 
 fn rate(every: Duration) -> f64 {
@@ -332,7 +298,7 @@ impl Planner<'_> {
                 .limits
                 .hold
                 .is_none_or(|hold| self.cost(start, end) <= hold.as_secs_f64() * 1e6)
-            && !self.barriers.crosses(self.table, start, end)
+            && !self.unreadable.crosses(self.table, start, end)
     }
 
     /// The cheapest requests for `fields`, each as fast as its fastest field.
@@ -349,7 +315,7 @@ impl Planner<'_> {
                 end = end.max(field.end);
                 every = every.min(field.every);
                 let alone = first == last;
-                // What begins further left only makes it longer.
+                // A field further left only makes it longer.
                 if !alone && !self.fits(field.start, end) {
                     break;
                 }
@@ -439,9 +405,9 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field::decode::Kind;
-    use crate::field::wave::Wave;
-    use crate::field::{Point, Source};
+    use crate::field::decode::DataType;
+    use crate::field::signal::Signal;
+    use crate::field::{Point, PointSource};
     use crate::reading::DeviceId;
     use proptest::prelude::*;
 
@@ -449,18 +415,18 @@ mod tests {
         Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND)
     }
 
-    fn device(points: &[(Table, u16, Kind, u64)]) -> Device {
+    fn device(points: &[(Table, u16, DataType, u64)]) -> Device {
         let points = points
             .iter()
             .enumerate()
             .map(|(n, (table, address, kind, every))| Point {
                 id: PointId(u32::try_from(n).unwrap()),
                 every: Duration::from_secs(*every),
-                source: Source::Register {
+                source: PointSource::Register {
                     register: Arc::new(Register::new(*table, *address, *kind)),
                     exponent: None,
                 },
-                ..Point::made(format!("p{n}"), Wave::default())
+                ..Point::simulated(format!("p{n}"), Signal::default())
             });
         Device {
             points: points.collect(),
@@ -477,8 +443,8 @@ mod tests {
         spans
     }
 
-    fn check(points: &[(Table, u16, Kind, u64)], expected: &[(u16, u16)]) {
-        let blocks = plan(0, &device(points), costs(), &Barriers::default());
+    fn check(points: &[(Table, u16, DataType, u64)], expected: &[(u16, u16)]) {
+        let blocks = plan(0, &device(points), costs(), &UnreadableRanges::default());
         assert_eq!(spans(&blocks), expected);
         let read: usize = blocks.iter().map(|block| block.points.len()).sum();
         assert_eq!(read, points.len());
@@ -486,7 +452,7 @@ mod tests {
 
     #[test]
     fn what_is_near_is_read_together_and_what_is_far_is_not() {
-        use Kind::{F32, U16};
+        use DataType::{F32, U16};
         use Table::{Coil, Holding, Input};
         check(&[(Holding, 2, U16, 1), (Holding, 0, F32, 1)], &[(0, 3)]);
         check(&[(Holding, 0, U16, 1), (Holding, 11, U16, 1)], &[(0, 12)]);
@@ -500,11 +466,11 @@ mod tests {
         );
         check(&[(Holding, 5, U16, 1), (Holding, 5, U16, 1)], &[(5, 1)]);
         check(
-            &[(Coil, 0, Kind::Bool, 1), (Coil, 300, Kind::Bool, 1)],
+            &[(Coil, 0, DataType::Bool, 1), (Coil, 300, DataType::Bool, 1)],
             &[(0, 1), (300, 1)],
         );
         check(
-            &[(Coil, 0, Kind::Bool, 1), (Coil, 100, Kind::Bool, 1)],
+            &[(Coil, 0, DataType::Bool, 1), (Coil, 100, DataType::Bool, 1)],
             &[(0, 101)],
         );
         check(
@@ -518,7 +484,7 @@ mod tests {
         );
         let many: Vec<_> = (0..124).map(|n| (one, n, U16, 1)).collect();
         assert!(
-            plan(0, &device(&many), costs(), &Barriers::default())
+            plan(0, &device(&many), costs(), &UnreadableRanges::default())
                 .iter()
                 .all(|block| block.count <= MAX_RECORDS)
         );
@@ -526,7 +492,7 @@ mod tests {
 
     #[test]
     fn slow_points_ride_along_where_that_is_cheaper() {
-        use Kind::U16;
+        use DataType::U16;
         use Table::Holding;
         check(
             &[
@@ -554,7 +520,7 @@ mod tests {
     #[test]
     fn a_request_holds_no_more_than_it_may_and_splits_no_value() {
         let many: Vec<_> = (0..100)
-            .map(|n| (Table::Holding, n * 2, Kind::F32, 1))
+            .map(|n| (Table::Holding, n * 2, DataType::F32, 1))
             .collect();
         check(&many, &[(0, 124), (124, 76)]);
         let mut small = device(&many);
@@ -562,7 +528,7 @@ mod tests {
             words: 21,
             ..Limits::default()
         };
-        let blocks = plan(0, &small, costs(), &Barriers::default());
+        let blocks = plan(0, &small, costs(), &UnreadableRanges::default());
         assert!(
             blocks
                 .iter()
@@ -573,7 +539,7 @@ mod tests {
             hold: Some(Duration::from_millis(60)),
             ..Limits::default()
         };
-        let blocks = plan(0, &small, costs(), &Barriers::default());
+        let blocks = plan(0, &small, costs(), &UnreadableRanges::default());
         assert!(
             blocks
                 .iter()
@@ -583,7 +549,7 @@ mod tests {
 
     #[test]
     fn groups_and_powers_of_ten_come_from_one_request() {
-        use Kind::U16;
+        use DataType::U16;
         let mut grouped = device(&[
             (Table::Holding, 0, U16, 1),
             (Table::Holding, 90, U16, 5),
@@ -593,15 +559,15 @@ mod tests {
             grouped.points[index].group = Some("total".into());
         }
         assert_eq!(
-            spans(&plan(0, &grouped, costs(), &Barriers::default())),
+            spans(&plan(0, &grouped, costs(), &UnreadableRanges::default())),
             [(0, 91)]
         );
         let mut scaled = device(&[(Table::Holding, 0, U16, 1)]);
         let register = Arc::new(Register::new(Table::Holding, 0, U16));
-        let exponent = Some(Arc::new(Register::new(Table::Holding, 60, Kind::I16)));
-        scaled.points[0].source = Source::Register { register, exponent };
+        let exponent = Some(Arc::new(Register::new(Table::Holding, 60, DataType::I16)));
+        scaled.points[0].source = PointSource::Register { register, exponent };
         assert_eq!(
-            spans(&plan(0, &scaled, costs(), &Barriers::default())),
+            spans(&plan(0, &scaled, costs(), &UnreadableRanges::default())),
             [(0, 61)]
         );
     }
@@ -636,9 +602,9 @@ mod tests {
                 fields.push(Field { start: at + gap, end: at + gap + width, every: Duration::from_secs(every), points: Vec::new() });
                 at += gap + width;
             }
-            let barriers = Barriers::default();
+            let unreadable = UnreadableRanges::default();
             let limits = Limits { words: 60, ..Limits::default() };
-            let planner = Planner { table: Table::Holding, costs: costs(), limits, barriers: &barriers };
+            let planner = Planner { table: Table::Holding, costs: costs(), limits, unreadable: &unreadable };
             let found = planner.load(&planner.partition(&fields));
             prop_assert!((found - exhaustive(&planner, &fields)).abs() < 1e-6 * found);
         }

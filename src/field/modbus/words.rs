@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use tokio_modbus::{Request, Response};
 
+use super::block::{Block, BlockPoint};
 use super::frames;
-use super::plan::{self, Block};
 use crate::field::decode::{Register, Table};
-use crate::field::{ReadError, Values};
+use crate::field::{PollError, Values};
 use crate::reading::Value;
 
 /// The request for `count` registers or bits from `start` on.
@@ -32,12 +32,26 @@ pub(super) fn reading(table: Table, start: u16, count: u16) -> Request<'static> 
     }
 }
 
-/// Lengths of the frames that ask for so many bytes of data, and that bring them.
-pub(super) fn frame_lengths(table: Table, bytes: u32) -> (u32, u32) {
+/// Bytes of whole RTU frames, there and back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FrameLengths {
+    pub(super) request: u32,
+    /// The longest that is expected.
+    pub(super) answer: u32,
+}
+
+impl FrameLengths {
+    pub(super) const fn new(request: u32, answer: u32) -> Self {
+        Self { request, answer }
+    }
+}
+
+/// Lengths of the frames that ask for `bytes` of data, and that bring them.
+pub(super) fn frame_lengths(table: Table, bytes: u32) -> FrameLengths {
     if matches!(table, Table::File(_)) {
-        (12, 7 + bytes)
+        FrameLengths::new(12, 7 + bytes)
     } else {
-        (8, 5 + bytes)
+        FrameLengths::new(8, 5 + bytes)
     }
 }
 
@@ -58,8 +72,8 @@ fn records(data: &[u8]) -> Option<Vec<u16>> {
     })
 }
 
-/// The registers or bits of an answer, if there are as many as were asked for.
-pub(super) fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadError> {
+/// The registers or bits of an answer, if their number is right.
+pub(super) fn words(response: Response, expected: u16) -> Result<Vec<u16>, PollError> {
     let (values, is_bits): (Vec<u16>, bool) = match response {
         Response::ReadHoldingRegisters(words) | Response::ReadInputRegisters(words) => {
             (words, false)
@@ -69,11 +83,11 @@ pub(super) fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadE
         }
         Response::Custom(frames::READ_FILE, data) => {
             let records = records(&data)
-                .ok_or_else(|| ReadError::Garbled("the answer holds no file records".to_owned()))?;
+                .ok_or_else(|| PollError::Garbled("the answer holds no file records".to_owned()))?;
             (records, false)
         }
         _ => {
-            return Err(ReadError::Garbled(
+            return Err(PollError::Garbled(
                 "received an answer to another request".to_owned(),
             ));
         }
@@ -88,14 +102,14 @@ pub(super) fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadE
     if fits {
         Ok(values)
     } else {
-        Err(ReadError::Garbled(format!(
+        Err(PollError::Garbled(format!(
             "received {} values instead of {expected}",
             values.len()
         )))
     }
 }
 
-/// What a scale register may hold [SunSpec Information Model 1.2, sunssf: -10 to 10]; another value is a device that starts, or a wrong address.
+/// The range of a scale register [SunSpec Information Model 1.2, sunssf: -10 to 10]; another value is a device that starts, or a wrong address.
 const POWERS_OF_TEN: std::ops::RangeInclusive<i64> = -10..=10;
 
 /// The power of ten in a scale register, or why a value cannot be scaled by it.
@@ -124,7 +138,7 @@ impl Block {
 
     /// The values of the points, out of the words of an answer.
     pub(super) fn decode(&self, words: &[u16]) -> Values {
-        let value = |point: &plan::BlockPoint| {
+        let value = |point: &BlockPoint| {
             let scale = point.exponent.as_ref();
             let exponent = scale
                 .map(|register| power_of_ten(&register.decode(self.part(words, register)?, None)?))

@@ -1,4 +1,4 @@
-//! Writing to Modbus devices: each write is confirmed by its answer, by reading back, or it is not known whether it was done.
+//! Writes to Modbus devices: each is confirmed by its answer or by reading back, or its outcome is unknown.
 //!
 //! Invariants:
 //! * An echo of the own adapter is never taken for an answer: whether there is one is learned by a read before the first write.
@@ -9,16 +9,22 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_modbus::{Request, Response};
 
+use super::Modbus;
+use super::block::{Block, Target, bytes_of};
+use super::exchange::Question;
 use super::link::{Answer, Link};
-use super::plan::{Block, bytes_of};
-use super::{Modbus, Question};
-use crate::field::ReadError;
+use super::words::FrameLengths;
 use crate::field::decode::Table;
 use crate::field::write::{Action, Function, Outcome, ReadBack};
 use crate::time::now;
 
-/// What devices get to act on a broadcast [Modbus over serial line 1.02, 2.4.1].
+/// The time that devices get to act on a broadcast [Modbus over serial line 1.02, 2.4.1].
 const BROADCAST_TURNAROUND: Duration = Duration::from_millis(100);
+
+/// Frames of functions 5 and 6.
+const SINGLE: FrameLengths = FrameLengths::new(8, 8);
+/// Frames of function 22.
+const MASK: FrameLengths = FrameLengths::new(10, 10);
 
 /// The exception of a device that is busy, and has not done what was asked.
 const BUSY: u8 = 6;
@@ -31,18 +37,44 @@ const BUSY_PAUSES: [Duration; 3] = [
     Duration::from_millis(200),
 ];
 
-/// What the answer to a write says.
+/// The outcome of one attempt to write.
 enum Confirmed {
     Yes,
-    /// Yes, and this is what it holds now (function 23).
+    /// Yes, and the registers hold this now (function 23).
     Holds(Vec<u16>),
     No(u8),
-    /// It was accepted, and is not seen to be done yet (exception 5): what it holds.
+    /// Accepted, and not seen to be done yet (exception 5): the words it holds.
     Accepted(Option<Vec<u16>>),
     /// Nothing that changes anything went out: the reason.
     NotSent(String),
-    /// It was sent, and not answered: what came instead.
-    NobodyKnows(String),
+    /// Sent, and not answered: the reason.
+    Unanswered(String),
+}
+
+/// One request that writes, with what the gateway may do to make sure of it.
+struct Write<'a> {
+    target: Target,
+    action: &'a Action,
+    read_back: Option<ReadBack>,
+    /// It may be repeated when it is unknown whether it was done.
+    repeat: bool,
+}
+
+impl Write<'_> {
+    /// The time until the device shows the new value.
+    fn delay(&self) -> Duration {
+        self.read_back.map_or(Duration::ZERO, |check| check.delay)
+    }
+}
+
+/// Some bits of a holding register.
+#[derive(Clone, Copy)]
+struct MaskWrite {
+    address: u16,
+    /// Bits that stay.
+    and: u16,
+    /// Bits that are set.
+    or: u16,
 }
 
 impl Modbus {
@@ -54,39 +86,39 @@ impl Modbus {
         read_back: Option<ReadBack>,
         repeat: bool,
     ) -> Outcome {
-        let Some((unit, is_broadcast)) = self
-            .devices
-            .get(device)
-            .map(|device| (device.unit, device.is_broadcast))
-        else {
+        let Some(spec) = self.devices.get(device) else {
             return Outcome::NotSent("no such device".to_owned());
         };
-        if is_broadcast {
+        let target = Target {
+            device,
+            unit: spec.unit,
+        };
+        if spec.is_broadcast {
             return self.broadcast(device, action).await;
         }
-        if let Err(why) = self.ready_to_write(device, unit).await {
+        if let Err(why) = self.ready_to_write(target).await {
             return Outcome::NotSent(why);
         }
-        let first = self.confirmed(device, unit, action).await;
-        match first {
+        let write = Write {
+            target,
+            action,
+            read_back,
+            repeat,
+        };
+        match self.confirmed(target, action).await {
             Confirmed::Holds(words) => Outcome::Done(Some(words)),
             Confirmed::No(code) => Outcome::Exception(code),
             Confirmed::NotSent(why) => Outcome::NotSent(why),
             // The device will do it, or has done it and shows something else: never a second time.
             Confirmed::Accepted(found) => Outcome::Unknown(found, super::explain(ACCEPTED)),
-            Confirmed::Yes => match read_back {
-                None => Outcome::Done(None),
-                Some(check) => {
-                    sleep(check.delay).await;
-                    Outcome::Done(self.read_back(device, unit, action).await)
-                }
-            },
-            Confirmed::NobodyKnows(why) => {
-                sleep(read_back.map_or(Duration::ZERO, |check| check.delay)).await;
-                match self
-                    .find_out(device, unit, action, (read_back, repeat))
-                    .await
-                {
+            Confirmed::Yes if read_back.is_none() => Outcome::Done(None),
+            Confirmed::Yes => {
+                sleep(write.delay()).await;
+                Outcome::Done(self.read_back(target, action).await)
+            }
+            Confirmed::Unanswered(why) => {
+                sleep(write.delay()).await;
+                match self.find_out(&write).await {
                     Ok(outcome) => outcome,
                     Err(found) => Outcome::Unknown(found, why),
                 }
@@ -94,33 +126,28 @@ impl Modbus {
         }
     }
 
-    /// It was sent and not answered: what the device holds tells. The error is that this is not known either, or is something else.
-    async fn find_out(
-        &mut self,
-        device: usize,
-        unit: u8,
-        action: &Action,
-        (read_back, repeat): (Option<ReadBack>, bool),
-    ) -> Result<Outcome, Option<Vec<u16>>> {
-        let delay = read_back.map_or(Duration::ZERO, |check| check.delay);
-        let found = self.read_back(device, unit, action).await;
+    /// Reads back a write that was sent and not answered, and repeats it where that is allowed and it was not done. The error: it is
+    /// still unknown, with the words that the device holds if they could be read.
+    async fn find_out(&mut self, write: &Write<'_>) -> Result<Outcome, Option<Vec<u16>>> {
+        let Write { target, action, .. } = *write;
+        let found = self.read_back(target, action).await;
         match &found {
             Some(words) if holds(action, words) => return Ok(Outcome::Done(found)),
-            Some(_) if repeat => {}
+            Some(_) if write.repeat => {}
             _ => return Err(found),
         }
-        match self.confirmed(device, unit, action).await {
+        match self.confirmed(target, action).await {
             Confirmed::Holds(words) => Ok(Outcome::Done(Some(words))),
             Confirmed::No(code) => Ok(Outcome::Exception(code)),
             Confirmed::Accepted(found) => Err(found),
             Confirmed::Yes => {
-                sleep(delay).await;
-                Ok(Outcome::Done(self.read_back(device, unit, action).await))
+                sleep(write.delay()).await;
+                Ok(Outcome::Done(self.read_back(target, action).await))
             }
             // The first time it was sent.
-            Confirmed::NotSent(_) | Confirmed::NobodyKnows(_) => {
-                sleep(delay).await;
-                let found = self.read_back(device, unit, action).await;
+            Confirmed::NotSent(_) | Confirmed::Unanswered(_) => {
+                sleep(write.delay()).await;
+                let found = self.read_back(target, action).await;
                 if found.as_ref().is_some_and(|words| holds(action, words)) {
                     Ok(Outcome::Done(found))
                 } else {
@@ -130,62 +157,69 @@ impl Modbus {
         }
     }
 
-    /// Nobody owes anything that could be taken for the answer, and an echo is known.
-    async fn ready_to_write(&mut self, device: usize, unit: u8) -> Result<(), String> {
+    /// Makes sure that no late answer can be taken for the confirmation, and that an echo is known.
+    async fn ready_to_write(&mut self, target: Target) -> Result<(), String> {
         self.connected().await.map_err(|error| error.to_string())?;
-        let probe = self.some_block(device, unit);
-        self.barrier(&probe)
+        let probe = self.some_block(target);
+        self.settle_owed(&probe)
             .await
             .map_err(|error| error.to_string())?;
         if self.link.as_ref().is_some_and(Link::needs_echo_test) {
-            let patience = self.patience.of(unit, now());
+            let timeout = self.timeouts.of(target.unit, now());
             let Some((place, count)) = self.unowed(&probe) else {
                 return Err("the device owes answers".to_owned());
             };
-            match self.read_words(&place, count, patience).await {
-                Ok(_) | Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => {}
-                Err((error, _)) => return Err(error.to_string()),
+            match self.read_words(&place, count, timeout).await {
+                Err(failure) if !failure.is_exception() => return Err(failure.error.to_string()),
+                _ => {}
             }
         }
         Ok(())
     }
 
-    /// A place of the device that can be asked for.
-    fn some_block(&self, device: usize, unit: u8) -> Block {
-        let known = self.blocks.iter().find(|block| block.device == device);
+    /// A block of the device that can be read.
+    fn some_block(&self, target: Target) -> Block {
+        let known = self
+            .blocks
+            .iter()
+            .find(|block| block.device == target.device);
         known.map_or_else(
-            || place(device, unit, Table::Holding, 0),
+            || Block::single(target, Table::Holding, 0),
             |block| Block::clone(block),
         )
     }
 
-    async fn confirmed(&mut self, device: usize, unit: u8, action: &Action) -> Confirmed {
+    /// Writes, again and again while the device is busy.
+    async fn confirmed(&mut self, target: Target, action: &Action) -> Confirmed {
         let mut pauses = BUSY_PAUSES.into_iter();
         loop {
-            let said = match *action {
+            let confirmed = match *action {
                 Action::Mask { address, and, or } => {
-                    self.mask(device, unit, address, (and, or)).await
+                    self.mask(target, MaskWrite { address, and, or }).await
                 }
-                _ => self.send(device, unit, request(action)).await,
+                _ => {
+                    let (request, lengths) = request(action);
+                    self.send(target, request, lengths).await
+                }
             };
-            match said {
+            match confirmed {
                 // It has done nothing.
                 Confirmed::No(BUSY) => match pauses.next() {
                     Some(pause) => sleep(pause).await,
                     None => return Confirmed::No(BUSY),
                 },
-                Confirmed::No(ACCEPTED) => return self.accepted(device, unit, action).await,
+                Confirmed::No(ACCEPTED) => return self.accepted(target, action).await,
                 other => return other,
             }
         }
     }
 
-    /// It accepted the write and needs time: what it holds tells whether it is done.
-    async fn accepted(&mut self, device: usize, unit: u8, action: &Action) -> Confirmed {
+    /// Reads back until a write that the device has accepted is done.
+    async fn accepted(&mut self, target: Target, action: &Action) -> Confirmed {
         let mut found = None;
         for pause in BUSY_PAUSES {
             sleep(pause).await;
-            found = self.read_back(device, unit, action).await;
+            found = self.read_back(target, action).await;
             if let Some(words) = found.take_if(|words| holds(action, words)) {
                 return Confirmed::Holds(words);
             }
@@ -195,84 +229,63 @@ impl Modbus {
 
     async fn send(
         &mut self,
-        device: usize,
-        unit: u8,
-        (request, lengths): (Request<'static>, (u32, u32)),
+        target: Target,
+        request: Request<'static>,
+        lengths: FrameLengths,
     ) -> Confirmed {
-        let patience = self.patience.of(unit, now());
-        self.counts.count(device, |counts| counts.writes.count());
+        let timeout = self.timeouts.of(target.unit, now());
+        self.counts
+            .count(target.device, |counts| counts.writes.count());
         let asked = request.clone();
-        match self
-            .ask(Question {
-                device,
-                unit,
-                request,
-                lengths,
-                patience,
-            })
-            .await
-        {
+        let question = Question {
+            target,
+            request,
+            lengths,
+            timeout,
+        };
+        match self.ask(question).await {
             Answer::Response(response) => confirmation(&asked, response),
-            Answer::Exception(code @ (10 | 11)) => Confirmed::NobodyKnows(super::explain(code)),
+            Answer::Exception(code @ (10 | 11)) => Confirmed::Unanswered(super::explain(code)),
             Answer::Exception(code) => Confirmed::No(code),
-            Answer::Broken(why) => Confirmed::NobodyKnows(why),
+            Answer::Broken(why) => Confirmed::Unanswered(why),
             Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => {
                 // Any read has another form than the answer that is owed.
-                self.owes(unit, 0);
-                Confirmed::NobodyKnows(self.missed(device).to_string())
+                self.owes(target.unit, 0);
+                Confirmed::Unanswered(self.missed(target.device).to_string())
             }
         }
     }
 
-    /// By function 22 where the device has it; else by reading, changing and writing while nobody else is on the line. The device
+    /// By function 22 where the device has it; else by reading, changing and writing with the line to itself. The device
     /// itself may change the register in between.
-    async fn mask(
-        &mut self,
-        device: usize,
-        unit: u8,
-        address: u16,
-        (and, or): (u16, u16),
-    ) -> Confirmed {
-        if !self.without_mask.contains(&unit) {
-            match self
-                .send(
-                    device,
-                    unit,
-                    (Request::MaskWriteRegister(address, and, or), (10, 10)),
-                )
-                .await
-            {
-                Confirmed::No(1) => drop(self.without_mask.insert(unit)),
+    async fn mask(&mut self, target: Target, mask: MaskWrite) -> Confirmed {
+        let MaskWrite { address, and, or } = mask;
+        if !self.without_mask.contains(&target.unit) {
+            let request = Request::MaskWriteRegister(address, and, or);
+            match self.send(target, request, MASK).await {
+                Confirmed::No(1) => drop(self.without_mask.insert(target.unit)),
                 other => return other,
             }
         }
-        let patience = self.patience.of(unit, now());
-        let before = match self
-            .read_words(&place(device, unit, Table::Holding, address), 1, patience)
-            .await
-        {
+        let timeout = self.timeouts.of(target.unit, now());
+        let block = Block::single(target, Table::Holding, address);
+        let before = match self.read_words(&block, 1, timeout).await {
             Ok(words) => words.first().copied().unwrap_or_default(),
-            // Only a write can be accepted.
-            Err((ReadError::Refused(_) | ReadError::Busy(_), Some(code))) if code != ACCEPTED => {
-                return Confirmed::No(code);
-            }
-            Err((error, _)) => {
-                return Confirmed::NotSent(format!("the present value could not be read: {error}"));
+            Err(failure) => {
+                return match failure.exception {
+                    // Only a write can be accepted.
+                    Some(code) if failure.is_exception() && code != ACCEPTED => Confirmed::No(code),
+                    _ => Confirmed::NotSent(format!(
+                        "the present value could not be read: {}",
+                        failure.error
+                    )),
+                };
             }
         };
         let wanted = (before & and) | (or & !and);
-        match self
-            .send(
-                device,
-                unit,
-                (Request::WriteSingleRegister(address, wanted), (8, 8)),
-            )
-            .await
-        {
-            Confirmed::Yes => match self
-                .read_words(&place(device, unit, Table::Holding, address), 1, patience)
-                .await
-            {
+        let request = Request::WriteSingleRegister(address, wanted);
+        match self.send(target, request, SINGLE).await {
+            Confirmed::Yes => match self.read_words(&block, 1, timeout).await {
                 Ok(words) => Confirmed::Holds(words),
                 Err(_) => Confirmed::Yes,
             },
@@ -284,21 +297,16 @@ impl Modbus {
         if let Err(error) = self.connected().await {
             return Outcome::NotSent(error.to_string());
         }
-        let (request, lengths) = match action {
-            Action::Mask { .. } => {
-                return Outcome::NotSent(
-                    "bits cannot be written to all devices at once".to_owned(),
-                );
-            }
-            other => request(other),
-        };
+        if matches!(action, Action::Mask { .. }) {
+            return Outcome::NotSent("bits cannot be written to all devices at once".to_owned());
+        }
+        let (request, lengths) = request(action);
         self.counts.count(device, |counts| counts.writes.count());
         let question = Question {
-            device,
-            unit: 0,
+            target: Target { device, unit: 0 },
             request,
             lengths,
-            patience: BROADCAST_TURNAROUND,
+            timeout: BROADCAST_TURNAROUND,
         };
         match self.ask(question).await {
             Answer::Broken(why) => Outcome::NotSent(why),
@@ -306,8 +314,8 @@ impl Modbus {
         }
     }
 
-    /// What stands now where an action wrote.
-    async fn read_back(&mut self, device: usize, unit: u8, action: &Action) -> Option<Vec<u16>> {
+    /// The words that the device holds where an action wrote.
+    async fn read_back(&mut self, target: Target, action: &Action) -> Option<Vec<u16>> {
         let (address, count) = action.span();
         let table = if matches!(action, Action::Bits { .. }) {
             Table::Coil
@@ -316,7 +324,7 @@ impl Modbus {
         };
         let block = Block {
             count,
-            ..place(device, unit, table, address)
+            ..Block::single(target, table, address)
         };
         self.connected().await.ok()?;
         // Twice: the first may be what wakes the line up again.
@@ -333,8 +341,7 @@ impl Modbus {
 
 /// A confirmation repeats what was asked; anything else confirms another write.
 fn confirmation(request: &Request<'_>, response: Response) -> Confirmed {
-    let another =
-        || Confirmed::NobodyKnows("received the confirmation of another write".to_owned());
+    let another = || Confirmed::Unanswered("received the confirmation of another write".to_owned());
     let is_same = match (request, response) {
         (
             Request::ReadWriteMultipleRegisters(_, count, ..),
@@ -368,18 +375,6 @@ fn confirmation(request: &Request<'_>, response: Response) -> Confirmed {
     if is_same { Confirmed::Yes } else { another() }
 }
 
-fn place(device: usize, unit: u8, table: Table, start: u16) -> Block {
-    Block {
-        device,
-        unit,
-        table,
-        start,
-        count: 1,
-        every: Duration::MAX,
-        points: Vec::new(),
-    }
-}
-
 /// True if `words` are what an action wrote.
 fn holds(action: &Action, words: &[u16]) -> bool {
     match action {
@@ -389,49 +384,56 @@ fn holds(action: &Action, words: &[u16]) -> bool {
     }
 }
 
-/// The request for registers or coils, with the lengths of the frames.
-fn request(action: &Action) -> (Request<'static>, (u32, u32)) {
-    let bytes = |table, count: usize| bytes_of(table, u16::try_from(count).unwrap_or(u16::MAX));
+/// The request for an action, with the lengths of its frames.
+fn request(action: &Action) -> (Request<'static>, FrameLengths) {
     match action {
         Action::Words {
             address,
             words,
             function,
-        } => {
-            let data = bytes(Table::Holding, words.len());
-            match (function, words.as_slice()) {
-                (Function::Exchange, words) => {
-                    let count = u16::try_from(words.len()).unwrap_or(u16::MAX);
-                    (
-                        Request::ReadWriteMultipleRegisters(
-                            *address,
-                            count,
-                            *address,
-                            words.to_vec().into(),
-                        ),
-                        (13 + data, 5 + data),
-                    )
-                }
-                (Function::Auto, [word]) => (Request::WriteSingleRegister(*address, *word), (8, 8)),
-                (_, words) => (
-                    Request::WriteMultipleRegisters(*address, words.to_vec().into()),
-                    (9 + data, 8),
-                ),
-            }
-        }
+        } => write_registers(*address, words, *function),
         Action::Bits {
             address,
             bits,
             function,
-        } => match (function, bits.as_slice()) {
-            (Function::Auto, [bit]) => (Request::WriteSingleCoil(*address, *bit), (8, 8)),
-            (_, bits) => (
-                Request::WriteMultipleCoils(*address, bits.to_vec().into()),
-                (9 + bytes(Table::Coil, bits.len()), 8),
-            ),
-        },
+        } => write_coils(*address, bits, *function),
         Action::Mask { address, and, or } => {
-            (Request::MaskWriteRegister(*address, *and, *or), (10, 10))
+            (Request::MaskWriteRegister(*address, *and, *or), MASK)
         }
     }
+}
+
+fn write_registers(
+    address: u16,
+    words: &[u16],
+    function: Function,
+) -> (Request<'static>, FrameLengths) {
+    let count = u16::try_from(words.len()).unwrap_or(u16::MAX);
+    let data = bytes_of(Table::Holding, count);
+    match (function, words) {
+        (Function::Exchange, _) => (
+            Request::ReadWriteMultipleRegisters(address, count, address, words.to_vec().into()),
+            FrameLengths::new(13 + data, 5 + data),
+        ),
+        (Function::Auto, [word]) => (Request::WriteSingleRegister(address, *word), SINGLE),
+        _ => (
+            Request::WriteMultipleRegisters(address, words.to_vec().into()),
+            FrameLengths::new(9 + data, 8),
+        ),
+    }
+}
+
+fn write_coils(
+    address: u16,
+    bits: &[bool],
+    function: Function,
+) -> (Request<'static>, FrameLengths) {
+    if let (Function::Auto, [bit]) = (function, bits) {
+        return (Request::WriteSingleCoil(address, *bit), SINGLE);
+    }
+    let data = bytes_of(Table::Coil, u16::try_from(bits.len()).unwrap_or(u16::MAX));
+    (
+        Request::WriteMultipleCoils(address, bits.to_vec().into()),
+        FrameLengths::new(9 + data, 8),
+    )
 }

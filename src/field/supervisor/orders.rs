@@ -1,26 +1,27 @@
-//! What others want of a line: writes before any read, questions of persons when nothing else is to be done.
+//! Requests from outside the plan: writes before any read, diagnostic requests when nothing else is due.
 
 use std::time::Duration;
 
-use super::{Ended, MOST_ORDERS, Supervisor, WRITES_IN_A_ROW, beside};
-use crate::field::ask::{Inquiry, Said};
+use super::report::names;
+use super::{MOST_ORDERS, Stopped, Supervisor, WRITES_IN_A_ROW, beside};
 use crate::field::decode::Register;
+use crate::field::diagnostic::{DiagnosticResponse, PendingDiagnostic};
 use crate::field::modbus::explain;
-use crate::field::schedule::Step;
-use crate::field::write::{Order, Outcome, Written};
+use crate::field::schedule::NextStep;
+use crate::field::write::{Action, Order, Outcome, Written};
 use crate::field::{Driver, Values};
-use crate::reading::{Event, PointId, Timestamp};
+use crate::reading::{PointId, Timestamp};
 use crate::time::{moment, now};
 
-/// A question of a person waits no longer than this for a line that always has something to do.
-const LONGEST_CURIOSITY: Duration = Duration::from_secs(1);
+/// A diagnostic request waits no longer than this for a line that always has something to do.
+const DIAGNOSTIC_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<D: Driver> Supervisor<D> {
     pub(super) fn give_up_orders(&mut self) {
         let now = now();
         for order in std::mem::take(&mut self.orders) {
             if order.deadline <= now {
-                // Whoever asked may be gone.
+                // The asker may be gone.
                 let _ = order.answer.send(Written::Expired);
             } else {
                 self.orders.push_back(order);
@@ -28,10 +29,10 @@ impl<D: Driver> Supervisor<D> {
         }
     }
 
-    /// The write whose turn it is: before any read, but not for ever.
+    /// The next write: before any read, but at most [`WRITES_IN_A_ROW`] before one that is due.
     pub(super) fn next_order(&mut self) -> Option<Order> {
         while self.orders.len() < MOST_ORDERS
-            && let Ok(order) = self.ends.orders.try_recv()
+            && let Ok(order) = self.channels.orders.try_recv()
         {
             self.orders.push_back(order);
         }
@@ -47,92 +48,52 @@ impl<D: Driver> Supervisor<D> {
         self.orders.pop_front()
     }
 
-    pub(super) async fn write(&mut self, order: Order) -> Result<(), Ended> {
-        let Order {
-            device,
-            points,
-            actions,
-            read_back,
-            repeat,
-            answer,
-            ..
-        } = order;
-        let mut ended = Written::Done(Vec::new());
-        let mut shown: Values = Vec::new();
-        for (index, action) in actions.iter().enumerate() {
-            self.ends.heartbeat.beat(now());
-            let Ok(outcome) = beside(
-                self.driver.write(device, action, read_back, repeat),
-                &mut self.last,
-                &mut self.ends,
-            )
-            .await
-            else {
-                // It may be on the wire already. Whoever asked may be gone.
-                let _ = answer.send(Written::Unknown(
-                    shown,
-                    "the line was stopped meanwhile".to_owned(),
-                ));
-                return Err(Ended);
-            };
-            let (start, count) = action.span();
-            let values = |words: Option<Vec<u16>>| -> Values {
-                let Some(words) = words else {
-                    return Vec::new();
-                };
-                let inside = points.iter().filter(|(_, register)| {
-                    register.address >= start && register.address - start < count
-                });
-                let part = |register: &Register| {
-                    words
-                        .get(usize::from(register.address - start)..)
-                        .and_then(|rest| rest.get(..usize::from(register.width())))
-                };
-                inside
-                    .filter_map(|(id, register)| {
-                        Some((*id, register.decode(part(register)?, None)))
-                    })
-                    .collect()
-            };
-            match outcome {
-                Outcome::Done(words) => shown.extend(values(words)),
-                Outcome::Unknown(words, why) => {
-                    shown.extend(values(words));
-                    ended = Written::Unknown(shown.clone(), why);
-                    break;
-                }
-                // What came before was done: that must not be told as nothing.
-                Outcome::Exception(code) if index > 0 => {
-                    ended = Written::Unknown(
-                        shown.clone(),
-                        format!("only a part was done: {}", explain(code)),
-                    );
-                    break;
-                }
-                Outcome::NotSent(why) if index > 0 => {
-                    ended = Written::Unknown(shown.clone(), format!("only a part was done: {why}"));
-                    break;
-                }
-                Outcome::Exception(code) => {
-                    ended = Written::Exception(code);
-                    break;
-                }
-                Outcome::NotSent(why) => {
-                    ended = Written::NotSent(why);
-                    break;
-                }
-            }
-        }
-        if matches!(ended, Written::Done(_)) {
-            ended = Written::Done(shown.clone());
-        }
+    /// Carries out an order and reports how it ended.
+    pub(super) async fn write(&mut self, order: Order) -> Result<(), Stopped> {
+        let mut shown = Values::new();
+        let Ok(ended) = self.carry_out(&order, &mut shown).await else {
+            // It may be on the wire already. The sender of the order may be gone.
+            let _ = order.answer.send(Written::Unknown(
+                shown,
+                "the line was stopped meanwhile".to_owned(),
+            ));
+            return Err(Stopped);
+        };
+        let (device, points) = (order.device, order.points);
         self.log_write(device, &points, &ended);
-        // Whoever asked may be gone.
-        let _ = answer.send(ended);
+        // The sender of the order may be gone.
+        let _ = order.answer.send(ended);
         self.written(device, &points, shown).await
     }
 
-    /// A line of the log for a write, for those who want to see each.
+    /// Does the actions of an order, up to the first that fails. `shown`: the values that were read back.
+    async fn carry_out(&mut self, order: &Order, shown: &mut Values) -> Result<Written, Stopped> {
+        for (index, action) in order.actions.iter().enumerate() {
+            self.channels.heartbeat.beat(now());
+            let write = self
+                .driver
+                .write(order.device, action, order.read_back, order.repeat);
+            let outcome = beside(write, &mut self.cache, &mut self.channels).await?;
+            if let Outcome::Done(Some(words)) | Outcome::Unknown(Some(words), _) = &outcome {
+                shown.extend(values_in(words, action, &order.points));
+            }
+            // Once an action was done, the order as a whole cannot count as not done.
+            let in_part = |why: String| {
+                Written::Unknown(shown.clone(), format!("only a part was done: {why}"))
+            };
+            return Ok(match outcome {
+                Outcome::Done(_) => continue,
+                Outcome::Unknown(_, why) => Written::Unknown(shown.clone(), why),
+                Outcome::Exception(code) if index > 0 => in_part(explain(code)),
+                Outcome::NotSent(why) if index > 0 => in_part(why),
+                Outcome::Exception(code) => Written::Exception(code),
+                Outcome::NotSent(why) => Written::NotSent(why),
+            });
+        }
+        Ok(Written::Done(shown.clone()))
+    }
+
+    /// One log line for each write, at debug level.
     fn log_write(&self, device: usize, points: &[(PointId, Register)], ended: &Written) {
         let Some(device) = self
             .line
@@ -142,59 +103,53 @@ impl<D: Driver> Supervisor<D> {
         else {
             return;
         };
-        let names = device
-            .points
-            .iter()
-            .filter(|point| points.iter().any(|(id, _)| *id == point.id))
-            .map(|point| &*point.name);
-        let points = names.collect::<Vec<_>>().join(",");
+        let points: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
+        let points = names(device, &points);
         let outcome = match ended {
             Written::Done(_) => "done".to_owned(),
             Written::Exception(code) => explain(*code),
             Written::Unknown(_, why) | Written::NotSent(why) => why.clone(),
             Written::Expired => "expired".to_owned(),
         };
-        tracing::debug!(line = %self.line.name, device = %device.name, %points, outcome, "points written");
+        tracing::debug!(
+            event = "device.points_written", line = %self.line.name, device = %device.name, %points, outcome,
+            "points written"
+        );
     }
 
-    /// What was read back is news; what was not is read soon.
+    /// Publishes the values that were read back; the other points are read as soon as possible.
     async fn written(
         &mut self,
         device: usize,
         points: &[(PointId, Register)],
         shown: Values,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), Stopped> {
         let unseen = points
             .iter()
             .map(|(id, _)| *id)
             .filter(|id| !shown.iter().any(|(other, _)| other == id));
         let jobs =
             unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
-        jobs.collect::<Vec<usize>>()
-            .into_iter()
-            .for_each(|job| self.schedule.hurry(job, now()));
-        for reading in self
-            .last
-            .measured(device, shown, now(), Timestamp::from(moment()))
-        {
-            self.emit(Event::Reading(reading)).await?;
+        for job in jobs.collect::<Vec<usize>>() {
+            self.schedule.hurry(job, now());
         }
-        Ok(())
+        self.emit_values(device, shown, Timestamp::from(moment()))
+            .await
     }
 
-    /// Asks what a person wants to know when nothing is due, or when that has not happened for long. True if it did.
-    pub(super) async fn asks_now(&mut self, step: &Step) -> Result<bool, Ended> {
-        if self.inquiry.is_none() {
-            self.inquiry = self
-                .ends
-                .inquiries
+    /// Makes a diagnostic request when nothing is due, or when that has not happened for long. True if it did.
+    pub(super) async fn asks_now(&mut self, step: &NextStep) -> Result<bool, Stopped> {
+        if self.diagnostic.is_none() {
+            self.diagnostic = self
+                .channels
+                .diagnostics
                 .try_recv()
                 .ok()
-                .map(|inquiry| (inquiry, now()));
+                .map(|diagnostic| (diagnostic, now()));
         }
-        let is_idle = matches!(step, Step::WaitUntil(_));
+        let is_idle = matches!(step, NextStep::WaitUntil(_));
         let Some((
-            Inquiry {
+            PendingDiagnostic {
                 unit,
                 ask,
                 within,
@@ -203,8 +158,8 @@ impl<D: Driver> Supervisor<D> {
             },
             _,
         )) = self
-            .inquiry
-            .take_if(|(_, since)| is_idle || now() >= *since + LONGEST_CURIOSITY)
+            .diagnostic
+            .take_if(|(_, since)| is_idle || now() >= *since + DIAGNOSTIC_TIMEOUT)
         else {
             return Ok(false);
         };
@@ -214,23 +169,38 @@ impl<D: Driver> Supervisor<D> {
         let within = within.min(self.line.answer_within.most);
         let said = beside(
             self.driver.ask(unit, &ask, within),
-            &mut self.last,
-            &mut self.ends,
+            &mut self.cache,
+            &mut self.channels,
         )
         .await?;
-        // Whoever asked may be gone.
+        // The asker may be gone.
         let _ = answer.send(said);
         Ok(true)
     }
 
-    /// A question to a line that is down.
-    pub(super) fn no_line(&self, inquiry: Option<Inquiry>, why: &str) {
-        if let Some(Inquiry { answer, .. }) = inquiry {
-            // Whoever asked may be gone.
-            let _ = answer.send(Said::NoLine(format!(
+    /// Refuses a diagnostic request to a line that is down.
+    pub(super) fn no_line(&self, diagnostic: Option<PendingDiagnostic>, why: &str) {
+        if let Some(PendingDiagnostic { answer, .. }) = diagnostic {
+            // The asker may be gone.
+            let _ = answer.send(DiagnosticResponse::NoLine(format!(
                 "line {} is down: {why}",
                 self.line.name
             )));
         }
     }
+}
+
+/// The values of those points that lie in the registers of an action.
+fn values_in(words: &[u16], action: &Action, points: &[(PointId, Register)]) -> Values {
+    let (start, count) = action.span();
+    let value = |(id, register): &(PointId, Register)| {
+        let from = register.address.checked_sub(start)?;
+        if from >= count {
+            return None;
+        }
+        let words = words.get(usize::from(from)..)?;
+        let words = words.get(..usize::from(register.width()))?;
+        Some((*id, register.decode(words, None)))
+    };
+    points.iter().filter_map(value).collect()
 }

@@ -11,23 +11,23 @@ pub struct Bytes(pub Vec<u8>);
 /// Bytes with placeholders, such as `'SEND {address}\r\n'` or `{ hex: '68 {address} 68 {checksum} 16' }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    parts: Vec<Part>,
+    parts: Vec<TemplatePart>,
     is_hex: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Bytes(Vec<u8>),
     Named(String),
 }
 
 /// Text or hexadecimal, as typed.
-enum Typed {
+enum TypedBytes {
     Text(String),
     Hex(String),
 }
 
-impl<'de> Deserialize<'de> for Typed {
+impl<'de> Deserialize<'de> for TypedBytes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::String(text) => Ok(Self::Text(text)),
@@ -96,9 +96,9 @@ fn hex(text: &str) -> Result<Vec<u8>, String> {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = match Typed::deserialize(deserializer)? {
-            Typed::Text(text) => unescaped(&text),
-            Typed::Hex(text) => hex(&text),
+        let bytes = match TypedBytes::deserialize(deserializer)? {
+            TypedBytes::Text(text) => unescaped(&text),
+            TypedBytes::Hex(text) => hex(&text),
         };
         bytes.map(Self).map_err(de::Error::custom)
     }
@@ -106,16 +106,16 @@ impl<'de> Deserialize<'de> for Bytes {
 
 impl<'de> Deserialize<'de> for Template {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let template = match Typed::deserialize(deserializer)? {
-            Typed::Text(text) => Self::new(&text, false),
-            Typed::Hex(text) => Self::new(&text, true),
+        let template = match TypedBytes::deserialize(deserializer)? {
+            TypedBytes::Text(text) => Self::new(&text, false),
+            TypedBytes::Hex(text) => Self::new(&text, true),
         };
         template.map_err(de::Error::custom)
     }
 }
 
 impl Template {
-    /// Reads a template, of text with escapes or of hexadecimal digits; the error says what is wrong.
+    /// Parses a template, of text with escapes or of hexadecimal digits; the error names the fault.
     pub fn new(text: &str, is_hex: bool) -> Result<Self, String> {
         let plain = |text: &str| if is_hex { hex(text) } else { unescaped(text) };
         let mut parts = Vec::new();
@@ -124,11 +124,11 @@ impl Template {
             let (name, behind) = after
                 .split_once('}')
                 .ok_or_else(|| format!("`{text}` has a {{ without a }}"))?;
-            parts.push(Part::Bytes(plain(before)?));
-            parts.push(Part::Named(name.to_owned()));
+            parts.push(TemplatePart::Bytes(plain(before)?));
+            parts.push(TemplatePart::Named(name.to_owned()));
             rest = behind;
         }
-        parts.push(Part::Bytes(plain(rest)?));
+        parts.push(TemplatePart::Bytes(plain(rest)?));
         Ok(Self { parts, is_hex })
     }
 
@@ -140,7 +140,7 @@ impl Template {
     /// The names of its placeholders.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| {
-            if let Part::Named(name) = part {
+            if let TemplatePart::Named(name) = part {
                 Some(name.as_str())
             } else {
                 None
@@ -148,7 +148,7 @@ impl Template {
         })
     }
 
-    /// The bytes with everything filled in; `checksum` makes what stands for `{checksum}` from the bytes before it.
+    /// The bytes with everything filled in; `checksum` gives the bytes for `{checksum}` from those before it.
     pub(super) fn fill(
         &self,
         values: &HashMap<String, Vec<u8>>,
@@ -157,12 +157,12 @@ impl Template {
         let mut bytes = Vec::new();
         for part in &self.parts {
             match part {
-                Part::Bytes(fixed) => bytes.extend_from_slice(fixed),
-                Part::Named(name) if name == "checksum" => {
+                TemplatePart::Bytes(fixed) => bytes.extend_from_slice(fixed),
+                TemplatePart::Named(name) if name == "checksum" => {
                     let sum = checksum(&bytes);
                     bytes.extend(sum);
                 }
-                Part::Named(name) => {
+                TemplatePart::Named(name) => {
                     let value = values
                         .get(name.trim_end_matches('?'))
                         .map(Vec::as_slice)

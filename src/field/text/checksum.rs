@@ -1,6 +1,6 @@
 //! How instruments protect their messages. Pure.
 //!
-//! A checksum stands at a fixed place, or beside a mark: a message then ends as it likes (CR LF, LF alone, no checksum at all).
+//! A checksum is at a fixed place, or beside a mark: a message then ends as it likes (CR LF, LF alone, no checksum at all).
 
 use serde::{Deserialize, de};
 
@@ -9,7 +9,8 @@ use super::bytes::Bytes;
 /// The kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+#[schemars(rename = "Kind")]
+pub enum ChecksumKind {
     /// Exclusive or of all bytes.
     Xor8,
     /// Sum of all bytes, eight bits.
@@ -37,7 +38,8 @@ pub enum Kind {
 /// How it stands in the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Written {
+#[schemars(rename = "Written")]
+pub enum ChecksumEncoding {
     /// As bytes, the most significant first.
     #[default]
     Raw,
@@ -49,7 +51,7 @@ pub enum Written {
 
 /// A position in a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Position {
+pub enum ChecksumPosition {
     /// Counted from the first byte; below zero from the end.
     At(isize),
     /// The last place where these bytes begin.
@@ -58,7 +60,7 @@ pub enum Position {
     Behind(Vec<u8>),
 }
 
-impl<'de> Deserialize<'de> for Position {
+impl<'de> Deserialize<'de> for ChecksumPosition {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let mark = |key: &str| {
@@ -83,7 +85,7 @@ impl<'de> Deserialize<'de> for Position {
     }
 }
 
-impl Position {
+impl ChecksumPosition {
     /// As an index into a message; `None` if the message has no such place.
     fn within(&self, message: &[u8]) -> Option<usize> {
         let last = |mark: &[u8]| {
@@ -102,7 +104,7 @@ impl Position {
     }
 }
 
-/// What the checksum of a message says.
+/// The result of checking a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The message is as it was sent.
@@ -118,7 +120,7 @@ pub enum Verdict {
 #[serde(deny_unknown_fields)]
 pub struct Checksum {
     /// Which.
-    pub kind: Kind,
+    pub kind: ChecksumKind,
     /// First byte that the checksum covers.
     #[serde(default)]
     pub from: isize,
@@ -126,18 +128,18 @@ pub struct Checksum {
     pub request_from: Option<usize>,
     /// First byte after those that the checksum covers: a number, or a mark such as `{ before: '*' }`. Default: the position of the
     /// checksum.
-    pub to: Option<Position>,
+    pub to: Option<ChecksumPosition>,
     /// First byte of the checksum: a number, or a mark such as `{ behind: '*' }`.
-    pub at: Position,
+    pub at: ChecksumPosition,
     /// How it is written.
     #[serde(default, rename = "as")]
-    pub written: Written,
+    pub written: ChecksumEncoding,
     /// Accept messages without a checksum until one has it; needs a mark in `at`. Default false.
     #[serde(default)]
     pub optional: bool,
 }
 
-impl Kind {
+impl ChecksumKind {
     fn of(self, bytes: &[u8]) -> u32 {
         let sum = || {
             bytes
@@ -177,19 +179,19 @@ impl Checksum {
         let all = self.kind.of(bytes).to_be_bytes();
         let mut sum = all.get(4 - self.kind.size()..).unwrap_or_default().to_vec();
         match self.written {
-            Written::Raw => sum,
-            Written::RawLe => {
+            ChecksumEncoding::Raw => sum,
+            ChecksumEncoding::RawLe => {
                 sum.reverse();
                 sum
             }
-            Written::Hex => sum
+            ChecksumEncoding::Hex => sum
                 .iter()
                 .flat_map(|byte| format!("{byte:02X}").into_bytes())
                 .collect(),
         }
     }
 
-    /// The checksum of a request, over what stands before it.
+    /// The checksum of a request, over the bytes before it.
     pub(super) fn of_request(&self, before: &[u8]) -> Vec<u8> {
         let from = self
             .request_from
@@ -198,12 +200,12 @@ impl Checksum {
         self.made(before.get(from..).unwrap_or_default())
     }
 
-    /// The checksum of a message, over what stands before it.
+    /// The checksum of a message, over the bytes before it.
     pub(super) fn of_message(&self, before: &[u8]) -> Vec<u8> {
         let from = usize::try_from(self.from).unwrap_or(0);
-        // Where fewer bytes are covered than stand before it: `to` and `at` count from the same end.
+        // Where fewer bytes are covered than precede it: `to` and `at` count from the same end.
         let to = match (&self.to, &self.at) {
-            (Some(Position::At(to)), Position::At(at)) => before
+            (Some(ChecksumPosition::At(to)), ChecksumPosition::At(at)) => before
                 .len()
                 .saturating_sub(usize::try_from(at - to).unwrap_or(0)),
             (Some(to), _) => to.within(before).unwrap_or(before.len()),
@@ -212,14 +214,19 @@ impl Checksum {
         self.made(before.get(from..to).unwrap_or_default())
     }
 
-    /// How many bytes it takes as written.
+    /// The number of bytes it takes in the message.
     pub fn length(&self) -> usize {
-        self.kind.size() * if self.written == Written::Hex { 2 } else { 1 }
+        self.kind.size()
+            * if self.written == ChecksumEncoding::Hex {
+                2
+            } else {
+                1
+            }
     }
 
-    /// What is wrong with it; the error says what to write.
+    /// Checks the settings; the error names the remedy.
     pub fn check(&self) -> Result<(), &'static str> {
-        if self.optional && matches!(self.at, Position::At(_)) {
+        if self.optional && matches!(self.at, ChecksumPosition::At(_)) {
             return Err(
                 "only a mark tells whether a message has a checksum; write `at: { behind: '*' }`, or remove `optional`",
             );
@@ -241,7 +248,7 @@ impl Checksum {
         if self.optional && behind.iter().all(u8::is_ascii_whitespace) {
             return Verdict::Missing;
         }
-        let from = Position::At(self.from).within(message);
+        let from = ChecksumPosition::At(self.from).within(message);
         let to = self.to.as_ref().map_or(Some(at), |to| to.within(message));
         let covered = from.zip(to).and_then(|(from, to)| message.get(from..to));
         let is_right = covered.is_some_and(|covered| self.stands(&self.made(covered), behind));
@@ -252,16 +259,16 @@ impl Checksum {
         }
     }
 
-    /// True if a checksum is what stands here. Hexadecimal digits up to the end of a line may lack zeros at their front.
+    /// True if these bytes can be a checksum. Hexadecimal digits up to the end of a line may lack zeros at their front.
     fn stands(&self, made: &[u8], behind: &[u8]) -> bool {
         if behind
             .get(..made.len())
             .is_some_and(|found| found.eq_ignore_ascii_case(made))
         {
-            return self.written != Written::Hex
+            return self.written != ChecksumEncoding::Hex
                 || !behind.get(made.len()).is_some_and(u8::is_ascii_hexdigit);
         }
-        if self.written != Written::Hex || matches!(self.at, Position::At(_)) {
+        if self.written != ChecksumEncoding::Hex || matches!(self.at, ChecksumPosition::At(_)) {
             return false;
         }
         let digits = behind.trim_ascii_end();
@@ -290,7 +297,7 @@ mod tests {
     fn check(checksum: &str, message: &[u8]) {
         let checksum: Checksum = serde_yaml::from_str(checksum).unwrap();
         assert_eq!(checksum.verdict(message), Verdict::Right, "{checksum:?}");
-        let from = Position::At(checksum.from).within(message).unwrap();
+        let from = ChecksumPosition::At(checksum.from).within(message).unwrap();
         let to = checksum
             .to
             .as_ref()

@@ -1,41 +1,42 @@
-//! One instrument is asked: its script, its requests one after the other, and its answers.
+//! The exchange with one instrument: its script, its requests one after the other, and its answers.
 //!
 //! Invariants:
-//! * What came before a question was asked does not answer it.
+//! * Bytes that came before a request do not answer it.
 //! * A line whose speed a script changed has its own speed again afterwards, whatever the instrument did.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regex::bytes::Regex;
 use tokio::time::{sleep, timeout};
 
 use super::instrument::Instrument;
-use super::script::{self, Step};
-use super::{LONGEST_SETTLE, SETTLE, Talk, Text, parse};
+use super::script::{self, ScriptStep};
+use super::{LONGEST_SETTLE, SETTLE, Text, TextProtocol, parse};
 use crate::field::trace::Happening;
 use crate::field::trouble::Came;
-use crate::field::{ReadError, Values};
+use crate::field::{PollError, Values};
 use crate::time::now;
 
 impl Text {
-    /// Asks one instrument everything it is to be asked.
-    pub(super) async fn ask(&mut self, index: usize) -> Result<Values, ReadError> {
+    /// Runs the script and all requests of one instrument.
+    pub(super) async fn ask(&mut self, index: usize) -> Result<Values, PollError> {
         let Some(instrument) = self.instruments.get(index) else {
             return Ok(Vec::new());
         };
-        let talk = Arc::clone(&instrument.talk);
-        let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
-        let result = self.converse(index, &talk, &mut groups).await;
+        let protocol = Arc::clone(&instrument.protocol);
+        let mut groups =
+            HashMap::from([("address".to_owned(), protocol.address.clone().into_bytes())]);
+        let result = self.converse(index, &protocol, &mut groups).await;
         if let (Some(speed), Some(stream)) =
             (self.port().map(|port| port.speed), self.stream.as_mut())
-            && talk
+            && protocol
                 .script
                 .iter()
-                .any(|step| matches!(step.always(), Step::Speed(_)))
+                .any(|step| matches!(step.always(), ScriptStep::Speed(_)))
         {
-            stream.set_speed(speed).map_err(ReadError::LineDown)?;
+            stream.set_speed(speed).map_err(PollError::LineDown)?;
         }
         result
     }
@@ -43,60 +44,52 @@ impl Text {
     async fn converse(
         &mut self,
         index: usize,
-        talk: &Talk,
+        protocol: &TextProtocol,
         groups: &mut HashMap<String, Vec<u8>>,
-    ) -> Result<Values, ReadError> {
+    ) -> Result<Values, PollError> {
         self.forget(index).await?;
-        for step in &talk.script {
+        for step in &protocol.script {
             self.heartbeat.beat(now());
-            self.step(step, groups, self.patience(talk)).await?;
+            self.step(step, groups, self.patience(protocol)).await?;
         }
-        if talk.requests.is_empty() {
-            return self.answer(index, talk).await;
+        if protocol.requests.is_empty() {
+            return self.answer(index, protocol).await;
         }
         let mut values: Values = Vec::new();
-        let order = self
-            .instruments
-            .get(index)
-            .map(Instrument::order)
-            .unwrap_or_default();
+        let instrument = self.instruments.get(index);
+        let order = instrument.map(Instrument::order).unwrap_or_default();
         for (turn, number) in order.into_iter().enumerate() {
-            let Some(request) = talk.requests.get(number) else {
+            let Some(request) = protocol.requests.get(number) else {
                 continue;
             };
             self.heartbeat.beat(now());
             self.forget(index).await?;
-            let bytes = request.fill(groups, |before| {
-                talk.checksum
-                    .as_ref()
-                    .map(|sum| sum.of_request(before))
-                    .unwrap_or_default()
-            });
-            self.send(&bytes).await?;
-            let answer = self.answer(index, talk).await;
+            let request = request.fill(groups, |before| protocol.checksum_of_request(before));
+            self.send(&request).await?;
+            let answer = self.answer(index, protocol).await;
             if let Some(instrument) = self.instruments.get_mut(index) {
                 instrument.was_answered(number, answer.is_ok());
             }
             match answer {
                 Ok(more) => values.extend(more),
-                // What the others bring is good; what this one would have brought is missing.
-                Err(ReadError::NoAnswer | ReadError::Missed(_)) if turn > 0 => {}
+                // The values of the other requests are good; only those of this one are missing.
+                Err(PollError::NoAnswer | PollError::Missed(_)) if turn > 0 => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(values)
     }
 
-    /// How long this instrument may take to answer.
-    fn patience(&self, talk: &Talk) -> Duration {
-        talk.answer_within.unwrap_or(self.answer_within)
+    /// The time until this instrument must have begun its answer.
+    fn patience(&self, protocol: &TextProtocol) -> Duration {
+        protocol.answer_within.unwrap_or(self.answer_within)
     }
 
-    async fn answer(&mut self, index: usize, talk: &Talk) -> Result<Values, ReadError> {
+    async fn answer(&mut self, index: usize, protocol: &TextProtocol) -> Result<Values, PollError> {
         self.counts.count(index, |counts| counts.requests.count());
         let asked = now();
-        let answer_within = self.patience(talk);
-        let longest = asked + answer_within + self.longest_on_wire(talk);
+        let answer_within = self.patience(protocol);
+        let longest = asked + answer_within + self.longest_on_wire(protocol);
         loop {
             // A first byte in time, and no pause as long as that; what never ends is given up all the same.
             let limit = (asked.max(self.last_byte) + answer_within).min(longest);
@@ -105,55 +98,70 @@ impl Text {
                 if self.last_byte > limit - answer_within && now() < longest {
                     continue;
                 }
-                self.owed = Some(now() + answer_within);
-                self.counts.count(index, |counts| counts.timeouts.count());
-                self.counts
-                    .watchers
-                    .tell(|| Happening::Ended("no answer".to_owned()));
-                return Err(self
-                    .instruments
-                    .get_mut(index)
-                    .map_or(ReadError::NoAnswer, Instrument::missed));
+                return Err(self.gave_up(index, answer_within));
             };
-            let message = message?;
-            let Some(instrument) = self.instruments.get_mut(index) else {
-                return Ok(Vec::new());
-            };
-            let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message)
-                .unwrap_or_default();
-            // What does not look like an answer is none: an echo, a greeting.
-            if !values.is_empty() {
-                let took = u64::try_from(now().saturating_duration_since(asked).as_micros())
-                    .unwrap_or(u64::MAX);
-                self.counts.count(index, |counts| {
-                    counts.answers.count();
-                    counts.turnaround_us.set(took);
-                });
-                instrument.trouble.answered();
+            if let Some(values) = self.taken(index, protocol, &message?, asked) {
                 return Ok(values);
             }
+        }
+    }
+
+    /// No answer came in time.
+    fn gave_up(&mut self, index: usize, answer_within: Duration) -> PollError {
+        self.owed = Some(now() + answer_within);
+        self.counts.count(index, |counts| counts.timeouts.count());
+        self.counts
+            .watchers
+            .tell(|| Happening::Ended("no answer".to_owned()));
+        let instrument = self.instruments.get_mut(index);
+        instrument.map_or(PollError::NoAnswer, Instrument::missed)
+    }
+
+    /// The values in a message; `None` for a message that is no answer: an echo, a greeting.
+    fn taken(
+        &mut self,
+        index: usize,
+        protocol: &TextProtocol,
+        message: &[u8],
+        asked: Instant,
+    ) -> Option<Values> {
+        let Some(instrument) = self.instruments.get_mut(index) else {
+            return Some(Vec::new());
+        };
+        let values = parse::values(&instrument.device, protocol.pattern.as_ref(), message)
+            .filter(|values| !values.is_empty());
+        if values.is_some() {
+            let took = now().saturating_duration_since(asked).as_micros();
+            self.counts.count(index, |counts| {
+                counts.answers.count();
+                let took = u64::try_from(took).unwrap_or(u64::MAX);
+                counts.turnaround_us.set(took);
+            });
+            instrument.trouble.answered();
+        } else {
             self.counts.count(index, |counts| counts.unmatched.count());
             instrument.trouble.note(&Came {
                 unmatched: 1,
                 ..Came::default()
             });
         }
+        values
     }
 
-    fn longest_on_wire(&self, talk: &Talk) -> Duration {
-        let slowest = if talk.script.is_empty() {
-            talk.framing.max.min(1024)
+    fn longest_on_wire(&self, protocol: &TextProtocol) -> Duration {
+        let slowest = if protocol.script.is_empty() {
+            protocol.framing.max.min(1024)
         } else {
-            talk.framing.max
+            protocol.framing.max
         };
         self.port().map_or(Duration::ZERO, |port| {
             port.speed.character() * u32::try_from(slowest).unwrap_or(u32::MAX)
         })
     }
 
-    /// What came before a question does not answer it; nor does a late answer to an earlier question, of this instrument or another
-    /// one. Those that talk by themselves keep what they said.
-    async fn forget(&mut self, index: usize) -> Result<(), ReadError> {
+    /// Discards bytes that came before a request, and late answers to earlier ones, of this instrument or another: they do not answer
+    /// it. Messages of instruments that send by themselves are kept.
+    async fn forget(&mut self, index: usize) -> Result<(), PollError> {
         if let Some(until) = self.owed.take() {
             while let Ok(received) =
                 timeout(until.saturating_duration_since(now()), self.receive()).await
@@ -175,40 +183,40 @@ impl Text {
 
     async fn step(
         &mut self,
-        step: &Step,
+        step: &ScriptStep,
         groups: &mut HashMap<String, Vec<u8>>,
         patience: Duration,
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), PollError> {
         let none = |_: &[u8]| Vec::new();
         let mut step = step;
-        while let Step::If(name, inner) = step {
+        while let ScriptStep::If(name, inner) = step {
             if groups.get(name).is_none_or(Vec::is_empty) {
                 return Ok(());
             }
             step = inner;
         }
         match step {
-            Step::Send(template) => {
+            ScriptStep::Send(template) => {
                 let bytes = template.fill(groups, none);
                 self.send(&bytes).await
             }
-            Step::Wait(template) => {
+            ScriptStep::Wait(template) => {
                 let time = script::time(&template.fill(groups, none))
-                    .map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
+                    .map_err(|why| PollError::Garbled(format!("garbled answer: {why}")))?;
                 self.heartbeat.through(sleep(time)).await;
                 Ok(())
             }
-            Step::Speed(template) => {
+            ScriptStep::Speed(template) => {
                 let speed = script::speed(&template.fill(groups, none))
-                    .map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
+                    .map_err(|why| PollError::Garbled(format!("garbled answer: {why}")))?;
                 match self.stream.as_mut() {
-                    Some(stream) => stream.set_speed(speed).map_err(ReadError::LineDown),
+                    Some(stream) => stream.set_speed(speed).map_err(PollError::LineDown),
                     None => Ok(()),
                 }
             }
-            Step::Expect(pattern) => self.expect(pattern, groups, patience).await,
+            ScriptStep::Expect(pattern) => self.expect(pattern, groups, patience).await,
             // Unwrapped above.
-            Step::If(..) => Ok(()),
+            ScriptStep::If(..) => Ok(()),
         }
     }
 
@@ -217,7 +225,7 @@ impl Text {
         pattern: &Regex,
         groups: &mut HashMap<String, Vec<u8>>,
         patience: Duration,
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), PollError> {
         let limit = now()
             + patience
             + self
@@ -238,14 +246,14 @@ impl Text {
             let left = limit.saturating_duration_since(now());
             match timeout(left, self.receive()).await {
                 Ok(bytes) => heard.extend(bytes?),
-                Err(_) if heard.is_empty() => return Err(ReadError::NoAnswer),
+                Err(_) if heard.is_empty() => return Err(PollError::NoAnswer),
                 Err(_) => {
                     let why = format!(
                         "received {} bytes that do not match `{}`",
                         heard.len(),
                         pattern.as_str()
                     );
-                    return Err(ReadError::Garbled(why));
+                    return Err(PollError::Garbled(why));
                 }
             }
         }

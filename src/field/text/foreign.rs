@@ -10,7 +10,7 @@ use regex::bytes::Regex;
 /// Bytes of a mark that may be in the chunk before.
 const OVERLAP: usize = 32;
 
-/// How a protocol is recognised, and what to tell of it.
+/// The signature of a protocol, and the advice for it.
 struct Language {
     mark: LazyLock<Regex>,
     what: &'static str,
@@ -48,7 +48,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// What is spoken, if these bytes show it together with those before.
+    /// The protocol that these bytes show, together with those before.
     pub(super) fn hear(&mut self, bytes: &[u8]) -> Option<&'static str> {
         self.tail.extend_from_slice(bytes);
         let found = LANGUAGES

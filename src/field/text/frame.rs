@@ -11,14 +11,14 @@ use serde::{Deserialize, de};
 use super::bytes::Bytes;
 use crate::units::Span;
 
-/// How messages are cut out of a stream.
+/// The bounds of messages in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Framing {
+pub struct MessageFraming {
     /// Every message begins with these bytes.
     pub start: Option<Bytes>,
     /// Every message ends with these bytes.
     pub end: Option<Bytes>,
-    /// What belongs to the message behind its end.
+    /// Bytes behind the end that belong to the message.
     pub with_end: WithEnd,
     /// The message says how long it is.
     pub length: Option<Length>,
@@ -28,7 +28,7 @@ pub struct Framing {
     pub max: usize,
 }
 
-/// What belongs to a message behind its end.
+/// Bytes behind the end of a message that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WithEnd {
     /// So many bytes.
@@ -87,7 +87,7 @@ fn one() -> usize {
     1
 }
 
-impl Default for Framing {
+impl Default for MessageFraming {
     fn default() -> Self {
         let end = Some(Bytes(b"\n".to_vec()));
         Self {
@@ -101,8 +101,8 @@ impl Default for Framing {
     }
 }
 
-impl Framing {
-    /// What contradicts itself; the error says what to write.
+impl MessageFraming {
+    /// Checks for contradictions; the error names the remedy.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.end.is_none() && self.length.is_none() && self.silence.is_none() {
             return Err("a message needs an end: write end, length or silence");
@@ -138,21 +138,21 @@ impl Framing {
 /// The stream of one instrument.
 #[derive(Debug)]
 pub(super) struct Framer {
-    framing: Framing,
+    framing: MessageFraming,
     pending: Vec<u8>,
     /// Bytes that belonged to no message.
     pub(super) junk: u64,
 }
 
-/// What is known of the message that begins at the front.
-enum Front {
+/// The message at the front of the received bytes.
+enum MessageFront {
     Whole(usize),
     Unfinished,
     None,
 }
 
 impl Framer {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(super) fn new(framing: MessageFraming) -> Self {
         Self {
             framing,
             pending: Vec::new(),
@@ -166,7 +166,7 @@ impl Framer {
         self.pending.clear();
     }
 
-    /// Takes what came; of an instrument that nobody listens to now, the newest.
+    /// Takes received bytes; drops the oldest beyond the limit.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
         let most = 2 * self.framing.max.max(512);
@@ -182,9 +182,9 @@ impl Framer {
         loop {
             self.seek_start();
             match self.front(0) {
-                Front::Whole(length) => return Some(self.pending.drain(..length).collect()),
-                Front::Unfinished if self.pending.len() <= self.framing.max => return None,
-                Front::Unfinished | Front::None => {
+                MessageFront::Whole(length) => return Some(self.pending.drain(..length).collect()),
+                MessageFront::Unfinished if self.pending.len() <= self.framing.max => return None,
+                MessageFront::Unfinished | MessageFront::None => {
                     self.junk += 1;
                     self.pending.remove(0);
                 }
@@ -202,7 +202,7 @@ impl Framer {
                 .is_some_and(|rest| rest.starts_with(start))
         });
         let found = starts.into_iter().find_map(|at| match self.front(at) {
-            Front::Whole(length) => self
+            MessageFront::Whole(length) => self
                 .pending
                 .get(at..at + length)
                 .filter(|message| is_right(message))
@@ -218,7 +218,7 @@ impl Framer {
     pub(super) fn put_back(&mut self, message: &[u8]) {
         self.junk += 1;
         let rest = message.get(1..).unwrap_or_default();
-        // Without a start nothing tells where a right one could begin but the end of this one.
+        // Without a start, only the end of this message shows where the next may begin.
         if self.framing.start.is_some() {
             self.pending.splice(..0, rest.iter().copied());
         } else {
@@ -226,12 +226,12 @@ impl Framer {
         }
     }
 
-    /// What came until it became silent, if silence ends messages.
+    /// The bytes before a silence, if silence ends messages.
     pub(super) fn silent(&mut self) -> Option<Vec<u8>> {
         self.framing.silence?;
         self.seek_start();
         let whole = std::mem::take(&mut self.pending);
-        // What has another end, and did not come to it, is half a message.
+        // A message with another end that did not reach it is incomplete.
         if self.framing.end.is_some() || self.framing.length.is_some() {
             self.junk += whole.len() as u64;
             return None;
@@ -251,7 +251,7 @@ impl Framer {
             .pending
             .windows(start.len())
             .position(|window| window == start.as_slice());
-        // The beginning of a start may stand at the end.
+        // The start may be cut at the end of the bytes.
         let keep = found.unwrap_or_else(|| {
             let longest = (0..start.len().min(self.pending.len() + 1))
                 .rev()
@@ -266,28 +266,28 @@ impl Framer {
     }
 
     /// The message that begins at a place.
-    fn front(&self, from: usize) -> Front {
+    fn front(&self, from: usize) -> MessageFront {
         let pending = self.pending.get(from..).unwrap_or_default();
         let skip = self.framing.start.as_ref().map_or(0, |start| start.0.len());
         if pending.len() <= skip {
-            return Front::Unfinished;
+            return MessageFront::Unfinished;
         }
         if let Some(Length { at, size, add }) = self.framing.length {
             let Some(bytes) = pending.get(at..at + size) else {
-                return Front::Unfinished;
+                return MessageFront::Unfinished;
             };
             let length = bytes
                 .iter()
                 .fold(0, |length, byte| length << 8 | usize::from(*byte))
                 + add;
             return match length {
-                length if length > self.framing.max || length <= skip => Front::None,
-                length if length <= pending.len() => Front::Whole(length),
-                _ => Front::Unfinished,
+                length if length > self.framing.max || length <= skip => MessageFront::None,
+                length if length <= pending.len() => MessageFront::Whole(length),
+                _ => MessageFront::Unfinished,
             };
         }
         let Some(Bytes(end)) = &self.framing.end else {
-            return Front::Unfinished;
+            return MessageFront::Unfinished;
         };
         let behind = pending.get(skip..).unwrap_or_default();
         match behind
@@ -295,12 +295,12 @@ impl Framer {
             .position(|window| window == end.as_slice())
         {
             Some(at) => self.with_end(pending, skip + at + end.len()),
-            None => Front::Unfinished,
+            None => MessageFront::Unfinished,
         }
     }
 
-    /// The message whose end stands before `end`, with what belongs to it behind that.
-    fn with_end(&self, pending: &[u8], end: usize) -> Front {
+    /// The message that ends before `end`, with the bytes behind that which belong to it.
+    fn with_end(&self, pending: &[u8], end: usize) -> MessageFront {
         let length = match &self.framing.with_end {
             WithEnd::Count(count) => Some(end + count).filter(|length| *length <= pending.len()),
             // Resolved before: a framer knows no checksums.
@@ -313,8 +313,8 @@ impl Framer {
             }
         };
         match length {
-            Some(length) => Front::Whole(length),
-            None => Front::Unfinished,
+            Some(length) => MessageFront::Whole(length),
+            None => MessageFront::Unfinished,
         }
     }
 }
@@ -334,7 +334,7 @@ mod tests {
         max: Option<usize>,
     }
 
-    fn framing(text: &str) -> Framing {
+    fn framing(text: &str) -> MessageFraming {
         let Typed {
             start,
             end,
@@ -343,7 +343,7 @@ mod tests {
             silence,
             max,
         } = serde_yaml::from_str(text).unwrap();
-        Framing {
+        MessageFraming {
             start,
             end,
             with_end: with_end.unwrap_or(WithEnd::Count(0)),

@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Talk;
+use super::TextProtocol;
 use super::checksum::Verdict;
 use super::frame::Framer;
 use super::missing::Missing;
 use crate::field::trouble::{Came, Trouble};
-use crate::field::{Device, ReadError};
+use crate::field::{Device, PollError};
 
 /// One instrument with its stream.
 pub(super) struct Instrument {
     pub(super) device: Arc<Device>,
-    pub(super) talk: Arc<Talk>,
+    pub(super) protocol: Arc<TextProtocol>,
     pub(super) framer: Framer,
     /// When it talked by itself.
     pub(super) heard: Option<Instant>,
-    /// What its messages lack.
+    /// The points that its messages lack.
     pub(super) missing: Missing,
-    /// What came from it instead of messages.
+    /// The bytes that came from it instead of messages.
     pub(super) trouble: Trouble,
     /// Its messages have a checksum: one without is not right any more.
     is_summed: bool,
@@ -30,12 +30,12 @@ pub(super) struct Instrument {
 impl Instrument {
     /// `None` for a device with registers.
     pub(super) fn new(device: &Arc<Device>) -> Option<Self> {
-        let talk = Arc::clone(device.talk.as_ref()?);
-        let framer = Framer::new(talk.framing.clone());
-        let missing = Missing::new(device, talk.silent_after);
+        let protocol = Arc::clone(device.protocol.as_ref()?);
+        let framer = Framer::new(protocol.framing.clone());
+        let missing = Missing::new(device, protocol.silent_after);
         Some(Self {
             device: Arc::clone(device),
-            talk,
+            protocol,
             framer,
             heard: None,
             missing,
@@ -45,17 +45,20 @@ impl Instrument {
         })
     }
 
-    /// The next message that is right, or that has a wrong checksum; the flag says which.
+    /// The next whole message; the flag is true if its checksum is right.
     pub(super) fn next_message(&mut self, is_silent: bool) -> Option<(Vec<u8>, bool)> {
-        let Self { framer, talk, .. } = &mut *self;
+        let Self {
+            framer, protocol, ..
+        } = &mut *self;
         let is_right = |message: &[u8]| {
-            talk.checksum
+            protocol
+                .checksum
                 .as_ref()
                 .is_some_and(|checksum| checksum.verdict(message) == Verdict::Right)
         };
         let next = framer.next().or_else(|| framer.ahead(is_right));
         let message = next.or_else(|| if is_silent { framer.silent() } else { None })?;
-        let verdict = talk
+        let verdict = protocol
             .checksum
             .as_ref()
             .map_or(Verdict::Missing, |checksum| checksum.verdict(&message));
@@ -69,7 +72,7 @@ impl Instrument {
     }
 
     /// Why it counts as silent: by what came instead of its message.
-    pub(super) fn missed(&mut self) -> ReadError {
+    pub(super) fn missed(&mut self) -> PollError {
         let incomplete = u64::from(self.framer.has_begun());
         self.trouble.note(&Came {
             incomplete,
@@ -77,12 +80,12 @@ impl Instrument {
         });
         self.trouble
             .reason()
-            .map_or(ReadError::NoAnswer, ReadError::Missed)
+            .map_or(PollError::NoAnswer, PollError::Missed)
     }
 
     /// The requests in the order in which they are asked.
     pub(super) fn order(&self) -> Vec<usize> {
-        let others = (0..self.talk.requests.len()).filter(|number| *number != self.first);
+        let others = (0..self.protocol.requests.len()).filter(|number| *number != self.first);
         std::iter::once(self.first).chain(others).collect()
     }
 
@@ -92,7 +95,7 @@ impl Instrument {
         if is_answered {
             self.first = number;
         } else if number == self.first {
-            self.first = (number + 1) % self.talk.requests.len().max(1);
+            self.first = (number + 1) % self.protocol.requests.len().max(1);
         }
     }
 }

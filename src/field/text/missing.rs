@@ -2,21 +2,21 @@
 //!
 //! Invariants:
 //! * A point is missing when messages came for as long as it may be missing, and none of them brought it.
-//! * It is told once, and again only after it came, or after the instrument was silent.
+//! * It is reported once, and again only after it came, or after the instrument was silent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::parse::Found;
-use crate::field::{Device, Source, Values};
+use super::parse::Extraction;
+use crate::field::{Device, PointSource, Values};
 use crate::reading::PointId;
 
 #[derive(Debug)]
 struct Watched {
     point: PointId,
-    /// What is looked for.
+    /// The pattern, for people.
     sought: String,
-    /// How long it may be missing.
+    /// The longest time that it may be missing.
     patience: Duration,
     /// When it came last, or when messages began to come.
     since: Option<Instant>,
@@ -33,10 +33,10 @@ impl Missing {
     /// Watches what is looked for in messages. A point may be missing for `patience`, or for its own `stale_after` if that is longer.
     pub(super) fn new(device: &Device, patience: Duration) -> Self {
         let watched = device.points.iter().filter_map(|point| {
-            let Source::Found(found) = &point.source else {
+            let PointSource::Extracted(found) = &point.source else {
                 return None;
             };
-            let found: &Found = found;
+            let found: &Extraction = found;
             let patience = point.stale_after.map_or(patience, |own| own.max(patience));
             Some(Watched {
                 point: point.id,
@@ -62,14 +62,14 @@ impl Missing {
         }
     }
 
-    /// The instrument was silent, and all its points are told of by that.
+    /// The instrument was silent, which is reported for all its points.
     pub(super) fn silent(&mut self) {
         for watched in &mut self.0 {
             (watched.since, watched.messages, watched.is_told) = (None, 0, false);
         }
     }
 
-    /// What is missing since the last time this was asked.
+    /// The points that are missing since the last call.
     pub(super) fn take(&mut self, now: Instant) -> Values {
         let mut missing = Values::new();
         for watched in &mut self.0 {
@@ -92,32 +92,32 @@ impl Missing {
 mod tests {
     use super::*;
     use crate::field::Point;
-    use crate::field::decode::{Kind, Meaning};
-    use crate::field::text::parse::{Notation, Place};
+    use crate::field::decode::{DataType, Meaning};
+    use crate::field::signal::Signal;
+    use crate::field::text::parse::{Notation, ValueLocation};
     use crate::field::text::script::Pattern;
-    use crate::field::wave::Wave;
     use crate::reading::{DeviceId, Value};
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn device() -> Device {
         let point = |id, pattern: &str, stale_after| {
-            let found = Found {
-                place: Place::Find(vec![Pattern::new(pattern, None).unwrap()]),
+            let found = Extraction {
+                place: ValueLocation::Find(vec![Pattern::new(pattern, None).unwrap()]),
                 when: None,
                 bad_when: Vec::new(),
                 units: Vec::new(),
                 unit_if_none: None,
                 notation: Notation::Decimal,
                 words: Vec::new(),
-                meaning: Meaning::new(Kind::F64),
+                meaning: Meaning::new(DataType::F64),
             };
-            let source = Source::Found(Box::new(found));
+            let source = PointSource::Extracted(Box::new(found));
             Point {
                 id: PointId(id),
                 source,
                 stale_after,
-                ..Point::made(format!("p{id}"), Wave::default())
+                ..Point::simulated(format!("p{id}"), Signal::default())
             }
         };
         let points = vec![

@@ -1,9 +1,9 @@
-//! Plain serial instruments: they are asked, or talk by themselves, in lines of text or in frames of bytes; over serial or TCP.
+//! Plain serial instruments: polled, or sending by themselves, in lines of text or in frames of bytes; over serial or TCP.
 //!
 //! Invariants:
 //! * A message with a wrong checksum is counted and never looked into.
 //! * What came before a question was asked does not answer it.
-//! * Instruments that talk by themselves are heard while others are asked.
+//! * Messages of instruments that send by themselves are received while others are polled.
 //! * A point that messages do not bring becomes bad, with what was looked for.
 //!
 //! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `foreign`, `telegram` are pure; `converse` asks.
@@ -33,63 +33,71 @@ use super::serial::{Port, dial};
 use super::trace::Happening;
 use super::trouble::Came;
 use super::write::{Action, Outcome, ReadBack};
-use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
+use super::{Device, Driver, Job, Line, PollError, Values, Wire};
 use crate::heartbeat::Heartbeat;
 use crate::reading::PointId;
 use crate::time::now;
 use bytes::Template;
 use checksum::Checksum;
 use foreign::Listener;
-use frame::Framing;
+use frame::MessageFraming;
 use instrument::Instrument;
 use parse::Subtract;
-use script::{Pattern, Step};
+use script::{Pattern, ScriptStep};
 use stream::Stream;
 
 /// A TCP connection may take this long, however fast its instruments are to answer.
 const SHORTEST_DIAL: Duration = Duration::from_secs(3);
-/// How long a wire that never is silent is waited for.
+/// The longest wait for a wire that never becomes silent.
 const LONGEST_SETTLE: Duration = Duration::from_millis(50);
-/// How long a wire must be silent before a question is asked that messages without an end might answer.
+/// The silence before a request, where messages have no end that separates them from its answer.
 const SETTLE: Duration = Duration::from_millis(2);
 
-/// How one instrument talks.
+/// The protocol of one instrument.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Talk {
-    /// What is asked, one after the other; none: it talks by itself.
+pub struct TextProtocol {
+    /// The requests, one after the other; none: it sends by itself.
     pub requests: Vec<Template>,
-    /// What is said before.
-    pub script: Vec<Step>,
-    /// How often it is asked, or how long it may be silent.
+    /// The script before the requests.
+    pub script: Vec<ScriptStep>,
+    /// The polling interval, or the longest silence of one that sends by itself.
     pub every: Duration,
-    /// How long its messages may lack a point.
+    /// The longest time that its messages may lack a point.
     pub silent_after: Duration,
-    /// How long it may take to answer; `None`: as long as any on its line.
+    /// The timeout of its answers; `None`: that of its line.
     pub answer_within: Option<Duration>,
-    /// How its messages are cut out of the stream.
-    pub framing: Framing,
-    /// How they are protected.
+    /// The bounds of its messages in the stream.
+    pub framing: MessageFraming,
+    /// Their checksum.
     pub checksum: Option<Checksum>,
-    /// What is taken from their bytes.
+    /// The value that is subtracted from their bytes.
     pub subtract: Option<Subtract>,
-    /// What they look like; its groups are values.
+    /// Their pattern; its groups are values.
     pub pattern: Option<Pattern>,
-    /// What stands for `{address}` in requests.
+    /// The text for `{address}` in requests.
     pub address: String,
-    /// What a simulator says for it: all of it again and again, or one for each thing that is sent to it; none: nothing.
+    /// The messages of a simulator: sent again and again, or one for each request; none: it stays silent.
     pub simulate: Vec<Template>,
 }
 
-impl Talk {
-    /// True if it is asked.
+impl TextProtocol {
+    /// The checksum of a request over the bytes before it; empty without one.
+    pub(super) fn checksum_of_request(&self, before: &[u8]) -> Vec<u8> {
+        let checksum = self.checksum.as_ref();
+        checksum
+            .map(|checksum| checksum.of_request(before))
+            .unwrap_or_default()
+    }
+
+    /// True if it is polled, and does not only send by itself.
     pub fn is_polled(&self) -> bool {
         !self.requests.is_empty() || !self.script.is_empty()
     }
 
-    /// What is sent to it, in this order.
+    /// The templates of its requests, in this order.
     pub fn sent(&self) -> impl Iterator<Item = &Template> {
         let script = self.script.iter().filter_map(|step| {
-            if let Step::Send(template) = step.always() {
+            if let ScriptStep::Send(template) = step.always() {
                 Some(template)
             } else {
                 None
@@ -123,8 +131,8 @@ impl std::fmt::Debug for Text {
     }
 }
 
-fn broken(error: &io::Error) -> ReadError {
-    ReadError::LineDown(if error.kind() == io::ErrorKind::UnexpectedEof {
+fn broken(error: &io::Error) -> PollError {
+    PollError::LineDown(if error.kind() == io::ErrorKind::UnexpectedEof {
         "the connection was closed by the other side, or the adapter was unplugged".to_owned()
     } else {
         format!("the connection broke: {error}")
@@ -158,9 +166,9 @@ impl Text {
     }
 
     /// Waits for bytes, and gives them to every instrument.
-    async fn receive(&mut self) -> Result<Vec<u8>, ReadError> {
+    async fn receive(&mut self) -> Result<Vec<u8>, PollError> {
         let Some(stream) = self.stream.as_mut() else {
-            return Err(ReadError::LineDown("not connected".to_owned()));
+            return Err(PollError::LineDown("not connected".to_owned()));
         };
         let mut space = [0; 512];
         let count = stream
@@ -187,9 +195,9 @@ impl Text {
         Ok(bytes)
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), PollError> {
         let Some(stream) = self.stream.as_mut() else {
-            return Err(ReadError::LineDown("not connected".to_owned()));
+            return Err(PollError::LineDown("not connected".to_owned()));
         };
         stream
             .write_all(bytes)
@@ -225,17 +233,17 @@ impl Text {
                 instrument.framer.put_back(&message);
                 continue;
             }
-            if let Some(subtract) = instrument.talk.subtract {
+            if let Some(subtract) = instrument.protocol.subtract {
                 subtract.apply(&mut message);
             }
             return Some(message);
         }
     }
 
-    /// How long the wire must still be silent until that ends a message.
+    /// The remaining silence that ends a message.
     fn silence_left(&self, index: usize) -> Option<Duration> {
         let instrument = self.instruments.get(index)?;
-        let silence = instrument.talk.framing.silence()?;
+        let silence = instrument.protocol.framing.silence()?;
         instrument
             .framer
             .has_begun()
@@ -243,7 +251,7 @@ impl Text {
     }
 
     /// Waits for a message of an instrument.
-    async fn next_message(&mut self, index: usize) -> Result<Vec<u8>, ReadError> {
+    async fn next_message(&mut self, index: usize) -> Result<Vec<u8>, PollError> {
         loop {
             if let Some(message) = self.message(index, false) {
                 return Ok(message);
@@ -268,7 +276,7 @@ impl Text {
             if self
                 .instruments
                 .get(index)
-                .is_none_or(|instrument| instrument.talk.is_polled())
+                .is_none_or(|instrument| instrument.protocol.is_polled())
             {
                 continue;
             }
@@ -279,7 +287,7 @@ impl Text {
                 };
                 let Some(values) = parse::values(
                     &instrument.device,
-                    instrument.talk.pattern.as_ref(),
+                    instrument.protocol.pattern.as_ref(),
                     &message,
                 ) else {
                     self.counts.count(index, |counts| counts.unmatched.count());
@@ -316,17 +324,17 @@ impl Driver for Text {
         let job = |(index, instrument): (usize, &Instrument)| Job {
             device: index,
             // Two misses make it offline: when it has been silent for as long as it may be, or a little longer.
-            every: if instrument.talk.is_polled() {
-                instrument.talk.every
+            every: if instrument.protocol.is_polled() {
+                instrument.protocol.every
             } else {
-                instrument.talk.every / 4
+                instrument.protocol.every / 4
             },
             takes: Duration::ZERO,
             // Who talks by itself has time to do so.
-            delay: if instrument.talk.is_polled() {
+            delay: if instrument.protocol.is_polled() {
                 Duration::ZERO
             } else {
-                instrument.talk.every
+                instrument.protocol.every
             },
             points: points(&instrument.device),
         };
@@ -351,11 +359,11 @@ impl Driver for Text {
         Ok(())
     }
 
-    async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
+    async fn read(&mut self, job: usize) -> Result<Values, PollError> {
         let is_polled = self
             .instruments
             .get(job)
-            .is_some_and(|instrument| instrument.talk.is_polled());
+            .is_some_and(|instrument| instrument.protocol.is_polled());
         let outcome = if is_polled {
             Some(self.ask(job).await)
         } else {
@@ -369,14 +377,14 @@ impl Driver for Text {
                 instrument.missing.heard(&values, now());
                 values
             }
-            // One missed answer tells nothing of what the others brought.
+            // The values of the other requests stay valid.
             Some(Err(error)) => return Err(error),
             // Its values came by themselves; here it is only noticed whether any did.
             None => {
                 let silent = instrument
                     .heard
                     .map(|at| now().saturating_duration_since(at));
-                if silent.is_none_or(|silent| silent >= instrument.talk.every * 3 / 4) {
+                if silent.is_none_or(|silent| silent >= instrument.protocol.every * 3 / 4) {
                     instrument.missing.silent();
                     return Err(instrument.missed());
                 }
@@ -387,9 +395,9 @@ impl Driver for Text {
         Ok(values)
     }
 
-    async fn probe(&mut self, device: usize, _: usize) -> Result<(), ReadError> {
+    async fn probe(&mut self, device: usize, _: usize) -> Result<(), PollError> {
         match self.instruments.get_mut(device) {
-            Some(instrument) if instrument.talk.is_polled() => {
+            Some(instrument) if instrument.protocol.is_polled() => {
                 // It is offline, and all its points are bad by that.
                 instrument.missing.silent();
                 self.ask(device).await.map(drop)
@@ -397,7 +405,7 @@ impl Driver for Text {
             _ => Err(self
                 .instruments
                 .get_mut(device)
-                .map_or(ReadError::NoAnswer, Instrument::missed)),
+                .map_or(PollError::NoAnswer, Instrument::missed)),
         }
     }
 
@@ -413,7 +421,7 @@ impl Driver for Text {
         self.talked()
     }
 
-    async fn listen(&mut self) -> Result<(usize, Values), ReadError> {
+    async fn listen(&mut self) -> Result<(usize, Values), PollError> {
         loop {
             if let Some(talked) = self.talked() {
                 return Ok(talked);
@@ -421,7 +429,7 @@ impl Driver for Text {
             let listeners = (0..self.instruments.len()).filter(|index| {
                 self.instruments
                     .get(*index)
-                    .is_some_and(|instrument| !instrument.talk.is_polled())
+                    .is_some_and(|instrument| !instrument.protocol.is_polled())
             });
             let silence = listeners.filter_map(|index| self.silence_left(index)).min();
             match silence {

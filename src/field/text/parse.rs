@@ -3,7 +3,7 @@
 //! Invariants:
 //! * A number is only good with its identity and its unit: lines that belong together are joined by the groups that both name, and a
 //!   unit that is not the one of the point is converted or makes the value bad.
-//! * What a message says of its own trouble (`bad_when`) goes before any number in it.
+//! * A fault that a message reports itself (`bad_when`) overrides any number in it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::script::Pattern;
 use crate::field::decode::Meaning;
-use crate::field::{Device, Source, Values};
+use crate::field::{Device, PointSource, Values};
 use crate::reading::Value;
 
 /// The group that holds the value, where the first one does not.
@@ -22,9 +22,9 @@ pub const UNIT: &str = "unit";
 /// Characters of a pattern that a reason shows.
 const MOST_SHOWN: usize = 40;
 
-/// Where a value stands in a message.
+/// The location of a value in a message.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Place {
+pub enum ValueLocation {
     /// The group of this name in the device's `match`.
     Group(String),
     /// The group `value`, or else the first one, of the first of these patterns that is in the message.
@@ -46,14 +46,14 @@ pub enum Notation {
 
 /// A value in the messages of an instrument.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct Extraction {
     /// Where.
-    pub place: Place,
+    pub place: ValueLocation,
     /// Only in messages with this pattern; a group that `place` names, too, must hold the same in both.
     pub when: Option<Pattern>,
     /// Messages that say that there is no good value, and why.
     pub bad_when: Vec<(Pattern, Arc<str>)>,
-    /// What each unit that a message may name makes of the number; empty: no unit is looked for.
+    /// The meaning of the number in each unit that a message may name; empty: units are ignored.
     pub units: Vec<(Box<str>, Meaning)>,
     /// The unit of messages that name none.
     pub unit_if_none: Option<Arc<str>>,
@@ -61,7 +61,7 @@ pub struct Found {
     pub notation: Notation,
     /// Text for text: what the instrument writes, and what is published.
     pub words: Vec<(Box<str>, Arc<str>)>,
-    /// What it means.
+    /// The meaning of the number.
     pub meaning: Meaning,
 }
 
@@ -104,14 +104,25 @@ fn text(bytes: &[u8]) -> String {
     )
 }
 
-/// A number with the unit that stands beside it, as the instrument wrote both.
-struct Written {
+/// A number with the unit beside it, as the instrument wrote both.
+struct WrittenNumber {
     number: String,
     unit: Option<String>,
 }
 
-impl Written {
-    /// What a pattern found; `joined`: groups that only say which line it is. `None` if no group took part.
+impl WrittenNumber {
+    /// The text of a group of the device's pattern, with the unit from the group beside it or of the whole message.
+    fn of_group(name: &str, captures: &Captures<'_>) -> Option<Self> {
+        let unit = captures
+            .name(&format!("{name}_{UNIT}"))
+            .or_else(|| captures.name(UNIT).filter(|_| name != UNIT));
+        Some(Self {
+            number: text(captures.name(name)?.as_bytes()),
+            unit: unit.map(|unit| text(unit.as_bytes())),
+        })
+    }
+
+    /// The match of a pattern; `joined`: groups that only identify the line. `None` if no group took part.
     fn of(pattern: &Pattern, captures: &Captures<'_>, joined: &[&str]) -> Option<Self> {
         let names = || pattern.0.capture_names().enumerate().skip(1);
         let is_value =
@@ -131,7 +142,7 @@ impl Written {
     }
 }
 
-impl Found {
+impl Extraction {
     /// The value in a message; `None` if this message does not bring it.
     fn value(
         &self,
@@ -153,24 +164,15 @@ impl Found {
             return Some(Err(Arc::clone(why)));
         }
         match &self.place {
-            Place::Group(name) => {
-                let captures = captures?;
-                let unit = captures
-                    .name(&format!("{name}_{UNIT}"))
-                    .or_else(|| captures.name(UNIT).filter(|_| name != UNIT));
-                let unit = unit.map(|unit| text(unit.as_bytes()));
-                captures.name(name).map(|found| {
-                    self.meant(&Written {
-                        number: text(found.as_bytes()),
-                        unit,
-                    })
-                })
+            ValueLocation::Group(name) => {
+                let written = WrittenNumber::of_group(name, captures?)?;
+                Some(self.meant(&written))
             }
-            Place::Find(patterns) => self
-                .find(patterns, message)
-                .transpose()
-                .map(|found| found.and_then(|written| self.meant(&written))),
-            Place::Byte(at) => {
+            ValueLocation::Find(patterns) => {
+                let found = self.find(patterns, message).transpose()?;
+                Some(found.and_then(|written| self.meant(&written)))
+            }
+            ValueLocation::Byte(at) => {
                 let from = if *at < 0 {
                     message.len().checked_sub(at.unsigned_abs())?
                 } else {
@@ -184,16 +186,20 @@ impl Found {
         }
     }
 
-    /// What the first pattern finds. With groups that `when` names, too: in the one line that holds the same as a line of `when`.
-    fn find(&self, patterns: &[Pattern], message: &[u8]) -> Result<Option<Written>, Arc<str>> {
-        let mut chosen: Option<(Vec<Vec<u8>>, Written)> = None;
+    /// The match of the first pattern. With groups that `when` names, too: in the one line that holds the same as a line of `when`.
+    fn find(
+        &self,
+        patterns: &[Pattern],
+        message: &[u8],
+    ) -> Result<Option<WrittenNumber>, Arc<str>> {
+        let mut chosen: Option<(Vec<Vec<u8>>, WrittenNumber)> = None;
         for pattern in patterns {
             let joined = self.joined(pattern);
             if joined.is_empty() {
                 if let Some(written) = pattern
                     .0
                     .captures(message)
-                    .and_then(|captures| Written::of(pattern, &captures, &[]))
+                    .and_then(|captures| WrittenNumber::of(pattern, &captures, &[]))
                 {
                     return Ok(Some(written));
                 }
@@ -203,7 +209,7 @@ impl Found {
             for captures in pattern.0.captures_iter(message) {
                 let key = key(&captures, &joined);
                 let Some(written) =
-                    Written::of(pattern, &captures, &joined).filter(|_| lines.contains(&key))
+                    WrittenNumber::of(pattern, &captures, &joined).filter(|_| lines.contains(&key))
                 else {
                     continue;
                 };
@@ -239,8 +245,8 @@ impl Found {
         .collect()
     }
 
-    /// The value of what an instrument wrote.
-    fn meant(&self, written: &Written) -> Result<Value, Arc<str>> {
+    /// The value of a number as written.
+    fn meant(&self, written: &WrittenNumber) -> Result<Value, Arc<str>> {
         let number = written.number.trim();
         if let Some((_, word)) = self.words.iter().find(|(raw, _)| **raw == *number) {
             return Ok(Value::Text(Arc::clone(word)));
@@ -252,7 +258,7 @@ impl Found {
         }
     }
 
-    /// What a number in this unit means.
+    /// The meaning of a number in this unit.
     fn in_unit(&self, unit: &str) -> Result<&Meaning, Arc<str>> {
         if self.units.is_empty() {
             return Ok(&self.meaning);
@@ -263,7 +269,7 @@ impl Found {
                 .find(|(known, _)| **known == *unit)
                 .map(|(_, meaning)| meaning)
         };
-        // That of energy is none of a voltage.
+        // A default unit for energy is no default for a voltage.
         let default = self
             .unit_if_none
             .as_deref()
@@ -277,14 +283,14 @@ impl Found {
         })
     }
 
-    /// What messages are searched for, for people.
+    /// The text that messages are searched for, for people.
     pub(super) fn sought(&self, name: &str) -> String {
         match &self.place {
-            Place::Group(group) => format!("\"{group}\""),
-            Place::Find(patterns) => patterns
+            ValueLocation::Group(group) => format!("\"{group}\""),
+            ValueLocation::Find(patterns) => patterns
                 .first()
                 .map_or_else(|| name.to_owned(), |pattern| readable(pattern.0.as_str())),
-            Place::Byte(_) => self
+            ValueLocation::Byte(_) => self
                 .when
                 .as_ref()
                 .map_or_else(|| format!("\"{name}\""), |when| readable(when.0.as_str())),
@@ -316,7 +322,7 @@ fn several(joined: &[&str], one: &[Vec<u8>], other: &[Vec<u8>]) -> Arc<str> {
     format!("{name} {one} and {name} {other} both carry this value; add a `find:` to the point to choose one").into()
 }
 
-/// What a peer wrote, fit for a log.
+/// Text of a peer, fit for a log.
 fn shown(text: &str) -> String {
     text.chars()
         .take(MOST_SHOWN)
@@ -345,32 +351,16 @@ fn degrees(number: &str) -> Result<String, Arc<str>> {
     Ok(format!("{:.9}", degrees + minutes / 60.0))
 }
 
-/// The part of a regular expression that says what a line begins with, as it stands in messages: `1-0:1.8.0` of
+/// The beginning of the lines that a regular expression matches, as it is in messages: `1-0:1.8.0` of
 /// `^1-0:1\.8\.0\((\d+)`; the expression itself where that would say nothing.
 fn readable(pattern: &str) -> String {
     let mut plain = String::new();
-    let mut begin = pattern.trim_start_matches('^');
-    // What may or must stand before the line says nothing of it.
-    while let Some((_, behind)) = begin
-        .strip_prefix("(?:")
-        .and_then(|inner| inner.split_once(')'))
-    {
-        begin = behind.trim_start_matches('?');
-    }
-    let mut rest = begin;
+    let mut rest = without_prefix(pattern);
     while let Some(c) = rest.chars().next() {
-        // A digit that may be another one.
-        let digit = ["\\d+", "\\d", "[01]", "[13]"]
-            .into_iter()
-            .find_map(|digit| rest.strip_prefix(digit));
-        let group = rest
-            .strip_prefix("(?P<")
-            .and_then(|named| named.split_once('>'))
-            .and_then(|(_, inner)| inner.strip_prefix("\\d+)"));
         let escaped = rest.strip_prefix('\\').filter(|behind| {
             !behind.starts_with('(') && behind.starts_with(|c: char| c.is_ascii_punctuation())
         });
-        if let Some(behind) = digit.or(group) {
+        if let Some(behind) = behind_digits(rest) {
             plain.push('n');
             rest = behind;
         } else if let Some((c, behind)) =
@@ -393,6 +383,30 @@ fn readable(pattern: &str) -> String {
     }
 }
 
+/// A pattern without what may or must precede the line that it describes.
+fn without_prefix(pattern: &str) -> &str {
+    let mut begin = pattern.trim_start_matches('^');
+    while let Some((_, behind)) = begin
+        .strip_prefix("(?:")
+        .and_then(|inner| inner.split_once(')'))
+    {
+        begin = behind.trim_start_matches('?');
+    }
+    begin
+}
+
+/// The rest of a pattern that begins with digits which differ from message to message.
+fn behind_digits(pattern: &str) -> Option<&str> {
+    let mut digits = ["\\d+", "\\d", "[01]", "[13]"].into_iter();
+    let group = || {
+        let (_, inner) = pattern.strip_prefix("(?P<")?.split_once('>')?;
+        inner.strip_prefix("\\d+)")
+    };
+    digits
+        .find_map(|digit| pattern.strip_prefix(digit))
+        .or_else(group)
+}
+
 /// The values that a message brings; `None` if it is none of this device's.
 pub(super) fn values(device: &Device, pattern: Option<&Pattern>, message: &[u8]) -> Option<Values> {
     let captures = match pattern {
@@ -403,7 +417,9 @@ pub(super) fn values(device: &Device, pattern: Option<&Pattern>, message: &[u8])
         .points
         .iter()
         .filter_map(|point| match &point.source {
-            Source::Found(found) => Some((point.id, found.value(message, captures.as_ref())?)),
+            PointSource::Extracted(found) => {
+                Some((point.id, found.value(message, captures.as_ref())?))
+            }
             _ => None,
         });
     Some(found.collect())
@@ -412,11 +428,11 @@ pub(super) fn values(device: &Device, pattern: Option<&Pattern>, message: &[u8])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field::decode::Kind;
+    use crate::field::decode::DataType;
 
-    fn found(place: &[&str], when: Option<&str>, units: &[(&str, f64)]) -> Found {
+    fn found(place: &[&str], when: Option<&str>, units: &[(&str, f64)]) -> Extraction {
         let pattern = |text: &str| Pattern::new(text, None).unwrap();
-        let meaning = Meaning::new(Kind::F64);
+        let meaning = Meaning::new(DataType::F64);
         let in_unit = |(name, scale): &(&str, f64)| {
             (
                 (*name).into(),
@@ -427,8 +443,8 @@ mod tests {
                 },
             )
         };
-        Found {
-            place: Place::Find(place.iter().map(|text| pattern(text)).collect()),
+        Extraction {
+            place: ValueLocation::Find(place.iter().map(|text| pattern(text)).collect()),
             when: when.map(pattern),
             bad_when: Vec::new(),
             units: units.iter().map(in_unit).collect(),
@@ -439,7 +455,7 @@ mod tests {
         }
     }
 
-    fn check(found: &Found, message: &str, expected: &str) {
+    fn check(found: &Extraction, message: &str, expected: &str) {
         let told = match found.value(message.as_bytes(), None) {
             None => "nothing".to_owned(),
             Some(Ok(value)) => value.to_string(),
@@ -508,14 +524,14 @@ mod tests {
         check(&energy, "E=6545766*Wh", "6545.766");
         check(&energy, "E=1*EUR", "bad: the unit is EUR");
         check(&energy, "E=1", "bad: gives no unit");
-        let known = Found {
+        let known = Extraction {
             unit_if_none: Some("Wh".into()),
             ..energy.clone()
         };
         check(&known, "E=1000", "1");
-        // A unit of another quantity says nothing of this one.
+        // A unit of another quantity does not apply to this one.
         check(
-            &Found {
+            &Extraction {
                 unit_if_none: Some("V".into()),
                 ..energy
             },
@@ -527,7 +543,7 @@ mod tests {
     #[test]
     fn a_message_may_say_that_its_value_is_not_good() {
         let void = (Pattern::new(",V,", None).unwrap(), "not valid".into());
-        let position = Found {
+        let position = Extraction {
             bad_when: vec![void],
             notation: Notation::DegreesMinutes,
             ..found(

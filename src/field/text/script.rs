@@ -1,4 +1,4 @@
-//! What is said to an instrument before it tells its values: send, expect, wait, change speed. Pure.
+//! The script before an instrument sends its values: send, expect, wait, change speed. Pure.
 
 use regex::bytes::Regex;
 use serde::{Deserialize, de};
@@ -8,7 +8,7 @@ use crate::units::Span;
 
 /// One step, as typed: `{ send: '/?!\r\n' }`, `{ expect: '/(?P<name>.*)\r\n' }`, `{ wait: 300ms }`, `{ speed: 9600 7E1 }`.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub enum ScriptStep {
     /// Sends bytes.
     Send(Template),
     /// Reads until the pattern is found; what its groups hold can be filled in from then on.
@@ -18,10 +18,10 @@ pub enum Step {
     /// Goes on at another speed, such as `9600 7E1`; `{digit}` alone is a digit of IEC 62056-21.
     Speed(Template),
     /// Only if the group of this name was found: `{ send: ..., if: speed }`.
-    If(String, Box<Step>),
+    If(String, Box<ScriptStep>),
 }
 
-impl PartialEq for Step {
+impl PartialEq for ScriptStep {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Expect(one), Self::Expect(another)) => one.as_str() == another.as_str(),
@@ -44,7 +44,7 @@ impl PartialEq for Pattern {
     }
 }
 
-impl Step {
+impl ScriptStep {
     /// The step itself, without its conditions.
     pub fn always(&self) -> &Self {
         let mut step = self;
@@ -77,7 +77,7 @@ impl Pattern {
             .multi_line(true)
             .build();
         built.map(Self).map_err(|error| {
-            // The last line of the message says what is wrong; the others draw a picture.
+            // The last line of the message names the fault; the others draw a picture.
             let why = error.to_string();
             format!(
                 "`{text}` is not a regular expression: {}",
@@ -121,24 +121,24 @@ impl<'de> Deserialize<'de> for TypedPattern {
     }
 }
 
-impl<'de> Deserialize<'de> for Step {
+impl<'de> Deserialize<'de> for ScriptStep {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Typed {
+        struct TypedScript {
             send: Option<Template>,
             expect: Option<Pattern>,
             wait: Option<Template>,
             speed: Option<Template>,
             r#if: Option<String>,
         }
-        let Typed {
+        let TypedScript {
             send,
             expect,
             wait,
             speed,
             r#if,
-        } = Typed::deserialize(deserializer)?;
+        } = TypedScript::deserialize(deserializer)?;
         let steps = [
             send.map(Self::Send),
             expect.map(|Pattern(pattern)| Self::Expect(pattern)),
@@ -156,7 +156,7 @@ impl<'de> Deserialize<'de> for Step {
     }
 }
 
-/// A time as typed, or seconds as an instrument told them.
+/// A time as typed, or seconds from an answer.
 pub(super) fn time(text: &[u8]) -> Result<std::time::Duration, String> {
     let text = String::from_utf8_lossy(text);
     let seconds = text
@@ -190,14 +190,15 @@ mod tests {
 
     #[test]
     fn steps_are_one_thing_each() {
-        let read =
-            |text: &str| serde_yaml::from_str::<Step>(text).map_err(|error| error.to_string());
-        assert!(matches!(read("{ send: 'x' }"), Ok(Step::Send(_))));
+        let read = |text: &str| {
+            serde_yaml::from_str::<ScriptStep>(text).map_err(|error| error.to_string())
+        };
+        assert!(matches!(read("{ send: 'x' }"), Ok(ScriptStep::Send(_))));
         assert!(matches!(
             read("{ expect: '(?P<z>\\d)' }"),
-            Ok(Step::Expect(_))
+            Ok(ScriptStep::Expect(_))
         ));
-        assert!(matches!(read("{ send: x, if: z }"), Ok(Step::If(name, _)) if name == "z"));
+        assert!(matches!(read("{ send: x, if: z }"), Ok(ScriptStep::If(name, _)) if name == "z"));
         assert!(read("{ if: z }").unwrap_err().contains("one of"));
         assert!(
             read("{ send: x, wait: 1s }")

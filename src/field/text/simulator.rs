@@ -1,42 +1,45 @@
-//! Plain instruments for simulators: they answer what they are asked, or talk by themselves, with the waves of their points.
+//! Simulated plain instruments: they answer requests, or send by themselves, with the waves of their points.
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, sleep_until};
 
-use super::Talk;
+use super::TextProtocol;
 use super::bytes::Template;
-use super::script::Step;
+use super::script::ScriptStep;
 use super::telegram::Placeholder;
 use crate::field::Device;
-use crate::field::modbus::slave::{FaultKind, Faults};
+use crate::field::modbus::slave::{FaultKind, SharedFaults};
 use crate::time::now;
 
-/// How often an instrument talks by itself.
+/// The interval of an instrument that sends by itself.
 const TALKS_EVERY: Duration = Duration::from_secs(1);
 const LONGEST_REQUEST: usize = 1024;
 
+/// One instrument of the line.
 struct Player<'a> {
     device: &'a Device,
-    talk: &'a Talk,
-    /// What it is asked, as it comes, and what it answers: an index of its messages.
+    protocol: &'a TextProtocol,
+    faults: &'a SharedFaults,
+    began: Instant,
+    /// The requests as they come, and the answer to each: an index of its messages.
     asked: Vec<(Vec<u8>, usize)>,
 }
 
 /// Plays the instruments of a line until the wire ends. Those without `simulate` say nothing.
 pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
     devices: &[Arc<Device>],
-    faults: &Arc<Mutex<Faults>>,
+    faults: &SharedFaults,
     mut wire: S,
 ) -> io::Result<()> {
     let began = now();
     let players: Vec<Player<'_>> = devices
         .iter()
-        .filter_map(|device| Player::of(device))
+        .filter_map(|device| Player::new(device, faults, began))
         .collect();
     let mut heard: Vec<u8> = Vec::new();
     let mut space = [0; 256];
@@ -53,7 +56,7 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
                     let meant = players.iter().find_map(|player| Some((player, player.answer_to(&heard)?)));
                     if let Some((player, answer)) = meant {
                         heard.clear();
-                        player.say(&mut wire, faults, (answer, began)).await?;
+                        player.say(&mut wire, answer).await?;
                     }
                 }
                 if heard.len() > LONGEST_REQUEST {
@@ -62,9 +65,9 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
             }
             () = sleep_until(talks_at.into()) => {
                 talks_at += TALKS_EVERY;
-                for player in players.iter().filter(|player| !player.talk.is_polled()) {
-                    for index in 0..player.talk.simulate.len() {
-                        player.say(&mut wire, faults, (index, began)).await?;
+                for player in players.iter().filter(|player| !player.protocol.is_polled()) {
+                    for index in 0..player.protocol.simulate.len() {
+                        player.say(&mut wire, index).await?;
                     }
                 }
             }
@@ -73,48 +76,23 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl<'a> Player<'a> {
-    fn of(device: &'a Device) -> Option<Self> {
-        let talk = device
-            .talk
+    /// `None` for a device without messages to simulate.
+    fn new(device: &'a Device, faults: &'a SharedFaults, began: Instant) -> Option<Self> {
+        let protocol = device
+            .protocol
             .as_deref()
-            .filter(|talk| !talk.simulate.is_empty())?;
+            .filter(|protocol| !protocol.simulate.is_empty())?;
         let mut player = Self {
             device,
-            talk,
+            protocol,
+            faults,
+            began,
             asked: Vec::new(),
         };
-        let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
-        let of_requests = talk.sent().count() - talk.requests.len();
-        let mut sent = 0;
-        for step in &talk.script {
-            match step.always() {
-                Step::Send(template) => {
-                    let answer = if talk.simulate.len() == 1 {
-                        (talk.requests.is_empty() && sent + 1 == of_requests).then_some(0)
-                    } else {
-                        Some(sent)
-                    };
-                    player
-                        .asked
-                        .extend(answer.map(|answer| (player.filled(template, &groups), answer)));
-                    sent += 1;
-                }
-                // What its last answer says is filled into what it is sent next.
-                Step::Expect(pattern) => {
-                    let said = player.message(sent.saturating_sub(1), Duration::ZERO);
-                    let captures = pattern.captures(&said);
-                    for name in pattern.capture_names().flatten() {
-                        let found = captures.as_ref().and_then(|captures| captures.name(name));
-                        groups.extend(
-                            found.map(|found| (name.to_owned(), found.as_bytes().to_vec())),
-                        );
-                    }
-                }
-                Step::Wait(_) | Step::Speed(_) | Step::If(..) => {}
-            }
-        }
-        for (index, template) in talk.requests.iter().enumerate() {
-            let answer = if talk.simulate.len() == 1 {
+        let groups = player.learn_script();
+        let of_requests = protocol.sent().count() - protocol.requests.len();
+        for (index, template) in protocol.requests.iter().enumerate() {
+            let answer = if protocol.simulate.len() == 1 {
                 0
             } else {
                 of_requests + index
@@ -126,14 +104,46 @@ impl<'a> Player<'a> {
         Some(player)
     }
 
+    /// Notes the requests of the script; returns the groups that its answers fill.
+    fn learn_script(&mut self) -> HashMap<String, Vec<u8>> {
+        let protocol = self.protocol;
+        let mut groups =
+            HashMap::from([("address".to_owned(), protocol.address.clone().into_bytes())]);
+        let of_requests = protocol.sent().count() - protocol.requests.len();
+        let mut sent = 0;
+        for step in &protocol.script {
+            match step.always() {
+                ScriptStep::Send(template) => {
+                    let answer = if protocol.simulate.len() == 1 {
+                        (protocol.requests.is_empty() && sent + 1 == of_requests).then_some(0)
+                    } else {
+                        Some(sent)
+                    };
+                    if let Some(answer) = answer {
+                        let request = self.filled(template, &groups);
+                        self.asked.push((request, answer));
+                    }
+                    sent += 1;
+                }
+                // Groups of its last answer are filled into the next request.
+                ScriptStep::Expect(pattern) => {
+                    let said = self.message(sent.saturating_sub(1), Duration::ZERO);
+                    let captures = pattern.captures(&said);
+                    for name in pattern.capture_names().flatten() {
+                        let found = captures.as_ref().and_then(|captures| captures.name(name));
+                        groups.extend(
+                            found.map(|found| (name.to_owned(), found.as_bytes().to_vec())),
+                        );
+                    }
+                }
+                ScriptStep::Wait(_) | ScriptStep::Speed(_) | ScriptStep::If(..) => {}
+            }
+        }
+        groups
+    }
+
     fn filled(&self, template: &Template, groups: &HashMap<String, Vec<u8>>) -> Vec<u8> {
-        template.fill(groups, |before| {
-            self.talk
-                .checksum
-                .as_ref()
-                .map(|checksum| checksum.of_request(before))
-                .unwrap_or_default()
-        })
+        template.fill(groups, |before| self.protocol.checksum_of_request(before))
     }
 
     /// The message that answers what was heard.
@@ -145,17 +155,13 @@ impl<'a> Player<'a> {
     }
 
     /// One message, with the faults that strike it.
-    async fn say<S: AsyncWrite + Unpin>(
-        &self,
-        wire: &mut S,
-        faults: &Arc<Mutex<Faults>>,
-        (index, began): (usize, Instant),
-    ) -> io::Result<()> {
-        let struck = faults
+    async fn say<S: AsyncWrite + Unpin>(&self, wire: &mut S, index: usize) -> io::Result<()> {
+        let struck = self
+            .faults
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .strike(self.device.unit, None);
-        let mut message = self.message(index, now().saturating_duration_since(began));
+            .inject(self.device.unit, None);
+        let mut message = self.message(index, now().saturating_duration_since(self.began));
         for fault in &struck {
             let middle = message.len() / 2;
             match fault {
@@ -166,11 +172,11 @@ impl<'a> Player<'a> {
                     wire.write_all(&(0..*count).map(|_| fastrand::u8(..)).collect::<Vec<u8>>())
                         .await?;
                 }
-                FaultKind::Crc | FaultKind::BitFlip => message
-                    .iter_mut()
-                    .skip(middle)
-                    .take(1)
-                    .for_each(|byte| *byte ^= 1),
+                FaultKind::Crc | FaultKind::BitFlip => {
+                    if let Some(byte) = message.get_mut(middle) {
+                        *byte ^= 1;
+                    }
+                }
                 FaultKind::Truncate(count) => message.truncate(*count),
                 FaultKind::Twice => message = [message.clone(), message].concat(),
                 _ => {}
@@ -181,11 +187,13 @@ impl<'a> Player<'a> {
 
     /// A message as it travels; nothing if there is none.
     fn message(&self, index: usize, elapsed: Duration) -> Vec<u8> {
-        let Some(template) = self.talk.simulate.get(index) else {
+        let Some(template) = self.protocol.simulate.get(index) else {
             return Vec::new();
         };
-        let mut values =
-            HashMap::from([("address".to_owned(), self.talk.address.clone().into_bytes())]);
+        let mut values = HashMap::from([(
+            "address".to_owned(),
+            self.protocol.address.clone().into_bytes(),
+        )]);
         for typed in template.names() {
             let placeholder = Placeholder::parse(typed).ok();
             let bytes = placeholder
@@ -194,14 +202,14 @@ impl<'a> Player<'a> {
         }
         let travels = |bytes: &[u8], behind: usize| {
             let mut bytes = bytes.to_vec();
-            self.talk
+            self.protocol
                 .subtract
                 .into_iter()
                 .for_each(|subtract| subtract.undo(&mut bytes, behind));
             bytes
         };
         let checksum = |before: &[u8]| {
-            self.talk
+            self.protocol
                 .checksum
                 .as_ref()
                 .map(|checksum| checksum.of_message(&travels(before, 0)))
@@ -210,7 +218,7 @@ impl<'a> Player<'a> {
         let message = template.fill(&values, checksum);
         travels(
             &message,
-            self.talk
+            self.protocol
                 .subtract
                 .map_or(0, |subtract| subtract.to.unsigned_abs()),
         )

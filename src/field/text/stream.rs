@@ -10,7 +10,7 @@ use tokio_serial::{SerialPort, SerialStream};
 
 use crate::field::serial::Speed;
 
-/// What plain instruments talk through.
+/// The medium of plain instruments.
 pub(super) enum Stream {
     Serial(Box<SerialStream>),
     Tcp(TcpStream),
@@ -52,7 +52,7 @@ impl AsyncWrite for Stream {
 }
 
 impl Stream {
-    /// Goes on at another speed; a terminal server keeps its own.
+    /// Changes the speed; a terminal server keeps its own.
     pub(super) fn set_speed(&mut self, speed: Speed) -> Result<(), String> {
         match self {
             Self::Serial(port) => speed.apply(port.as_mut() as &mut dyn SerialPort),

@@ -1,13 +1,13 @@
-//! What stands for the placeholders of a simulated message: an address, the value of a point, or a value of its own that moves. Pure.
+//! The placeholders of a simulated message: an address, the value of a point, or a value of its own that moves. Pure.
 //!
 //! `{weight}` is the value of a point, `{226..234}` moves between two numbers, `{1581.1+0.001}` grows by so much a second. Behind a colon stands
 //! how a number is written: `{226..234:05.1}` has one decimal and five characters, with zeros in front; `{21..25:+5.1}` has its sign.
 
 use std::time::Duration;
 
-use super::parse::Place;
-use crate::field::wave::{Shape, Wave};
-use crate::field::{Device, Point, Source};
+use super::parse::ValueLocation;
+use crate::field::signal::{Signal, Waveform};
+use crate::field::{Device, Point, PointSource};
 use crate::units::Span;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -20,18 +20,18 @@ const MOST_DECIMALS: usize = 15;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placeholder<'a> {
     what: What<'a>,
-    format: Format,
+    format: NumberFormat,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum What<'a> {
     Named(&'a str),
-    Moves(Wave),
+    Moves(Signal),
 }
 
-/// How a number is written.
+/// The format of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Format {
+struct NumberFormat {
     width: usize,
     /// Zeros in front instead of blanks.
     is_padded: bool,
@@ -41,10 +41,10 @@ struct Format {
 }
 
 impl<'a> Placeholder<'a> {
-    /// Reads what stands between the braces; the error says what to write.
+    /// Parses the text between the braces; the error names the remedy.
     pub fn parse(text: &'a str) -> Result<Self, String> {
         let (what, format) = text.split_once(':').unwrap_or((text, ""));
-        let format = Format::parse(format).ok_or_else(|| {
+        let format = NumberFormat::parse(format).ok_or_else(|| {
             format!("`{{{text}}}` does not say how the number is written; write {{{what}:05.1}} for five characters, zeros in front, one decimal")
         })?;
         let numbers = |sign: &str| {
@@ -52,16 +52,16 @@ impl<'a> Placeholder<'a> {
             Some((from.parse::<f64>().ok()?, to.parse::<f64>().ok()?))
         };
         let what = if let Some((from, to)) = numbers("..") {
-            What::Moves(Wave {
-                shape: Shape::Sine,
+            What::Moves(Signal {
+                shape: Waveform::Sine,
                 from,
                 to,
                 period: Span(PERIOD),
             })
         } else if let Some((from, rate)) = numbers("+") {
             let years = Duration::from_secs(TEN_YEARS.into());
-            What::Moves(Wave {
-                shape: Shape::Ramp,
+            What::Moves(Signal {
+                shape: Waveform::Ramp,
                 from,
                 to: from + rate * f64::from(TEN_YEARS),
                 period: Span(years),
@@ -81,7 +81,7 @@ impl<'a> Placeholder<'a> {
         }
     }
 
-    /// The bytes that stand for it `elapsed` after the start; `None` if there is no such point. Bytes between hexadecimal digits are written as
+    /// Its bytes `elapsed` after the start; `None` if there is no such point. Bytes between hexadecimal digits are written as
     /// digits, the last byte first, as templates take them.
     pub(super) fn bytes(
         &self,
@@ -90,17 +90,17 @@ impl<'a> Placeholder<'a> {
         is_hex: bool,
     ) -> Option<Vec<u8>> {
         let name = match self.what {
-            What::Moves(wave) => {
-                return Some(self.format.number(wave.value(elapsed), None).into_bytes());
+            What::Moves(signal) => {
+                return Some(self.format.number(signal.value(elapsed), None).into_bytes());
             }
             What::Named(name) => name,
         };
         let point = device.points.iter().find(|point| *point.name == *name)?;
-        let value = point.wave.value(elapsed);
-        let Source::Found(found) = &point.source else {
+        let value = point.signal.value(elapsed);
+        let PointSource::Extracted(found) = &point.source else {
             return Some(self.format.number(value, None).into_bytes());
         };
-        if !matches!(found.place, Place::Byte(_)) {
+        if !matches!(found.place, ValueLocation::Byte(_)) {
             return Some(self.in_text(point, value, found.meaning.decimals));
         }
         let bytes = found.meaning.encode_bytes(value);
@@ -126,7 +126,7 @@ impl<'a> Placeholder<'a> {
     }
 }
 
-impl Format {
+impl NumberFormat {
     fn parse(text: &str) -> Option<Self> {
         let (is_signed, text) = text
             .strip_prefix('+')
@@ -174,23 +174,23 @@ impl Format {
 mod tests {
     use super::*;
     use crate::field::decode::{ByteOrder, Meaning};
-    use crate::field::text::parse::{Found, Notation};
+    use crate::field::text::parse::{Extraction, Notation};
     use crate::reading::DeviceId;
 
     fn device() -> Device {
         let mut device = Device::new(DeviceId(0), "d", 0);
-        let wave = |from| Wave {
-            shape: Shape::Constant,
+        let signal = |from| Signal {
+            shape: Waveform::Constant,
             from,
-            ..Wave::default()
+            ..Signal::default()
         };
         let meaning = Meaning {
             scale: 0.1,
             order: ByteOrder::DCBA,
             ..Meaning::new("bcd16".parse().unwrap())
         };
-        let found = Found {
-            place: Place::Byte(4),
+        let found = Extraction {
+            place: ValueLocation::Byte(4),
             when: None,
             bad_when: Vec::new(),
             units: Vec::new(),
@@ -200,13 +200,13 @@ mod tests {
             meaning,
         };
         device.points.push(Point {
-            source: Source::Found(Box::new(found)),
-            ..Point::made("voltage", wave(230.1))
+            source: PointSource::Extracted(Box::new(found)),
+            ..Point::simulated("voltage", signal(230.1))
         });
-        device.points.push(Point::made("weight", wave(12.5)));
+        device.points.push(Point::simulated("weight", signal(12.5)));
         device.points.push(Point {
             says: Some("SN1"),
-            ..Point::made("serial", wave(0.0))
+            ..Point::simulated("serial", signal(0.0))
         });
         device
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value as Json};
 
-use crate::field::decode::{Kind, Part, Register};
+use crate::field::decode::{DataType, Part, Register};
 use crate::field::write::{Action, Rules};
 use crate::reading::{PointId, Value};
 
@@ -176,10 +176,10 @@ impl WritablePoint {
         let Value::Text(text) = value else {
             return value.clone();
         };
-        if meaning.kind == Kind::Text || meaning.words.iter().any(|(_, word)| word == text) {
+        if meaning.kind == DataType::Text || meaning.words.iter().any(|(_, word)| word == text) {
             return value.clone();
         }
-        let is_bit = matches!(meaning.part, Part::Bit(_)) || meaning.kind == Kind::Bool;
+        let is_bit = matches!(meaning.part, Part::Bit(_)) || meaning.kind == DataType::Bool;
         match text.to_ascii_lowercase().as_str() {
             "on" | "true" if is_bit => Value::Bool(true),
             "off" | "false" if is_bit => Value::Bool(false),
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    fn member(table: Table, address: u16, kind: Kind) -> WritablePoint {
+    fn member(table: Table, address: u16, kind: DataType) -> WritablePoint {
         WritablePoint {
             name: "p".to_owned(),
             id: PointId(0),
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn limits_come_after_the_type() {
-        let mut setpoint = member(Table::Holding, 19, Kind::I16);
+        let mut setpoint = member(Table::Holding, 19, DataType::I16);
         setpoint.register.meaning.scale = 0.1;
         setpoint.rules = Rules {
             min: Some(0.0),
@@ -316,7 +316,7 @@ mod tests {
                 .contains("hold")
         );
         assert!(setpoint.action(&Value::Text("warm".into())).is_err());
-        let coil = member(Table::Coil, 3, Kind::Bool);
+        let coil = member(Table::Coil, 3, DataType::Bool);
         let bits = |bit| {
             Ok(Action::Bits {
                 address: 3,
@@ -326,7 +326,7 @@ mod tests {
         };
         assert_eq!(coil.action(&Value::Text("ON".into())), bits(true));
         assert_eq!(coil.action(&Value::Int(0)), bits(false));
-        let mut bit = member(Table::Holding, 4, Kind::U16);
+        let mut bit = member(Table::Holding, 4, DataType::U16);
         bit.register.meaning.part = Part::Bit(2);
         assert_eq!(
             bit.action(&Value::Bool(true)),

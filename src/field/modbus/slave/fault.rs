@@ -1,27 +1,28 @@
-//! What goes wrong on a simulated wire, and when. Pure.
+//! Faults injected into a simulated wire. Pure.
 //!
 //! Written as people type it: `<kind>[=<argument>] [unit <n>] [function <n>] [after <n>] [for <n>] [every <n>]`, such as `delay=200ms unit 3 for 5`,
 //! `crc every 10`, `exception=6 after 100`.
 
 use std::str::FromStr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::units::Span;
 
-/// What goes wrong.
+/// The kinds of fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultKind {
     /// The answer comes that much later.
     Delay(Duration),
     /// No answer.
     Silence,
-    /// So many random bytes before the answer.
+    /// This many random bytes before the answer.
     NoiseBefore(usize),
-    /// So many random bytes instead of the answer.
+    /// This many random bytes instead of the answer.
     Noise(usize),
     /// Zero bytes behind the answer, as transceivers make them.
     ZerosAfter(usize),
-    /// Only so many bytes of the answer.
+    /// Only the first bytes of the answer, this many.
     Truncate(usize),
     /// A wrong checksum (RTU, ASCII).
     Crc,
@@ -31,7 +32,7 @@ pub enum FaultKind {
     WrongUnit,
     /// The answer to another function.
     WrongFunction,
-    /// So many registers more or, below zero, less.
+    /// This many registers more or, below zero, fewer.
     WrongLength(i16),
     /// A confirmation of another address (functions 5, 6, 15, 16).
     WrongAddress,
@@ -45,7 +46,7 @@ pub enum FaultKind {
     Exception(u8),
     /// The answer in single bytes with this pause between them.
     Slowly(Duration),
-    /// The answer in pieces of so many bytes, as adapters on USB hand them over.
+    /// The answer in pieces of this many bytes, as adapters on USB hand them over.
     Pieces(usize),
     /// Another transaction identifier (TCP).
     WrongTransaction,
@@ -57,73 +58,88 @@ pub enum FaultKind {
 
 /// A fault with the requests it strikes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// What goes wrong.
+pub struct InjectedFault {
+    /// The kind.
     pub kind: FaultKind,
     /// Only for this unit.
     pub unit: Option<u8>,
     /// Only for this Modbus function.
     pub function: Option<u8>,
-    /// So many requests pass first.
+    /// Requests that pass first.
     pub after: u64,
-    /// Then so many are struck; `None`: all.
+    /// Requests that are struck then; `None`: all.
     pub times: Option<u64>,
-    /// Of these only each so-manieth.
+    /// Affect only every n-th matching request.
     pub every: u64,
 }
 
-/// Faults with what they have seen.
+/// Faults, each with the number of matching requests so far.
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Vec<(Fault, u64)>);
+pub struct FaultInjector(Vec<(InjectedFault, u64)>);
+
+/// The argument of a fault as typed, with the name of the fault for the message.
+struct Argument<'a> {
+    name: &'a str,
+    text: Option<&'a str>,
+}
+
+impl Argument<'_> {
+    fn number(&self, default: usize) -> Result<usize, String> {
+        let Some(text) = self.text else {
+            return Ok(default);
+        };
+        let name = self.name;
+        text.parse()
+            .map_err(|_| format!("`{text}` is not a number; write {name}={default}"))
+    }
+
+    fn byte(&self, default: u8) -> Result<u8, String> {
+        u8::try_from(self.number(usize::from(default))?)
+            .map_err(|_| format!("write {}={default}", self.name))
+    }
+
+    fn time(&self, default: &str) -> Result<Duration, String> {
+        let time = self.text.unwrap_or(default).parse::<Span>();
+        time.map(|span| span.0)
+    }
+
+    fn registers(&self) -> Result<i16, String> {
+        let text = self.text.unwrap_or("-1");
+        text.parse()
+            .map_err(|_| "write wrong-length=-1 or wrong-length=1".to_owned())
+    }
+}
+
+/// The faults of a line; more can be added while it runs.
+pub type SharedFaults = Arc<Mutex<FaultInjector>>;
 
 impl FromStr for FaultKind {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, argument) = text
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let (name, text) = typed
             .split_once('=')
-            .map_or((text, None), |(name, argument)| (name, Some(argument)));
-        let number = |default: usize| match argument {
-            None => Ok(default),
-            Some(argument) => argument
-                .parse()
-                .map_err(|_| format!("`{argument}` is not a number; write {name}={default}")),
-        };
-        let time = |default: &str| {
-            argument
-                .unwrap_or(default)
-                .parse::<Span>()
-                .map(|span| span.0)
-        };
-        let small = |default: u8| {
-            u8::try_from(number(usize::from(default))?)
-                .map_err(|_| format!("write {name}={default}"))
-        };
+            .map_or((typed, None), |(name, text)| (name, Some(text)));
+        let argument = Argument { name, text };
         Ok(match name {
-            "delay" => Self::Delay(time("200ms")?),
+            "delay" => Self::Delay(argument.time("200ms")?),
             "silence" => Self::Silence,
-            "noise-before" => Self::NoiseBefore(number(5)?),
-            "noise" => Self::Noise(number(40)?),
-            "zeros-after" => Self::ZerosAfter(number(2)?),
-            "truncate" => Self::Truncate(number(4)?),
+            "noise-before" => Self::NoiseBefore(argument.number(5)?),
+            "noise" => Self::Noise(argument.number(40)?),
+            "zeros-after" => Self::ZerosAfter(argument.number(2)?),
+            "truncate" => Self::Truncate(argument.number(4)?),
             "crc" => Self::Crc,
             "bit-flip" => Self::BitFlip,
             "wrong-unit" => Self::WrongUnit,
             "wrong-function" => Self::WrongFunction,
-            "wrong-length" => {
-                let by = argument
-                    .unwrap_or("-1")
-                    .parse()
-                    .map_err(|_| "write wrong-length=-1 or wrong-length=1".to_owned())?;
-                Self::WrongLength(by)
-            }
+            "wrong-length" => Self::WrongLength(argument.registers()?),
             "wrong-address" => Self::WrongAddress,
             "twice" => Self::Twice,
             "echo" => Self::Echo,
             "echo-only" => Self::EchoOnly,
-            "exception" => Self::Exception(small(4)?),
-            "slowly" => Self::Slowly(time("15ms")?),
-            "pieces" => Self::Pieces(number(16)?.max(1)),
+            "exception" => Self::Exception(argument.byte(4)?),
+            "slowly" => Self::Slowly(argument.time("15ms")?),
+            "pieces" => Self::Pieces(argument.number(16)?.max(1)),
             "wrong-transaction" => Self::WrongTransaction,
             "wrong-header" => Self::WrongHeader,
             "unplug" => Self::Unplug,
@@ -138,7 +154,7 @@ impl FromStr for FaultKind {
     }
 }
 
-impl FromStr for Fault {
+impl FromStr for InjectedFault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -187,9 +203,9 @@ impl FromStr for Fault {
     }
 }
 
-impl Faults {
+impl FaultInjector {
     /// Adds one.
-    pub fn add(&mut self, fault: Fault) {
+    pub fn add(&mut self, fault: InjectedFault) {
         self.0.push((fault, 0));
     }
 
@@ -198,10 +214,10 @@ impl Faults {
         self.0.clear();
     }
 
-    /// What goes wrong with the request to a unit that came just now; plain instruments have no functions.
-    pub fn strike(&mut self, unit: u8, function: Option<u8>) -> Vec<FaultKind> {
+    /// The faults of the next request to a unit; plain instruments have no functions.
+    pub fn inject(&mut self, unit: u8, function: Option<u8>) -> Vec<FaultKind> {
         let mut struck = Vec::new();
-        let is_meant = |fault: &Fault| {
+        let is_meant = |fault: &InjectedFault| {
             fault.unit.is_none_or(|only| only == unit)
                 && fault.function.is_none_or(|only| Some(only) == function)
         };
@@ -228,10 +244,10 @@ mod tests {
 
     #[test]
     fn faults_are_typed_as_documented() {
-        let fault: Fault = "delay=50ms unit 3 after 2 for 1".parse().unwrap();
+        let fault: InjectedFault = "delay=50ms unit 3 after 2 for 1".parse().unwrap();
         assert_eq!(
             fault,
-            Fault {
+            InjectedFault {
                 kind: FaultKind::Delay(Duration::from_millis(50)),
                 unit: Some(3),
                 function: None,
@@ -241,11 +257,21 @@ mod tests {
             }
         );
         assert_eq!("wrong-length=-2".parse(), Ok(FaultKind::WrongLength(-2)));
-        assert!("dely".parse::<Fault>().unwrap_err().contains("delay"));
-        assert!("crc every".parse::<Fault>().unwrap_err().contains("number"));
+        assert!(
+            "dely"
+                .parse::<InjectedFault>()
+                .unwrap_err()
+                .contains("delay")
+        );
+        assert!(
+            "crc every"
+                .parse::<InjectedFault>()
+                .unwrap_err()
+                .contains("number")
+        );
         assert!(
             "crc sometimes 3"
-                .parse::<Fault>()
+                .parse::<InjectedFault>()
                 .unwrap_err()
                 .contains("every")
         );
@@ -254,10 +280,10 @@ mod tests {
     #[test]
     fn faults_strike_when_they_are_meant_to() {
         let struck = |text: &str| -> Vec<bool> {
-            let mut faults = Faults::default();
+            let mut faults = FaultInjector::default();
             faults.add(text.parse().unwrap());
             (0..6)
-                .map(|_| !faults.strike(1, Some(3)).is_empty())
+                .map(|_| !faults.inject(1, Some(3)).is_empty())
                 .collect()
         };
         assert_eq!(struck("crc"), [true; 6]);

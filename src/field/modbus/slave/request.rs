@@ -1,10 +1,14 @@
-//! Requests as a slave takes them: what is too long, too short, or asks for too much is refused as devices refuse it. Pure.
+//! Requests as a slave parses them: a request that is too long, too short, or asks for too much is refused as devices refuse it. Pure.
 //!
 //! Source: Modbus application protocol 1.1b3, 6.1 to 6.21.
 
-use super::image::{ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE};
 use crate::field::decode::Table;
 use crate::field::modbus::plan::Limits;
+
+/// Exception codes.
+pub(super) const ILLEGAL_FUNCTION: u8 = 1;
+pub(super) const ILLEGAL_ADDRESS: u8 = 2;
+pub(super) const ILLEGAL_VALUE: u8 = 3;
 
 const MOST_BITS_WRITTEN: u16 = 1968;
 const MOST_WORDS_WRITTEN: u16 = 123;
@@ -12,7 +16,7 @@ const MOST_WORDS_EXCHANGED: u16 = 121;
 /// Bytes of an answer with records of files.
 const LONGEST_RECORDS: usize = 245;
 
-/// What a master wants.
+/// A request of a master.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     /// Functions 1 to 4.
@@ -36,15 +40,24 @@ pub(super) enum Request {
         to: u16,
         values: Vec<u16>,
     },
-    /// Function 20: files with their first records, and how many.
-    Records(Vec<(u16, u16, u16)>),
+    /// Function 20.
+    Records(Vec<RecordGroup>),
     /// Function 17.
     ServerId,
     /// Functions 43/14.
     Identification { code: u8, object: u8 },
 }
 
-/// The numbers of 16 bits in some bytes, which are exactly so many.
+/// Neighbouring records of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RecordGroup {
+    pub(super) file: u16,
+    /// The first record.
+    pub(super) start: u16,
+    pub(super) count: u16,
+}
+
+/// Exactly `N` numbers of 16 bits.
 fn numbers<const N: usize>(bytes: &[u8]) -> Result<[u16; N], u8> {
     let all = words(bytes).and_then(|words| <[u16; N]>::try_from(words).ok());
     all.ok_or(ILLEGAL_VALUE)
@@ -56,7 +69,7 @@ fn words(bytes: &[u8]) -> Option<Vec<u16>> {
         .then(|| pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect())
 }
 
-/// Data with their count in front, of which so many are wanted and allowed.
+/// The data behind their byte count, if they are `wanted` bytes and allowed.
 fn counted(bytes: &[u8], wanted: usize, is_allowed: bool) -> Result<&[u8], u8> {
     let (length, data) = bytes.split_first().ok_or(ILLEGAL_VALUE)?;
     let is_right = is_allowed && data.len() == wanted && usize::from(*length) == wanted;
@@ -72,7 +85,7 @@ fn within(count: u16, most: u16) -> bool {
 }
 
 impl Request {
-    /// The error is the exception code. `limits` is what one request may ask of the device.
+    /// The error is the exception code. `limits`: the most that one request may ask of the device.
     pub(super) fn parse(bytes: &[u8], limits: Limits) -> Result<Self, u8> {
         let (function, data) = bytes.split_first().ok_or(ILLEGAL_FUNCTION)?;
         match function {
@@ -80,69 +93,17 @@ impl Request {
             2 => Self::read(Table::Discrete, data, limits.bits),
             3 => Self::read(Table::Holding, data, limits.words),
             4 => Self::read(Table::Input, data, limits.words),
-            5 => match numbers(data)? {
-                [start, value @ (0 | 0xFF00)] => Ok(Self::Write {
-                    table: Table::Coil,
-                    start,
-                    values: vec![u16::from(value != 0)],
-                }),
-                _ => Err(ILLEGAL_VALUE),
-            },
-            6 => numbers(data).map(|[start, value]| Self::Write {
-                table: Table::Holding,
-                start,
-                values: vec![value],
-            }),
-            15 => {
-                let (head, rest) = data.split_first_chunk::<4>().ok_or(ILLEGAL_VALUE)?;
-                let [start, count] = numbers(head)?;
-                let packed = counted(
-                    rest,
-                    usize::from(count.div_ceil(8)),
-                    within(count, MOST_BITS_WRITTEN),
-                )?;
-                let bits = packed
-                    .iter()
-                    .flat_map(|byte| (0..8).map(move |bit| u16::from(byte >> bit & 1)));
-                Ok(Self::Write {
-                    table: Table::Coil,
-                    start,
-                    values: bits.take(count.into()).collect(),
-                })
+            5 => Self::write_bit(data),
+            6 => {
+                numbers(data).map(|[start, value]| Self::write(Table::Holding, start, vec![value]))
             }
-            16 => {
-                let (head, rest) = data.split_first_chunk::<4>().ok_or(ILLEGAL_VALUE)?;
-                let [start, count] = numbers(head)?;
-                let values = words(counted(
-                    rest,
-                    2 * usize::from(count),
-                    within(count, MOST_WORDS_WRITTEN),
-                )?)
-                .ok_or(ILLEGAL_VALUE)?;
-                Ok(Self::Write {
-                    table: Table::Holding,
-                    start,
-                    values,
-                })
-            }
+            15 => Self::write_bits(data),
+            16 => Self::write_words(data),
             17 if data.is_empty() => Ok(Self::ServerId),
             17 => Err(ILLEGAL_VALUE),
             20 => Self::records(data),
             22 => numbers(data).map(|[address, and, or]| Self::Mask { address, and, or }),
-            23 => {
-                let (head, rest) = data.split_first_chunk::<8>().ok_or(ILLEGAL_VALUE)?;
-                let [start, count, to, written] = numbers(head)?;
-                let is_allowed =
-                    within(count, limits.words) && within(written, MOST_WORDS_EXCHANGED);
-                let values = words(counted(rest, 2 * usize::from(written), is_allowed)?)
-                    .ok_or(ILLEGAL_VALUE)?;
-                Ok(Self::Exchange {
-                    start,
-                    count,
-                    to,
-                    values,
-                })
-            }
+            23 => Self::exchange(data, limits.words),
             43 => match *data {
                 [14, code @ 1..=4, object] => Ok(Self::Identification { code, object }),
                 [14, ..] => Err(ILLEGAL_VALUE),
@@ -150,6 +111,57 @@ impl Request {
             },
             _ => Err(ILLEGAL_FUNCTION),
         }
+    }
+
+    fn write(table: Table, start: u16, values: Vec<u16>) -> Self {
+        Self::Write {
+            table,
+            start,
+            values,
+        }
+    }
+
+    fn write_bit(data: &[u8]) -> Result<Self, u8> {
+        match numbers(data)? {
+            [start, 0] => Ok(Self::write(Table::Coil, start, vec![0])),
+            [start, 0xFF00] => Ok(Self::write(Table::Coil, start, vec![1])),
+            _ => Err(ILLEGAL_VALUE),
+        }
+    }
+
+    fn write_bits(data: &[u8]) -> Result<Self, u8> {
+        let (head, rest) = data.split_first_chunk::<4>().ok_or(ILLEGAL_VALUE)?;
+        let [start, count] = numbers(head)?;
+        let is_allowed = within(count, MOST_BITS_WRITTEN);
+        let packed = counted(rest, usize::from(count.div_ceil(8)), is_allowed)?;
+        let bits = packed
+            .iter()
+            .flat_map(|byte| (0..8).map(move |bit| u16::from(byte >> bit & 1)));
+        let bits = bits.take(count.into()).collect();
+        Ok(Self::write(Table::Coil, start, bits))
+    }
+
+    fn write_words(data: &[u8]) -> Result<Self, u8> {
+        let (head, rest) = data.split_first_chunk::<4>().ok_or(ILLEGAL_VALUE)?;
+        let [start, count] = numbers(head)?;
+        let is_allowed = within(count, MOST_WORDS_WRITTEN);
+        let values = words(counted(rest, 2 * usize::from(count), is_allowed)?);
+        let values = values.ok_or(ILLEGAL_VALUE)?;
+        Ok(Self::write(Table::Holding, start, values))
+    }
+
+    /// `most`: registers that one request may read.
+    fn exchange(data: &[u8], most: u16) -> Result<Self, u8> {
+        let (head, rest) = data.split_first_chunk::<8>().ok_or(ILLEGAL_VALUE)?;
+        let [start, count, to, written] = numbers(head)?;
+        let is_allowed = within(count, most) && within(written, MOST_WORDS_EXCHANGED);
+        let values = words(counted(rest, 2 * usize::from(written), is_allowed)?);
+        Ok(Self::Exchange {
+            start,
+            count,
+            to,
+            values: values.ok_or(ILLEGAL_VALUE)?,
+        })
     }
 
     /// Groups of seven bytes, the first of each a 6; the answer has at most 245 bytes.
@@ -170,7 +182,7 @@ impl Request {
             if count == 0 || answer > LONGEST_RECORDS {
                 return Err(ILLEGAL_VALUE);
             }
-            all.push((file, start, count));
+            all.push(RecordGroup { file, start, count });
         }
         Ok(Self::Records(all))
     }
@@ -180,7 +192,6 @@ impl Request {
         if !within(count, most) {
             return Err(ILLEGAL_VALUE);
         }
-        // What reaches beyond the last address is nowhere.
         if u32::from(start) + u32::from(count) > 0x1_0000 {
             return Err(ILLEGAL_ADDRESS);
         }

@@ -1,14 +1,14 @@
 //! The map of a SunSpec device around the models that a file describes: the mark, the common block, the chain of models and its end. Pure.
 //!
-//! What the file does not describe is bridged by a model of a vendor (64001), so that whoever walks the chain from the mark comes to every
-//! model, as in a real device.
+//! Models of a vendor (64001) bridge the gaps in the file, so that a walk along the chain from the mark reaches every model, as in a
+//! real device.
 //!
 //! Source: SunSpec Device Information Model Specification 1.1, 4.1 (the mark at 40000, 50000 or 0; ID and length before each model; the end).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Where devices may have their mark, the usual place first.
+/// The addresses of the mark, the usual one first.
 const PLACES: [u16; 3] = [40_000, 50_000, 0];
 /// `SunS`
 const MARK: [u16; 2] = [0x5375, 0x6E53];
@@ -23,7 +23,7 @@ const HEADER: u32 = 2;
 /// A model of a device, as its file describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Model {
-    /// Where its ID stands, from zero.
+    /// The address of its ID, from zero.
     pub start: u16,
     /// Its number.
     pub id: u16,
@@ -31,14 +31,14 @@ pub struct Model {
     pub length: u16,
 }
 
-/// What a SunSpec map holds beside the points of the file.
+/// The registers of a SunSpec map beside the points of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Map {
     /// Registers that are always the same: the mark, the heads of the models, the texts of the common block, the end.
     pub(super) fixed: BTreeMap<u16, u16>,
     /// Registers that exist, whether or not a point describes them.
     pub(super) blocks: Vec<Range<u32>>,
-    /// How far behind their place the models are shown once more, because there is no room for a mark before them.
+    /// The distance at which the models are shown once more, because there is no room for a mark before them.
     pub(super) copied: Option<u16>,
 }
 
@@ -46,10 +46,52 @@ impl Model {
     fn end(&self) -> u32 {
         u32::from(self.start) + HEADER + u32::from(self.length)
     }
+
+    /// True if the mark, and the common block where this is another model, fit between `place` and this model.
+    fn has_room_behind(&self, place: u16) -> bool {
+        let behind = u32::from(place) + HEADER;
+        u32::from(self.start) == behind && self.id == COMMON
+            || u32::from(self.start) >= behind + HEADER + u32::from(COMMON_LENGTHS[0])
+    }
+
+    /// The shift of a first model whose file gives only relative addresses: to the usual place in such devices.
+    fn shift_behind_mark(&self) -> u32 {
+        let behind = if self.id == COMMON {
+            HEADER
+        } else {
+            2 * HEADER + u32::from(COMMON_LENGTHS[1])
+        };
+        (u32::from(PLACES[0]) + behind).saturating_sub(u32::from(self.start))
+    }
 }
 
 /// The map around some models of one device, which is called `name`.
 pub(super) fn map(models: &[Model], name: &str) -> Map {
+    let models = without_pad(models);
+    let Some(first) = models.first() else {
+        return Map::default();
+    };
+    let mut map = Map::default();
+    let places = PLACES.iter().filter(|place| first.has_room_behind(**place));
+    let place = places.max().copied().unwrap_or_else(|| {
+        map.copied = u16::try_from(first.shift_behind_mark()).ok();
+        PLACES[0]
+    });
+    map.heads(&models);
+    let shift = map.copied.unwrap_or(0);
+    let moved: Vec<Model> = models
+        .iter()
+        .map(|model| Model {
+            start: model.start.saturating_add(shift),
+            ..*model
+        })
+        .collect();
+    map.chain(place, &moved, name);
+    map
+}
+
+/// The models in the order of their places; a common block is without its pad where the next model begins there.
+fn without_pad(models: &[Model]) -> Vec<Model> {
     let mut models = models.to_vec();
     models.sort_unstable();
     models.dedup();
@@ -64,41 +106,26 @@ pub(super) fn map(models: &[Model], name: &str) -> Map {
         .filter(|(model, next)| model.id == COMMON && next + 1 == model.end())
     {
         debug_assert!(next > model.start.into());
-        // This device leaves the pad out.
         model.length -= 1;
     }
-    let Some(first) = models.first().copied() else {
-        return Map::default();
+    models
+}
+
+/// The common block at `at`, behind the mark and before the first model of the file.
+fn common_before(first: Model, at: u32) -> Model {
+    let gap = u32::from(first.start).saturating_sub(at);
+    // One register cannot be bridged: the pad takes it.
+    let short = u32::from(COMMON_LENGTHS[0]) + HEADER;
+    let length = if gap == short || gap == short + HEADER {
+        COMMON_LENGTHS[0]
+    } else {
+        COMMON_LENGTHS[1]
     };
-    let mut map = Map::default();
-    let room = |place: &u16| {
-        let behind = u32::from(*place) + HEADER;
-        u32::from(first.start) == behind && first.id == COMMON
-            || u32::from(first.start) >= behind + HEADER + u32::from(COMMON_LENGTHS[0])
-    };
-    let places = PLACES.iter().filter(|place| room(place));
-    let place = places.max().copied().unwrap_or_else(|| {
-        // The file says where its models begin only in relation to each other: here they are where such devices have them.
-        let behind = if first.id == COMMON {
-            HEADER
-        } else {
-            2 * HEADER + u32::from(COMMON_LENGTHS[1])
-        };
-        let shift = (u32::from(PLACES[0]) + behind).saturating_sub(u32::from(first.start));
-        map.copied = u16::try_from(shift).ok();
-        PLACES[0]
-    });
-    map.heads(&models);
-    let shift = map.copied.unwrap_or(0);
-    let moved: Vec<Model> = models
-        .iter()
-        .map(|model| Model {
-            start: model.start.saturating_add(shift),
-            ..*model
-        })
-        .collect();
-    map.chain(place, &moved, name);
-    map
+    Model {
+        start: u16::try_from(at).unwrap_or(u16::MAX),
+        id: COMMON,
+        length,
+    }
 }
 
 impl Map {
@@ -125,19 +152,7 @@ impl Map {
             .first()
             .filter(|first| first.id != COMMON || u32::from(first.start) != at)
         {
-            let gap = u32::from(first.start).saturating_sub(at);
-            // One register cannot be bridged: the pad takes it.
-            let short = u32::from(COMMON_LENGTHS[0]) + HEADER;
-            let length = if gap == short || gap == short + HEADER {
-                COMMON_LENGTHS[0]
-            } else {
-                COMMON_LENGTHS[1]
-            };
-            let common = Model {
-                start: place.saturating_add(2),
-                id: COMMON,
-                length,
-            };
+            let common = common_before(*first, at);
             self.block(common);
             at = common.end();
         }
@@ -145,20 +160,7 @@ impl Map {
             let Some(gap) = u32::from(model.start).checked_sub(at) else {
                 continue;
             };
-            match (
-                gap.checked_sub(HEADER)
-                    .and_then(|length| u16::try_from(length).ok()),
-                u16::try_from(at),
-            ) {
-                (Some(length), Ok(start)) => self.block(Model {
-                    start,
-                    id: VENDOR,
-                    length,
-                }),
-                // One register belongs to the model before it.
-                (None, _) if gap == 1 => self.widen(at),
-                _ => {}
-            }
+            self.bridge(at, gap);
             self.block(*model);
             at = model.end();
         }
@@ -168,6 +170,22 @@ impl Map {
             self.texts(model.start, name);
         }
         self.texts(place.saturating_add(2), name);
+    }
+
+    /// Fills a gap between two models: with a model of a vendor, or one register with the model before it.
+    fn bridge(&mut self, at: u32, gap: u32) {
+        let length = gap
+            .checked_sub(HEADER)
+            .and_then(|length| u16::try_from(length).ok());
+        match (length, u16::try_from(at)) {
+            (Some(length), Ok(start)) => self.block(Model {
+                start,
+                id: VENDOR,
+                length,
+            }),
+            (None, _) if gap == 1 => self.widen(at),
+            _ => {}
+        }
     }
 
     /// Adds one register to the model that ends at `end`.
@@ -215,7 +233,7 @@ mod tests {
         Model { start, id, length }
     }
 
-    /// The models as whoever walks the chain finds them.
+    /// The models in the order of a walk along the chain.
     fn walked(map: &Map, place: u16) -> Vec<Model> {
         let read = |at: u16| {
             *map.fixed

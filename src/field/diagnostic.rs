@@ -1,4 +1,4 @@
-//! Questions of a person at a terminal to a line: what is in these registers, who are you. Asked between the reads of the plan.
+//! Diagnostic requests of a person at a terminal to a line: read these registers, identify yourself. Made between the reads of the plan.
 
 use std::time::{Duration, Instant};
 
@@ -7,25 +7,25 @@ use tokio::sync::oneshot;
 
 use super::decode::Table;
 
-/// One question.
+/// One request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ask {
-    /// What registers or bits hold.
+pub enum DiagnosticRequest {
+    /// Read registers or bits.
     Registers {
-        /// Which table.
+        /// The table.
         table: Table,
         /// From zero.
         start: u16,
         /// At least 1; at most 125 registers or 2000 bits.
         count: u16,
     },
-    /// What the device says it is (functions 43/14, then 17).
+    /// Identify the device (functions 43/14, then 17).
     Identity,
 }
 
-impl Ask {
-    /// What is wrong with asking a unit so; `None` if it can be asked.
+impl DiagnosticRequest {
+    /// The fault of such a request to a unit; `None` if it can be made.
     pub fn fault(&self, unit: u8) -> Option<&'static str> {
         let Self::Registers {
             table,
@@ -46,20 +46,20 @@ impl Ask {
     }
 }
 
-/// Why unit 0 is not asked.
+/// The reason why unit 0 is refused.
 const NOBODY: &str = "unit 0 addresses all devices, and none of them answers";
 
-/// How it was answered.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Said {
+pub enum DiagnosticResponse {
     /// Registers, or bits as 0 and 1.
     Words(Vec<u16>),
-    /// What it says it is.
+    /// The identification of the device.
     Identity(String),
-    /// The device says no (a Modbus exception).
+    /// A Modbus exception.
     Exception(u8),
-    /// Nobody answered in time.
+    /// No answer in time.
     Nothing,
     /// Something came that is no answer: another speed, another parity, two devices at once.
     Garbage(String),
@@ -67,17 +67,17 @@ pub enum Said {
     NoLine(String),
 }
 
-/// A question on its way to the task of a line.
+/// A request on its way to the task of a line.
 #[derive(Debug)]
-pub struct Inquiry {
+pub struct PendingDiagnostic {
     /// The Modbus address.
     pub unit: u8,
-    /// What is asked.
-    pub ask: Ask,
-    /// How long an answer is waited for.
+    /// The request.
+    pub ask: DiagnosticRequest,
+    /// The timeout of the answer.
     pub within: Duration,
-    /// When nobody waits for it any more.
+    /// The moment from which the response is worthless.
     pub deadline: Instant,
-    /// Told the answer.
-    pub answer: oneshot::Sender<Said>,
+    /// Receives the response.
+    pub answer: oneshot::Sender<DiagnosticResponse>,
 }

@@ -1,4 +1,4 @@
-//! What was learned of devices, kept over restarts: a small file for each line.
+//! Facts learned about devices, kept over restarts: a small file for each line.
 //!
 //! Points that a device refused are not kept: after a restart they are tried at once.
 //!
@@ -13,24 +13,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::barriers::{Barrier, Barriers};
-use crate::field::{Device, Source};
+use super::unreadable::{UnreadableRange, UnreadableRanges};
+use crate::field::{Device, PointSource};
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Kept {
+struct CachedDevice {
     /// Of the map of registers it was learned with.
     map: u64,
-    barriers: Vec<Barrier>,
+    #[serde(rename = "barriers")]
+    unreadable: Vec<UnreadableRange>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct DeviceCache {
     file: Option<PathBuf>,
-    devices: BTreeMap<String, Kept>,
-    /// What is to be written, while somebody writes.
+    devices: BTreeMap<String, CachedDevice>,
+    /// The newest content, while an older one is being written.
     newest: Arc<Mutex<Option<Vec<u8>>>>,
-    /// Held by whoever writes.
+    /// Held while writing.
     writing: Arc<Mutex<()>>,
 }
 
@@ -39,15 +40,15 @@ fn map_of(device: &Device) -> u64 {
     let mut hasher = DefaultHasher::new();
     device.unit.hash(&mut hasher);
     for point in &device.points {
-        if let Source::Register { register, .. } = &point.source {
+        if let PointSource::Register { register, .. } = &point.source {
             (register.table, register.address, register.width()).hash(&mut hasher);
         }
     }
     hasher.finish()
 }
 
-impl Known {
-    /// Reads what is known of a line.
+impl DeviceCache {
+    /// Reads the file of a line.
     pub(super) fn open(folder: Option<PathBuf>, line: &str, devices: &[Arc<Device>]) -> Self {
         let Some(folder) = folder else {
             return Self::default();
@@ -63,11 +64,11 @@ impl Known {
             })
             .collect();
         let file = folder.join(format!("{plain}.json"));
-        let read: BTreeMap<String, Kept> = std::fs::read(&file)
+        let read: BTreeMap<String, CachedDevice> = std::fs::read(&file)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        let is_same = |name: &String, kept: &Kept| {
+        let is_same = |name: &String, kept: &CachedDevice| {
             devices
                 .iter()
                 .any(|device| device.name == *name && map_of(device) == kept.map)
@@ -82,42 +83,28 @@ impl Known {
         }
     }
 
-    /// What is known of one device, the holes of the YAML included.
-    pub(super) fn barriers(&self, device: &Device) -> Barriers {
+    /// The unreadable ranges of one device, those of the YAML included.
+    pub(super) fn unreadable(&self, device: &Device) -> UnreadableRanges {
         let kept = self
             .devices
             .get(&device.name)
-            .map(|kept| kept.barriers.clone())
+            .map(|kept| kept.unreadable.clone())
             .unwrap_or_default();
-        Barriers::known(device.holes.iter().copied().chain(kept).collect())
+        UnreadableRanges::known(device.holes.iter().copied().chain(kept).collect())
     }
 
-    /// Writes down what is known now, beside the line's work: it may take as long as the disk likes.
-    pub(super) fn keep(&mut self, devices: &[Arc<Device>], barriers: &[Barriers]) {
+    /// Writes the file beside the line's work, however slow the disk is.
+    pub(super) fn keep(&mut self, devices: &[Arc<Device>], unreadable: &[UnreadableRanges]) {
         let Some(file) = self.file.clone() else {
             return;
         };
-        let kept = devices
+        let kept: BTreeMap<String, CachedDevice> = devices
             .iter()
-            .zip(barriers)
-            .filter_map(|(device, barriers)| {
-                let learned: Vec<Barrier> = barriers
-                    .to_keep()
-                    .iter()
-                    .filter(|barrier| !device.holes.contains(barrier))
-                    .copied()
-                    .collect();
-                (!learned.is_empty()).then(|| {
-                    (
-                        device.name.clone(),
-                        Kept {
-                            map: map_of(device),
-                            barriers: learned,
-                        },
-                    )
-                })
-            });
-        let kept: BTreeMap<String, Kept> = kept.collect();
+            .zip(unreadable)
+            .filter_map(|(device, unreadable)| {
+                Some((device.name.clone(), CachedDevice::of(device, unreadable)?))
+            })
+            .collect();
         if kept == self.devices {
             return;
         }
@@ -133,13 +120,32 @@ impl Known {
             // Nothing: another one has written it already.
             let Some(text) = text else { return };
             if let Err(error) = write(&file, &text) {
-                tracing::warn!(file = %file.display(), %error, "what was learned of devices is not kept");
+                tracing::warn!(
+                    event = "device.cache_failed", file = %file.display(), %error,
+                    "cannot write the device cache; after a restart the register maps are learned again; check the disk"
+                );
             }
         });
     }
 }
 
-/// Whole or not at all.
+impl CachedDevice {
+    /// The facts learned about a device beyond its YAML; `None`: nothing.
+    fn of(device: &Device, unreadable: &UnreadableRanges) -> Option<Self> {
+        let learned: Vec<UnreadableRange> = unreadable
+            .to_keep()
+            .iter()
+            .filter(|range| !device.holes.contains(range))
+            .copied()
+            .collect();
+        (!learned.is_empty()).then(|| Self {
+            map: map_of(device),
+            unreadable: learned,
+        })
+    }
+}
+
+/// Writes the whole file or nothing.
 fn write(file: &Path, text: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::DirBuilder::new()
@@ -165,53 +171,53 @@ fn write(file: &Path, text: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::field::Point;
-    use crate::field::decode::{Kind, Register, Table};
-    use crate::field::wave::Wave;
+    use crate::field::decode::{DataType, Register, Table};
+    use crate::field::signal::Signal;
     use crate::reading::DeviceId;
 
     #[tokio::test]
     async fn what_is_learned_is_known_again_for_the_same_map_only() {
         let folder = tempfile::tempdir().unwrap();
         let point = |address| Point {
-            source: Source::Register {
-                register: Arc::new(Register::new(Table::Holding, address, Kind::U16)),
+            source: PointSource::Register {
+                register: Arc::new(Register::new(Table::Holding, address, DataType::U16)),
                 exponent: None,
             },
-            ..Point::made("p".to_owned(), Wave::default())
+            ..Point::simulated("p".to_owned(), Signal::default())
         };
         let device = Arc::new(Device {
             points: vec![point(3)],
             ..Device::new(DeviceId(0), "meter", 1)
         });
-        let barrier = Barrier {
+        let range = UnreadableRange {
             table: Table::Holding,
             start: 4,
             end: 9,
         };
-        let mut known = Known::open(
+        let mut known = DeviceCache::open(
             Some(folder.path().to_owned()),
             "a/b",
             std::slice::from_ref(&device),
         );
         known.keep(
             std::slice::from_ref(&device),
-            &[Barriers::known(vec![barrier])],
+            &[UnreadableRanges::known(vec![range])],
         );
         let file = folder.path().join("a_b.json");
         while !file.exists() {
             tokio::task::yield_now().await;
         }
         let again = |device: &Arc<Device>| {
-            Known::open(
+            DeviceCache::open(
                 Some(folder.path().to_owned()),
                 "a/b",
                 std::slice::from_ref(device),
             )
-            .barriers(device)
+            .unreadable(device)
             .to_keep()
             .to_vec()
         };
-        assert_eq!(again(&device), [barrier]);
+        assert_eq!(again(&device), [range]);
         let other = Arc::new(Device {
             points: vec![point(5)],
             ..Device::clone(&device)

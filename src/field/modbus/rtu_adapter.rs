@@ -1,4 +1,4 @@
-//! The byte filter between tokio-modbus and a wire with RTU or ASCII frames.
+//! The framed transport adapter between tokio-modbus and a wire with RTU or ASCII frames.
 //!
 //! Invariants:
 //! * Nothing but one whole frame that answers the request is let through (`frames`).
@@ -18,22 +18,16 @@ use tokio::time::Sleep;
 use super::ascii::Ascii;
 use super::frames::{Echo, Late, MAX_FRAME, Receiver, Seen};
 use super::manners::Accept;
+use super::mode::TransmissionMode;
 use crate::time::now;
 
-/// What frames can travel on.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A stream that carries frames.
+pub(super) trait FrameStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> FrameStream for T {}
 
-/// How frames look on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Rtu,
-    Ascii,
-}
-
-struct Inner {
-    wire: Box<dyn Wire>,
+struct RtuState {
+    wire: Box<dyn FrameStream>,
     receiver: Receiver,
     ascii: Option<Ascii>,
     outgoing: Vec<u8>,
@@ -59,11 +53,11 @@ pub(super) fn broken(error: &io::Error) -> String {
 
 /// See the module. Clones share the wire.
 #[derive(Clone)]
-pub(super) struct RtuShim(Arc<Mutex<Inner>>);
+pub(super) struct RtuAdapter(Arc<Mutex<RtuState>>);
 
-impl std::fmt::Debug for RtuShim {
+impl std::fmt::Debug for RtuAdapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RtuShim").finish_non_exhaustive()
+        f.debug_struct("RtuAdapter").finish_non_exhaustive()
     }
 }
 
@@ -78,13 +72,17 @@ pub(super) fn hand_over(frame: &mut Vec<u8>, buffer: &mut ReadBuf<'_>) -> bool {
     true
 }
 
-impl RtuShim {
-    pub(super) fn new(wire: Box<dyn Wire>, framing: Framing, silence: Duration) -> Self {
-        let ascii = (framing == Framing::Ascii).then(Ascii::default);
+impl RtuAdapter {
+    pub(super) fn new(
+        wire: Box<dyn FrameStream>,
+        framing: TransmissionMode,
+        silence: Duration,
+    ) -> Self {
+        let ascii = (framing == TransmissionMode::Ascii).then(Ascii::default);
         let receiver = Receiver::default();
         let (outgoing, frame) = (Vec::new(), Vec::new());
         let last_byte = now();
-        Self(Arc::new(Mutex::new(Inner {
+        Self(Arc::new(Mutex::new(RtuState {
             wire,
             receiver,
             ascii,
@@ -100,57 +98,57 @@ impl RtuShim {
 
     /// The same, comparing less.
     pub(super) fn accepting(self, accept: Accept) -> Self {
-        self.with(|inner| inner.receiver = Receiver::accepting(accept));
+        self.with(|state| state.receiver = Receiver::accepting(accept));
         self
     }
 
-    fn with<R>(&self, action: impl FnOnce(&mut Inner) -> R) -> R {
+    fn with<R>(&self, action: impl FnOnce(&mut RtuState) -> R) -> R {
         action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// When the last byte came or was given to the wire.
     pub(super) fn last_byte(&self) -> Instant {
-        self.with(|inner| inner.last_byte)
+        self.with(|state| state.last_byte)
     }
 
     /// The outstanding request is waited for no longer.
     pub(super) fn give_up(&self) {
-        self.with(|inner| {
-            inner.receiver.give_up(now());
-            inner.receiver.broken_off(now());
+        self.with(|state| {
+            state.receiver.give_up(now());
+            state.receiver.broken_off(now());
         });
     }
 
     /// Why the answer was not taken, if something came.
     pub(super) fn rejected(&self) -> Option<&'static str> {
-        self.with(|inner| inner.receiver.rejected())
+        self.with(|state| state.receiver.rejected())
     }
 
     /// True if the error of the last call was a wrong checksum: the wire is as good as before.
     pub(super) fn take_condemned(&self) -> bool {
-        self.with(|inner| std::mem::take(&mut inner.is_condemned))
+        self.with(|state| std::mem::take(&mut state.is_condemned))
     }
 
-    /// How the wire itself failed, if it did, and not only what came over it.
+    /// The failure of the wire itself, as opposed to bad bytes on it.
     pub(super) fn fault(&self) -> Option<String> {
-        self.with(|inner| inner.fault.clone())
+        self.with(|state| state.fault.clone())
     }
 
     pub(super) fn echo(&self) -> Echo {
-        self.with(|inner| inner.receiver.echo())
+        self.with(|state| state.receiver.echo())
     }
 
-    /// What was seen since this was asked last.
+    /// The counters since the last call, and late answers.
     pub(super) fn take_seen(&self) -> (Seen, Vec<Late>) {
-        self.with(|inner| {
-            let junk = inner.ascii.as_mut().map_or(0, Ascii::take_junk);
-            let seen = std::mem::take(&mut inner.receiver.seen);
+        self.with(|state| {
+            let junk = state.ascii.as_mut().map_or(0, Ascii::take_junk);
+            let seen = std::mem::take(&mut state.receiver.seen);
             (
                 Seen {
                     junk: seen.junk + junk,
                     ..seen
                 },
-                inner.receiver.take_late(),
+                state.receiver.take_late(),
             )
         })
     }
@@ -163,21 +161,21 @@ impl RtuShim {
             if left.is_zero() {
                 return Ok(());
             }
-            let more = std::future::poll_fn(|context| self.with(|inner| inner.receive(context)));
+            let more = std::future::poll_fn(|context| self.with(|state| state.receive(context)));
             match tokio::time::timeout(silence.min(left), more).await {
                 Err(_) => {
-                    self.with(|inner| inner.receiver.discard(now()));
+                    self.with(|state| state.receiver.discard(now()));
                     return Ok(());
                 }
                 Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(Ok(_)) => self.with(|inner| inner.receiver.discard(now())),
+                Ok(Ok(_)) => self.with(|state| state.receiver.discard(now())),
                 Ok(Err(error)) => return Err(error),
             }
         }
     }
 }
 
-impl Inner {
+impl RtuState {
     /// Takes what the wire has; the number of bytes.
     fn receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [0; 2 * MAX_FRAME];
@@ -278,27 +276,27 @@ impl Inner {
     }
 }
 
-impl AsyncRead for RtuShim {
+impl AsyncRead for RtuAdapter {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.with(|inner| inner.poll_read(context, buffer))
+        self.with(|state| state.poll_read(context, buffer))
     }
 }
 
-impl AsyncWrite for RtuShim {
+impl AsyncWrite for RtuAdapter {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         request: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.with(|inner| inner.poll_write(context, request))
+        self.with(|state| state.poll_write(context, request))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|inner| inner.poll_flush(context))
+        self.with(|state| state.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -319,10 +317,10 @@ mod tests {
     #[tokio::test]
     async fn after_a_wrong_checksum_the_wire_goes_on_with_a_new_codec() {
         let (ours, mut theirs) = duplex(4096);
-        let shim = RtuShim::new(Box::new(ours), Framing::Rtu, SILENCE);
+        let adapter = RtuAdapter::new(Box::new(ours), TransmissionMode::Rtu, SILENCE);
         let ask = || Request::ReadHoldingRegisters(0, 1);
         let mut request = [0; 8];
-        let mut context = rtu::attach_slave(shim.clone(), Slave(1));
+        let mut context = rtu::attach_slave(adapter.clone(), Slave(1));
         let play = async {
             theirs.read_exact(&mut request).await.unwrap();
             theirs.write_all(&[1, 3, 2, 0, 7, 0, 0]).await.unwrap();
@@ -331,8 +329,8 @@ mod tests {
             play,
             tokio::time::timeout(Duration::from_secs(10), context.call(ask()))
         );
-        assert!(called.expect("told before any time-out").is_err() && shim.take_condemned());
-        let mut context = rtu::attach_slave(shim.clone(), Slave(1));
+        assert!(called.expect("told before any time-out").is_err() && adapter.take_condemned());
+        let mut context = rtu::attach_slave(adapter.clone(), Slave(1));
         let play = async {
             theirs.read_exact(&mut request).await.unwrap();
             theirs
@@ -356,8 +354,8 @@ mod tests {
     #[tokio::test]
     async fn ascii_frames_travel_as_text() {
         let (ours, mut theirs) = duplex(4096);
-        let shim = RtuShim::new(Box::new(ours), Framing::Ascii, SILENCE);
-        let mut context = rtu::attach_slave(shim, Slave(1));
+        let adapter = RtuAdapter::new(Box::new(ours), TransmissionMode::Ascii, SILENCE);
+        let mut context = rtu::attach_slave(adapter, Slave(1));
         let play = async {
             let mut request = [0; 17];
             theirs.read_exact(&mut request).await.unwrap();
@@ -376,7 +374,7 @@ mod tests {
         let (ours, theirs) = duplex(64);
         drop(theirs);
         let mut context = rtu::attach_slave(
-            RtuShim::new(Box::new(ours), Framing::Rtu, SILENCE),
+            RtuAdapter::new(Box::new(ours), TransmissionMode::Rtu, SILENCE),
             Slave(1),
         );
         let call = tokio::time::timeout(

@@ -9,7 +9,8 @@ use crate::units::Span;
 /// The shape of a simulated value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Shape {
+#[schemars(rename = "Shape")]
+pub enum Waveform {
     /// Always `from`.
     Constant,
     /// Between `from` and `to`, smoothly.
@@ -25,22 +26,23 @@ pub enum Shape {
 /// A simulated value, as written in the YAML.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Wave {
+#[schemars(rename = "Wave")]
+pub struct Signal {
     /// Default sine.
-    #[serde(default = "Wave::default_shape")]
-    pub shape: Shape,
+    #[serde(default = "Signal::default_shape")]
+    pub shape: Waveform,
     /// Default 0.
     #[serde(default)]
     pub from: f64,
     /// Default 100.
-    #[serde(default = "Wave::default_to")]
+    #[serde(default = "Signal::default_to")]
     pub to: f64,
     /// Default one minute.
-    #[serde(default = "Wave::default_period")]
+    #[serde(default = "Signal::default_period")]
     pub period: Span,
 }
 
-impl Default for Wave {
+impl Default for Signal {
     fn default() -> Self {
         Self {
             shape: Self::default_shape(),
@@ -51,9 +53,9 @@ impl Default for Wave {
     }
 }
 
-impl Wave {
-    fn default_shape() -> Shape {
-        Shape::Sine
+impl Signal {
+    fn default_shape() -> Waveform {
+        Waveform::Sine
     }
 
     fn default_to() -> f64 {
@@ -70,17 +72,19 @@ impl Wave {
         let phase = periods.fract();
         let span = self.to - self.from;
         match self.shape {
-            Shape::Constant => self.from,
-            Shape::Sine => self.from + span * (0.5 - 0.5 * (phase * std::f64::consts::TAU).cos()),
-            Shape::Ramp => self.from + span * phase,
-            Shape::Square => {
+            Waveform::Constant => self.from,
+            Waveform::Sine => {
+                self.from + span * (0.5 - 0.5 * (phase * std::f64::consts::TAU).cos())
+            }
+            Waveform::Ramp => self.from + span * phase,
+            Waveform::Square => {
                 if phase < 0.5 {
                     self.from
                 } else {
                     self.to
                 }
             }
-            Shape::Counter => self.from + periods.floor(),
+            Waveform::Counter => self.from + periods.floor(),
         }
     }
 }
@@ -89,14 +93,14 @@ impl Wave {
 mod tests {
     use super::*;
 
-    fn check(shape: Shape, seconds: f64, expected: f64) {
-        let wave = Wave {
+    fn check(shape: Waveform, seconds: f64, expected: f64) {
+        let signal = Signal {
             shape,
             from: 10.0,
             to: 20.0,
             period: Span(Duration::from_secs(4)),
         };
-        let value = wave.value(Duration::from_secs_f64(seconds));
+        let value = signal.value(Duration::from_secs_f64(seconds));
         assert!(
             (value - expected).abs() < 1e-9,
             "{shape:?} at {seconds}: {value}"
@@ -105,12 +109,12 @@ mod tests {
 
     #[test]
     fn every_shape_has_its_values() {
-        check(Shape::Constant, 3.0, 10.0);
-        check(Shape::Sine, 0.0, 10.0);
-        check(Shape::Sine, 2.0, 20.0);
-        check(Shape::Ramp, 1.0, 12.5);
-        check(Shape::Square, 1.9, 10.0);
-        check(Shape::Square, 2.1, 20.0);
-        check(Shape::Counter, 9.0, 12.0);
+        check(Waveform::Constant, 3.0, 10.0);
+        check(Waveform::Sine, 0.0, 10.0);
+        check(Waveform::Sine, 2.0, 20.0);
+        check(Waveform::Ramp, 1.0, 12.5);
+        check(Waveform::Square, 1.9, 10.0);
+        check(Waveform::Square, 2.1, 20.0);
+        check(Waveform::Counter, 9.0, 12.0);
     }
 }

@@ -1,5 +1,5 @@
-//! The last value of every point of a line: what is shown of it when newer ones do not come, how old it may grow, what is computed from
-//! it. Pure.
+//! The last value of every point of a line: its quality while newer ones do not come, its age limit, and the values derived from it.
+//! Pure.
 //!
 //! Invariants:
 //! * No value is shown as good for longer than [`Slot::allowance`] after it was read, whatever the reason that no newer one came: its
@@ -13,20 +13,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::formula::Formula;
-use super::{Device, Point, Source, Values};
+use super::{Device, Point, PointSource, Values};
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 
 /// Intervals without a newer value until the last one is stale.
 pub(super) const MISSES: u32 = 3;
-/// A line that is asked for more than this many times what it can carry is not waited for any longer.
+/// The largest load of a line by which the limits of its values are stretched.
 const MOST_STRETCH: f64 = 1000.0;
 /// However short the interval: one device may hold up the line for this long. Times `answer_within`, or a time.
 const HELD_UP: (u32, Duration) = (5, Duration::from_secs(5));
 
-/// Where a point stands.
+/// The state of a point.
 #[derive(Debug, Clone)]
 enum Standing {
-    /// Nobody has tried to read it; since then.
+    /// Not read since then.
     Unread(Instant),
     /// Measured then.
     Good(Value, Instant),
@@ -56,20 +56,20 @@ struct Slot {
     point: PointId,
     /// As in the YAML.
     stale_after: Option<Duration>,
-    /// How long a value is good by the interval of the point, on a line with time for everything.
+    /// The time for which a value is good by the interval of the point, on a line that is not overloaded.
     usual: Duration,
     /// `None` where nothing is ever read.
     standing: Option<Standing>,
 }
 
 impl Slot {
-    /// How long after it was read a value may be shown as good.
-    fn allowance(&self, pace: Pace) -> Duration {
+    /// The time after a read for which a value may be shown as good.
+    fn allowance(&self, pace: PollPace) -> Duration {
         self.stale_after.unwrap_or_else(|| pace.of(self.usual))
     }
 
     /// When it is to be looked at although nothing came.
-    fn fades_at(&self, pace: Pace) -> Option<Instant> {
+    fn fades_at(&self, pace: PollPace) -> Option<Instant> {
         match self.standing.as_ref()? {
             Standing::Good(_, at)
             | Standing::Old {
@@ -82,19 +82,36 @@ impl Slot {
     }
 }
 
-/// How fast the line comes round.
+/// The speed of the line.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
-    /// By how much its intervals are longer than asked for.
+struct PollPace {
+    /// The factor by which its intervals are longer than configured.
     stretch: f64,
     /// No value is stale earlier, unless `stale_after` says so.
     least: Duration,
 }
 
-impl Pace {
+impl PollPace {
     fn of(self, usual: Duration) -> Duration {
         usual.mul_f64(self.stretch).max(self.least)
     }
+}
+
+/// The same moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) now: Instant,
+    pub(super) time: Timestamp,
+}
+
+/// A failed attempt to read some points of a device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure<'a> {
+    pub(super) device: usize,
+    pub(super) points: &'a [PointId],
+    pub(super) why: &'a Arc<str>,
+    /// The last value is not valid any longer.
+    pub(super) is_bad: bool,
 }
 
 /// In the order of the points: a line has many, and there are many lines.
@@ -121,16 +138,16 @@ impl Slots {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Last {
+pub(super) struct PointCache {
     slots: Slots,
-    pace: Pace,
+    pace: PollPace,
     /// Nothing grows too old before.
     fades_at: Option<Instant>,
     /// By device.
     derived: Vec<Vec<Derived>>,
 }
 
-impl Last {
+impl PointCache {
     /// Of a line whose devices answer within `answer_within`, from `now` on.
     pub(super) fn new(devices: &[Arc<Device>], answer_within: Duration, now: Instant) -> Self {
         let slot = |device: &Device, point: &Point| Slot {
@@ -146,22 +163,22 @@ impl Last {
         let mut slots: Vec<Slot> = points.collect();
         slots.sort_by_key(|slot| slot.point);
         slots.shrink_to_fit();
-        let pace = Pace {
+        let pace = PollPace {
             stretch: 1.0,
             least: HELD_UP.1.max(answer_within.saturating_mul(HELD_UP.0)),
         };
         let derived = devices.iter().map(|device| derived(device)).collect();
-        let mut last = Self {
+        let mut cache = Self {
             slots: Slots(slots),
             pace,
             fades_at: None,
             derived,
         };
-        last.fades_at = last.first_fading();
-        last
+        cache.fades_at = cache.first_fading();
+        cache
     }
 
-    /// The line has come to ask by this factor more slowly than it is asked to.
+    /// The line polls more slowly than configured, by this factor.
     pub(super) fn stretched(&mut self, stretch: f64) {
         // Small changes are not worth a look at every point.
         if (stretch - self.pace.stretch).abs() > 0.05 * self.pace.stretch {
@@ -171,13 +188,8 @@ impl Last {
     }
 
     /// Values came.
-    pub(super) fn measured(
-        &mut self,
-        device: usize,
-        values: Values,
-        now: Instant,
-        time: Timestamp,
-    ) -> Vec<Reading> {
+    pub(super) fn measured(&mut self, device: usize, values: Values, at: Now) -> Vec<Reading> {
+        let Now { now, time } = at;
         let mut readings = Vec::with_capacity(values.len());
         for (point, value) in values {
             let standing = match &value {
@@ -208,51 +220,22 @@ impl Last {
         readings
     }
 
-    /// An attempt to read these points failed; `is_bad`: the last value does not stand for now.
-    pub(super) fn missed(
-        &mut self,
-        device: usize,
-        points: &[PointId],
-        why: &Arc<str>,
-        is_bad: bool,
-        (now, time): (Instant, Timestamp),
-    ) -> Vec<Reading> {
+    /// An attempt to read some points failed.
+    pub(super) fn missed(&mut self, failure: &Failure<'_>, at: Now) -> Vec<Reading> {
         let mut readings = Vec::new();
-        for point in points {
-            let Some(slot) = self.slots.place(*point) else {
-                continue;
-            };
-            slot.standing = Some(match slot.standing.take() {
-                Some(Standing::Good(value, at)) => Standing::Old {
-                    value,
-                    at,
-                    why: why.clone(),
-                    told: false,
-                    is_bad,
-                },
-                Some(Standing::Old {
-                    value,
-                    at,
-                    told,
-                    is_bad: was_bad,
-                    ..
-                }) => Standing::Old {
-                    value,
-                    at,
-                    why: why.clone(),
-                    told: told && was_bad == is_bad,
-                    is_bad: is_bad || was_bad,
-                },
-                Some(Standing::None(_) | Standing::Unread(_)) | None => Standing::None(why.clone()),
-            });
-            readings.extend(slot.told(now, time));
+        for point in failure.points {
+            if let Some(slot) = self.slots.place(*point) {
+                slot.fail(failure.why, failure.is_bad);
+                readings.extend(slot.told(at));
+            }
         }
-        self.computed(device, &mut readings);
+        self.computed(failure.device, &mut readings);
         readings
     }
 
-    /// What has grown too old since nothing newer came.
-    pub(super) fn faded(&mut self, now: Instant, time: Timestamp) -> Vec<Reading> {
+    /// The readings of values that have grown too old.
+    pub(super) fn faded(&mut self, at: Now) -> Vec<Reading> {
+        let now = at.now;
         if self.fades_at.is_none_or(|at| at > now) {
             return Vec::new();
         }
@@ -262,8 +245,7 @@ impl Last {
             .0
             .iter_mut()
             .filter(|slot| slot.fades_at(pace).is_some_and(|at| at <= now));
-        let mut readings: Vec<Reading> =
-            old.filter_map(|slot| slot.fade(pace, now, time)).collect();
+        let mut readings: Vec<Reading> = old.filter_map(|slot| slot.fade(pace, at)).collect();
         for device in 0..self.derived.len() {
             self.computed(device, &mut readings);
         }
@@ -275,7 +257,7 @@ impl Last {
         readings
     }
 
-    /// When the next value grows too old, if nothing newer comes; or earlier, when newer values have put that off.
+    /// The moment when the next value grows too old, if nothing newer comes; or an earlier one.
     pub(super) fn next_fading(&self) -> Option<Instant> {
         self.fades_at
     }
@@ -345,8 +327,35 @@ impl Last {
 }
 
 impl Slot {
+    /// An attempt to read it failed.
+    fn fail(&mut self, why: &Arc<str>, is_bad: bool) {
+        self.standing = Some(match self.standing.take() {
+            Some(Standing::Good(value, at)) => Standing::Old {
+                value,
+                at,
+                why: why.clone(),
+                told: false,
+                is_bad,
+            },
+            Some(Standing::Old {
+                value,
+                at,
+                told,
+                is_bad: was_bad,
+                ..
+            }) => Standing::Old {
+                value,
+                at,
+                why: why.clone(),
+                told: told && was_bad == is_bad,
+                is_bad: is_bad || was_bad,
+            },
+            Some(Standing::None(_) | Standing::Unread(_)) | None => Standing::None(why.clone()),
+        });
+    }
+
     /// Its time is over.
-    fn fade(&mut self, pace: Pace, now: Instant, time: Timestamp) -> Option<Reading> {
+    fn fade(&mut self, pace: PollPace, at: Now) -> Option<Reading> {
         let within = humantime::format_duration(whole_seconds(self.allowance(pace)));
         self.standing = Some(match self.standing.take()? {
             Standing::Good(value, at) => Standing::Old {
@@ -359,11 +368,12 @@ impl Slot {
             Standing::Unread(_) => Standing::None("not read since the line was started".into()),
             other => other,
         });
-        self.told(now, time)
+        self.told(at)
     }
 
-    /// The reading that tells of a failure, once it is time to tell.
-    fn told(&mut self, now: Instant, time: Timestamp) -> Option<Reading> {
+    /// The reading that reports a failure, once it is due.
+    fn told(&mut self, at: Now) -> Option<Reading> {
+        let Now { now, time } = at;
         let (point, patience) = (self.point, self.stale_after);
         let bad = |why: &Arc<str>| Reading {
             point,
@@ -413,13 +423,13 @@ fn whole_seconds(time: Duration) -> Duration {
     }
 }
 
-/// How long a value is good by the interval of its point.
+/// The time for which a value is good by the interval of its point.
 fn usual(device: &Device, point: &Point) -> Duration {
-    match &device.talk {
+    match &device.protocol {
         None => point.every.saturating_mul(MISSES),
-        Some(talk) if talk.is_polled() => talk.every.saturating_mul(MISSES),
+        Some(protocol) if protocol.is_polled() => protocol.every.saturating_mul(MISSES),
         // That it may be silent for; a little more, so that it is offline before.
-        Some(talk) => talk.every + talk.every / 2,
+        Some(protocol) => protocol.every + protocol.every / 2,
     }
 }
 
@@ -428,7 +438,7 @@ fn derived(device: &Device) -> Vec<Derived> {
         .points
         .iter()
         .filter_map(|point| match &point.source {
-            Source::Derived(formula) => Some((point.id, formula.clone())),
+            PointSource::Derived(formula) => Some((point.id, formula.clone())),
             _ => None,
         });
     let id_of = |name: &String| {
@@ -451,23 +461,37 @@ fn derived(device: &Device) -> Vec<Derived> {
 mod tests {
     use super::*;
     use crate::field::Point;
-    use crate::field::wave::Wave;
+    use crate::field::signal::Signal;
     use crate::reading::DeviceId;
 
     const A: PointId = PointId(0);
 
-    fn last_of(stale_after: Option<Duration>) -> Last {
+    fn at(now: Instant) -> Now {
+        let time = Timestamp::at(0);
+        Now { now, time }
+    }
+
+    fn failure(why: &Arc<str>, is_bad: bool) -> Failure<'_> {
+        Failure {
+            device: 0,
+            points: &[A],
+            why,
+            is_bad,
+        }
+    }
+
+    fn last_of(stale_after: Option<Duration>) -> PointCache {
         let point = |id, name: &str| Point {
             id: PointId(id),
             stale_after,
-            ..Point::made(name.to_owned(), Wave::default())
+            ..Point::simulated(name.to_owned(), Signal::default())
         };
         let sum = Point {
-            source: Source::Derived(Formula::new("a + b").unwrap()),
+            source: PointSource::Derived(Formula::new("a + b").unwrap()),
             ..point(2, "sum")
         };
         let points = vec![point(0, "a"), point(1, "b"), sum];
-        Last::new(
+        PointCache::new(
             &[Arc::new(Device {
                 points,
                 ..Device::new(DeviceId(0), "d", 1)
@@ -499,86 +523,86 @@ mod tests {
 
     #[test]
     fn a_value_is_stale_from_the_first_failure_and_gone_with_its_device() {
-        let (now, time) = (crate::time::now(), Timestamp::at(0));
-        let mut last = last_of(None);
+        let now = crate::time::now();
+        let mut cache = last_of(None);
         let both = vec![(A, Ok(Value::UInt(1))), (PointId(1), Ok(Value::UInt(2)))];
         assert_eq!(
-            told(&last.measured(0, both, now, time)),
+            told(&cache.measured(0, both, at(now))),
             ["0 1 good", "1 2 good", "2 3 good"]
         );
         let why: Arc<str> = "no answer".into();
         assert_eq!(
-            told(&last.missed(0, &[A], &why, false, (now, time))),
+            told(&cache.missed(&failure(&why, false), at(now))),
             ["0 1 stale", "2 - bad"]
         );
         assert_eq!(
-            told(&last.missed(0, &[A], &why, true, (now, time))),
+            told(&cache.missed(&failure(&why, true), at(now))),
             ["0 - bad", "2 - bad"]
         );
-        let readings = last.measured(0, vec![(A, Ok(Value::UInt(5)))], now, time);
+        let readings = cache.measured(0, vec![(A, Ok(Value::UInt(5)))], at(now));
         assert_eq!(told(&readings), ["0 5 good", "2 7 good"]);
     }
 
     #[test]
     fn with_patience_a_value_stands_until_it_is_too_old() {
-        let (now, time) = (crate::time::now(), Timestamp::at(0));
+        let now = crate::time::now();
         let patience = Duration::from_secs(30);
         let both = || vec![(A, Ok(Value::UInt(1))), (PointId(1), Err("broken".into()))];
-        let mut last = last_of(Some(patience));
-        last.measured(0, both(), now, time);
+        let mut cache = last_of(Some(patience));
+        cache.measured(0, both(), at(now));
         let why: Arc<str> = "no answer".into();
         let later = now + Duration::from_secs(10);
-        assert!(last.missed(0, &[A], &why, true, (later, time)).is_empty());
-        assert_eq!(last.next_fading(), Some(now + patience));
+        assert!(cache.missed(&failure(&why, true), at(later)).is_empty());
+        assert_eq!(cache.next_fading(), Some(now + patience));
         let mut unheard = last_of(Some(patience));
-        unheard.measured(0, both(), now, time);
+        unheard.measured(0, both(), at(now));
         assert_eq!(
-            told(&unheard.faded(now + patience, time)),
+            told(&unheard.faded(at(now + patience))),
             ["0 1 stale", "2 - bad"],
             "without any failure"
         );
-        assert!(last.faded(later, time).is_empty());
-        let readings = last.faded(now + patience, time);
+        assert!(cache.faded(at(later)).is_empty());
+        let readings = cache.faded(at(now + patience));
         assert_eq!(told(&readings), ["0 1 stale", "2 - bad"]);
         assert_eq!(readings[0].age, patience);
-        assert_eq!(last.next_fading(), None);
+        assert_eq!(cache.next_fading(), None);
     }
 
     #[test]
     fn without_patience_a_value_that_is_not_read_again_is_stale_after_some_intervals() {
-        let (now, time) = (crate::time::now(), Timestamp::at(0));
+        let now = crate::time::now();
         let both = || vec![(A, Ok(Value::UInt(1))), (PointId(1), Ok(Value::UInt(2)))];
-        let mut last = last_of(None);
-        last.measured(0, both(), now, time);
+        let mut cache = last_of(None);
+        cache.measured(0, both(), at(now));
         assert!(
-            last.faded(now + Duration::from_millis(4999), time)
+            cache
+                .faded(at(now + Duration::from_millis(4999)))
                 .is_empty(),
             "another device may hold up the line"
         );
         assert_eq!(
-            told(&last.faded(now + Duration::from_secs(5), time)),
+            told(&cache.faded(at(now + Duration::from_secs(5)))),
             ["0 1 stale", "1 2 stale", "2 - bad"]
         );
-        last.measured(0, both(), now, time);
-        last.stretched(10.0);
+        cache.measured(0, both(), at(now));
+        cache.stretched(10.0);
         assert_eq!(
-            last.next_fading(),
+            cache.next_fading(),
             Some(now + Duration::from_secs(30)),
             "an overloaded line comes round more seldom"
         );
-        last.stretched(1.0);
-        assert_eq!(last.next_fading(), Some(now + Duration::from_secs(5)));
+        cache.stretched(1.0);
+        assert_eq!(cache.next_fading(), Some(now + Duration::from_secs(5)));
     }
 
     #[test]
     fn a_point_that_is_never_read_is_bad() {
-        let time = Timestamp::at(0);
-        let mut last = last_of(Some(Duration::from_secs(1)));
-        let at = last.next_fading().unwrap();
+        let mut cache = last_of(Some(Duration::from_secs(1)));
+        let due = cache.next_fading().unwrap();
         assert_eq!(
-            told(&last.faded(at, time)),
+            told(&cache.faded(at(due))),
             ["0 - bad", "1 - bad", "2 - bad"]
         );
-        assert_eq!(last.next_fading(), None);
+        assert_eq!(cache.next_fading(), None);
     }
 }

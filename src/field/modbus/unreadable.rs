@@ -1,4 +1,4 @@
-//! Where a device refuses to be read on, and how that is found out. Pure.
+//! Address ranges that a device refuses to read across, learned from its refusals. Pure.
 //!
 //! A request that is refused although it covers several fields is cut at its widest gap; the halves are read alone from then on.
 //!
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Block;
+use super::block::Block;
 use crate::field::decode::Table;
 use crate::reading::PointId;
 
@@ -25,13 +25,13 @@ const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 /// Silences about one request, while others are answered, until it is cut.
 const STRIKES: u32 = 2;
-/// How long nothing is learned of a device that refused everything.
+/// The pause in learning after a device refused everything.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// A place that no request may cross: none begins before `start` and ends behind `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Barrier {
+pub struct UnreadableRange {
     /// `holding`, `input`, `coil` or `discrete`.
     pub table: Table,
     /// The first address that nothing needs.
@@ -40,15 +40,15 @@ pub struct Barrier {
     pub end: u32,
 }
 
-/// What is known of one device.
+/// The unreadable ranges and the missing points of one device.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Barriers {
-    kept: Vec<Barrier>,
+pub struct UnreadableRanges {
+    kept: Vec<UnreadableRange>,
     /// Found by refusals, with how often a part beside it was refused, too.
-    tentative: Vec<(Barrier, u8)>,
+    tentative: Vec<(UnreadableRange, u8)>,
     /// Found by silence.
     trial: Vec<Trial>,
-    /// Points that the device does not have, as it says.
+    /// Points that the device does not have.
     absent: Vec<Absent>,
     /// Refused alone.
     suspects: Vec<Suspect>,
@@ -63,10 +63,10 @@ pub struct Barriers {
 /// A barrier that was found by silence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Trial {
-    barrier: Barrier,
+    range: UnreadableRange,
     /// Until when it holds; then the whole request is tried again.
     until: Instant,
-    /// How long it held, the last time.
+    /// The last time for which it held.
     pause: Duration,
     /// Its time is over, and the whole request was not answered yet.
     is_over: bool,
@@ -76,7 +76,7 @@ struct Trial {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Absent {
     point: PointId,
-    /// How long it is left alone.
+    /// The time until it is tried again.
     pause: Duration,
 }
 
@@ -88,7 +88,17 @@ struct Suspect {
     others_answered: bool,
 }
 
-impl Barrier {
+/// The verdict on a point that was refused alone.
+enum Suspicion {
+    /// Refused for the first time.
+    New,
+    /// Refused again, without answers to others in between.
+    Open,
+    /// It is not there.
+    Absent,
+}
+
+impl UnreadableRange {
     /// True if a request runs over it.
     fn is_inside(&self, block: &Block) -> bool {
         let end = u32::from(block.start) + u32::from(block.count);
@@ -102,37 +112,37 @@ impl Barrier {
     }
 }
 
-impl Barriers {
-    /// What the YAML or an earlier run knows.
-    pub fn known(kept: Vec<Barrier>) -> Self {
+impl UnreadableRanges {
+    /// Starts with the ranges of the YAML or of an earlier run.
+    pub fn known(kept: Vec<UnreadableRange>) -> Self {
         Self {
             kept,
             ..Self::default()
         }
     }
 
-    /// What is to be known by the next run.
-    pub fn to_keep(&self) -> &[Barrier] {
+    /// The ranges for the next run.
+    pub fn to_keep(&self) -> &[UnreadableRange] {
         &self.kept
     }
 
-    fn all(&self) -> impl Iterator<Item = &Barrier> {
-        let tentative = self.tentative.iter().map(|(barrier, _)| barrier);
+    fn all(&self) -> impl Iterator<Item = &UnreadableRange> {
+        let tentative = self.tentative.iter().map(|(range, _)| range);
         let trial = self
             .trial
             .iter()
             .filter(|trial| !trial.is_over)
-            .map(|trial| &trial.barrier);
+            .map(|trial| &trial.range);
         self.kept.iter().chain(tentative).chain(trial)
     }
 
     /// True if a request would run over a barrier.
     pub(super) fn crosses(&self, table: Table, start: u32, end: u32) -> bool {
         self.all()
-            .any(|barrier| barrier.table == table && start < barrier.start && end > barrier.end)
+            .any(|range| range.table == table && start < range.start && end > range.end)
     }
 
-    /// How long a point is left alone because the device refuses it.
+    /// The interval of a point that the device refuses.
     pub(super) fn retry_of(&self, point: PointId) -> Option<Duration> {
         self.absent
             .iter()
@@ -154,14 +164,14 @@ impl Barriers {
         }
         // It was silent about the whole request, and is not any more.
         self.trial
-            .retain(|trial| !(trial.is_over && trial.barrier.is_inside(block)));
+            .retain(|trial| !(trial.is_over && trial.range.is_inside(block)));
         let is_back = is_awake
             || self
                 .absent
                 .iter()
                 .any(|absent| block.points.iter().any(|read| read.id == absent.point));
         if is_back {
-            // What else was missing may be back, too.
+            // Other missing points may be back, too.
             self.absent.clear();
         }
         self.suspects
@@ -171,12 +181,12 @@ impl Barriers {
             .for_each(|suspect| suspect.others_answered = true);
         // One side answers: the other, or what is between, was refused. If both were, the device refused whatever was asked.
         let mut settled = false;
-        for (barrier, doubts) in std::mem::take(&mut self.tentative) {
-            match (barrier.borders(block), doubts) {
-                (true, 0 | 1) => self.kept.push(barrier),
+        for (range, doubts) in std::mem::take(&mut self.tentative) {
+            match (range.borders(block), doubts) {
+                (true, 0 | 1) => self.kept.push(range),
                 (true, _) => {}
                 (false, _) => {
-                    self.tentative.push((barrier, doubts));
+                    self.tentative.push((range, doubts));
                     continue;
                 }
             }
@@ -185,7 +195,7 @@ impl Barriers {
         self.heard(now) | is_back | settled
     }
 
-    /// The device was heard: what it was silent about before is that request's fault. True if the plan changes.
+    /// The device answered: an earlier silence was the fault of that request. True if the plan changes.
     pub(in crate::field) fn heard(&mut self, now: Instant) -> bool {
         let Some(block) = self.silent.take() else {
             return false;
@@ -196,25 +206,20 @@ impl Barriers {
             return false;
         }
         *strikes = 0;
-        let Some((start, end)) = widest_gap(&block) else {
+        let Some(range) = widest_gap(&block) else {
             return false;
         };
-        let barrier = Barrier {
-            table: block.table,
-            start,
-            end,
-        };
-        if self.all().any(|known| *known == barrier) {
+        if self.all().any(|known| *known == range) {
             return false;
         }
         let before = self
             .trial
             .iter()
-            .position(|trial| trial.barrier == barrier)
+            .position(|trial| trial.range == range)
             .map(|index| self.trial.swap_remove(index).pause);
         let pause = before.map_or(FIRST_RETRY, |pause| (pause * 2).min(LONGEST_RETRY));
         self.trial.push(Trial {
-            barrier,
+            range,
             until: now + pause,
             pause,
             is_over: false,
@@ -237,23 +242,16 @@ impl Barriers {
         for (_, doubts) in self
             .tentative
             .iter_mut()
-            .filter(|(barrier, _)| barrier.borders(block))
+            .filter(|(range, _)| range.borders(block))
         {
             *doubts = doubts.saturating_add(1);
         }
-        if let Some((start, end)) = widest_gap(block) {
-            let barrier = Barrier {
-                table: block.table,
-                start,
-                end,
-            };
-            let is_new = !self.all().any(|known| *known == barrier);
-            if is_new {
-                self.tentative.push((barrier, 0));
-                return true;
-            }
+        if let Some(range) = widest_gap(block)
+            && !self.all().any(|known| *known == range)
+        {
+            self.tentative.push((range, 0));
+            return true;
         }
-        let (mut is_new, mut is_guilty) = (false, false);
         let open: Vec<PointId> = block
             .points
             .iter()
@@ -263,39 +261,48 @@ impl Barriers {
         if open.is_empty() {
             return self.still_absent(block);
         }
+        let (mut is_new, mut is_guilty) = (false, false);
         for point in open {
-            match self
-                .suspects
-                .iter()
-                .position(|suspect| suspect.point == point)
-            {
-                None => {
-                    self.suspects.push(Suspect {
-                        point,
-                        others_answered: false,
-                    });
-                    is_new = true;
-                }
-                Some(index)
-                    if self
-                        .suspects
-                        .get(index)
-                        .is_some_and(|suspect| suspect.others_answered) =>
-                {
-                    self.suspects.remove(index);
-                    self.absent.push(Absent {
-                        point,
-                        pause: FIRST_RETRY,
-                    });
-                    is_guilty = true;
-                }
-                Some(_) => {}
+            match self.suspect(point) {
+                Suspicion::New => is_new = true,
+                Suspicion::Absent => is_guilty = true,
+                Suspicion::Open => {}
             }
         }
         if is_guilty || is_new {
             return is_guilty;
         }
         // Once around, and nothing of the device was answered: it refuses everything.
+        self.pause_learning(now)
+    }
+
+    /// A point was refused alone.
+    fn suspect(&mut self, point: PointId) -> Suspicion {
+        let known = self.suspects.iter().position(|known| known.point == point);
+        let Some(index) = known else {
+            self.suspects.push(Suspect {
+                point,
+                others_answered: false,
+            });
+            return Suspicion::New;
+        };
+        let is_absent = self
+            .suspects
+            .get(index)
+            .is_some_and(|suspect| suspect.others_answered);
+        if !is_absent {
+            return Suspicion::Open;
+        }
+        self.suspects.remove(index);
+        self.absent.push(Absent {
+            point,
+            pause: FIRST_RETRY,
+        });
+        Suspicion::Absent
+    }
+
+    /// Forgets what a device that refuses everything has taught, and learns nothing for a while. True if the plan changes.
+    fn pause_learning(&mut self, now: Instant) -> bool {
         self.suspects.clear();
         if self.tentative.is_empty() {
             return false;
@@ -307,7 +314,7 @@ impl Barriers {
         true
     }
 
-    /// What was tried again is refused again. True if that changes how often it is tried.
+    /// Missing points are refused again. True if their interval changes.
     fn still_absent(&mut self, block: &Block) -> bool {
         let mut is_longer = false;
         for absent in self
@@ -322,7 +329,7 @@ impl Barriers {
         is_longer
     }
 
-    /// Lets go of what was learned from silence some time ago. True if the plan changes.
+    /// Ends ranges that were learned from silence and have expired. True if the plan changes.
     pub(in crate::field) fn forget(&mut self, now: Instant) -> bool {
         let mut is_any_over = false;
         for trial in self
@@ -338,24 +345,9 @@ impl Barriers {
 }
 
 /// The widest gap between the fields of a block, from the end of one to the beginning of the next; `None` if there is one field.
-/// What must be read together is one field.
-fn widest_gap(block: &Block) -> Option<(u32, u32)> {
-    let mut fields: HashMap<u16, (u32, u32)> = HashMap::new();
-    for point in &block.points {
-        for register in [Some(&point.register), point.exponent.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let start = u32::from(register.address);
-            let field = fields.entry(point.field).or_insert((u32::MAX, 0));
-            *field = (
-                field.0.min(start),
-                field.1.max(start + u32::from(register.width())),
-            );
-        }
-    }
-    let mut spans: Vec<(u32, u32)> = fields.into_values().collect();
-    spans.sort_unstable();
+/// Points that must be read together are one field.
+fn widest_gap(block: &Block) -> Option<UnreadableRange> {
+    let spans = spans(block);
     let mut widest: Option<(u32, u32)> = None;
     let mut reached = spans.first()?.1;
     let middle = u32::from(block.start) + u32::from(block.count) / 2;
@@ -370,27 +362,52 @@ fn widest_gap(block: &Block) -> Option<(u32, u32)> {
         }
         reached = reached.max(end);
     }
-    widest
+    widest.map(|(start, end)| UnreadableRange {
+        table: block.table,
+        start,
+        end,
+    })
+}
+
+/// The first address of each field of a block and the one behind it, in the order of the addresses.
+fn spans(block: &Block) -> Vec<(u32, u32)> {
+    let mut fields: HashMap<u16, (u32, u32)> = HashMap::new();
+    for point in &block.points {
+        let registers = [Some(&point.register), point.exponent.as_ref()];
+        for register in registers.into_iter().flatten() {
+            let start = u32::from(register.address);
+            let end = start + u32::from(register.width());
+            let field = fields.entry(point.field).or_insert((u32::MAX, 0));
+            *field = (field.0.min(start), field.1.max(end));
+        }
+    }
+    let mut spans: Vec<(u32, u32)> = fields.into_values().collect();
+    spans.sort_unstable();
+    spans
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field::decode::{Kind, Register};
+    use crate::field::decode::{DataType, Register};
     use crate::field::modbus::plan::{Costs, TURNAROUND, plan};
-    use crate::field::wave::Wave;
-    use crate::field::{Device, Point, Source};
+    use crate::field::signal::Signal;
+    use crate::field::{Device, Point, PointSource};
     use crate::reading::DeviceId;
 
     fn device(addresses: &[u16]) -> Device {
         let points = addresses.iter().zip(0..).map(|(address, n)| Point {
             id: PointId(n),
             every: Duration::from_secs(1),
-            source: Source::Register {
-                register: std::sync::Arc::new(Register::new(Table::Holding, *address, Kind::U16)),
+            source: PointSource::Register {
+                register: std::sync::Arc::new(Register::new(
+                    Table::Holding,
+                    *address,
+                    DataType::U16,
+                )),
                 exponent: None,
             },
-            ..Point::made(format!("p{n}"), Wave::default())
+            ..Point::simulated(format!("p{n}"), Signal::default())
         });
         Device {
             points: points.collect(),
@@ -398,33 +415,38 @@ mod tests {
         }
     }
 
-    fn absent(barriers: &Barriers) -> Vec<PointId> {
-        barriers.absent.iter().map(|absent| absent.point).collect()
+    fn absent(unreadable: &UnreadableRanges) -> Vec<PointId> {
+        unreadable
+            .absent
+            .iter()
+            .map(|absent| absent.point)
+            .collect()
     }
 
     /// Reads cycle after cycle until the plan is stable; gives the cycles, the exceptions, and the barriers.
-    fn learn(device: &Device, missing: impl Fn(u32) -> bool) -> (usize, usize, Barriers) {
+    fn learn(device: &Device, missing: impl Fn(u32) -> bool) -> (usize, usize, UnreadableRanges) {
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
         let now = crate::time::now();
-        let mut barriers = Barriers::default();
+        let mut unreadable = UnreadableRanges::default();
         let mut exceptions = 0;
-        let known = |barriers: &Barriers| (barriers.all().count(), barriers.absent.len());
+        let known =
+            |unreadable: &UnreadableRanges| (unreadable.all().count(), unreadable.absent.len());
         for cycle in 0..50 {
-            let before = known(&barriers);
-            let mut queue = plan(0, device, costs, &barriers);
+            let before = known(&unreadable);
+            let mut queue = plan(0, device, costs, &unreadable);
             while let Some(block) = queue.pop() {
                 let refused = (u32::from(block.start)
                     ..u32::from(block.start) + u32::from(block.count))
                     .any(&missing);
                 let replan = if refused {
                     exceptions += 1;
-                    barriers.refused(&block, now)
+                    unreadable.refused(&block, now)
                 } else {
-                    barriers.answered(&block, now)
+                    unreadable.answered(&block, now)
                 };
                 if replan {
                     // The halves are tried at once.
-                    let again = plan(0, device, costs, &barriers);
+                    let again = plan(0, device, costs, &unreadable);
                     let inside = |half: &Block| {
                         half.start >= block.start
                             && half.start + half.count <= block.start + block.count
@@ -433,8 +455,8 @@ mod tests {
                     queue.extend(again.into_iter().filter(inside));
                 }
             }
-            if known(&barriers) == before {
-                return (cycle, exceptions, barriers);
+            if known(&unreadable) == before {
+                return (cycle, exceptions, unreadable);
             }
         }
         panic!("never stable");
@@ -443,16 +465,16 @@ mod tests {
     #[test]
     fn holes_are_found_and_a_point_that_is_not_there_is_named() {
         let device = device(&[0, 1, 2, 6, 7, 12, 13, 20, 21]);
-        let (cycles, exceptions, barriers) =
+        let (cycles, exceptions, unreadable) =
             learn(&device, |address| address == 4 || address == 13);
         assert!(
             cycles <= 3 && exceptions <= 12,
             "{cycles} cycles, {exceptions} exceptions"
         );
-        assert_eq!(absent(&barriers), [PointId(6)], "only the point at 13");
-        assert!(barriers.crosses(Table::Holding, 0, 8), "the hole at 4");
-        assert!(!barriers.crosses(Table::Holding, 6, 8));
-        assert!(!barriers.crosses(Table::Input, 0, 8), "another table");
+        assert_eq!(absent(&unreadable), [PointId(6)], "only the point at 13");
+        assert!(unreadable.crosses(Table::Holding, 0, 8), "the hole at 4");
+        assert!(!unreadable.crosses(Table::Holding, 6, 8));
+        assert!(!unreadable.crosses(Table::Input, 0, 8), "another table");
     }
 
     #[test]
@@ -460,25 +482,25 @@ mod tests {
         let now = crate::time::now();
         let device = device(&[0, 4, 9, 13]);
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
-        let whole = plan(0, &device, costs, &Barriers::default());
-        let mut barriers = Barriers::default();
+        let whole = plan(0, &device, costs, &UnreadableRanges::default());
+        let mut unreadable = UnreadableRanges::default();
         for second in 0..3600 {
-            for block in plan(0, &device, costs, &barriers) {
-                barriers.refused(&block, now + Duration::from_secs(second));
+            for block in plan(0, &device, costs, &unreadable) {
+                unreadable.refused(&block, now + Duration::from_secs(second));
             }
         }
         assert!(
-            barriers.to_keep().is_empty() && barriers.absent.is_empty(),
-            "{barriers:?}"
+            unreadable.to_keep().is_empty() && unreadable.absent.is_empty(),
+            "{unreadable:?}"
         );
         assert!(
-            barriers.pauses > 3 && barriers.pauses < 20,
+            unreadable.pauses > 3 && unreadable.pauses < 20,
             "{} pauses in an hour",
-            barriers.pauses
+            unreadable.pauses
         );
         // While learning pauses it is asked as before; the first answer makes that last.
-        barriers.tentative.clear();
-        assert_eq!(plan(0, &device, costs, &barriers), whole);
+        unreadable.tentative.clear();
+        assert_eq!(plan(0, &device, costs, &unreadable), whole);
     }
 
     #[test]
@@ -486,31 +508,31 @@ mod tests {
         let now = crate::time::now();
         let device = device(&[0, 500, 900]);
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
-        let mut barriers = Barriers::default();
-        let block = |barriers: &Barriers, start: u16| {
-            plan(0, &device, costs, barriers)
+        let mut unreadable = UnreadableRanges::default();
+        let block = |unreadable: &UnreadableRanges, start: u16| {
+            plan(0, &device, costs, unreadable)
                 .into_iter()
                 .find(|block| block.start == start)
                 .unwrap()
         };
         for _ in 0..2 {
-            barriers.refused(&block(&barriers, 500), now);
-            barriers.answered(&block(&barriers, 0), now);
+            unreadable.refused(&block(&unreadable, 500), now);
+            unreadable.answered(&block(&unreadable, 0), now);
         }
         let mut minutes = Vec::new();
         for _ in 0..8 {
-            let again = block(&barriers, 500);
+            let again = block(&unreadable, 500);
             minutes.push(again.every.as_secs() / 60);
-            barriers.refused(&again, now);
+            unreadable.refused(&again, now);
             assert_eq!(
-                block(&barriers, 0).every,
+                block(&unreadable, 0).every,
                 Duration::from_secs(1),
                 "the others keep their pace"
             );
         }
         assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert!(barriers.answered(&block(&barriers, 500), now));
-        assert_eq!(block(&barriers, 500).every, Duration::from_secs(1));
+        assert!(unreadable.answered(&block(&unreadable, 500), now));
+        assert_eq!(block(&unreadable, 500).every, Duration::from_secs(1));
     }
 
     #[test]
@@ -518,20 +540,22 @@ mod tests {
         let now = crate::time::now();
         let device = device(&[0, 4, 500]);
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
-        let mut barriers = Barriers::default();
-        let blocks = |barriers: &Barriers| plan(0, &device, costs, barriers);
+        let mut unreadable = UnreadableRanges::default();
+        let blocks = |unreadable: &UnreadableRanges| plan(0, &device, costs, unreadable);
         for _ in 0..2 {
-            barriers.refused(&blocks(&barriers)[1], now);
-            barriers.answered(&blocks(&barriers)[0], now);
+            unreadable.refused(&blocks(&unreadable)[1], now);
+            unreadable.answered(&blocks(&unreadable)[0], now);
         }
-        assert_eq!(absent(&barriers), [PointId(2)]);
+        assert_eq!(absent(&unreadable), [PointId(2)]);
         for _ in 0..9 {
-            for block in blocks(&barriers) {
-                barriers.refused(&block, now);
+            for block in blocks(&unreadable) {
+                unreadable.refused(&block, now);
             }
         }
-        assert!(barriers.pauses > 0, "{barriers:?}");
-        assert!(barriers.answered(&blocks(&barriers)[0], now) && absent(&barriers).is_empty());
+        assert!(unreadable.pauses > 0, "{unreadable:?}");
+        assert!(
+            unreadable.answered(&blocks(&unreadable)[0], now) && absent(&unreadable).is_empty()
+        );
     }
 
     #[test]
@@ -541,18 +565,18 @@ mod tests {
         device.points[0].group = Some("pair".into());
         device.points[1].group = Some("pair".into());
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
-        let mut barriers = Barriers::default();
+        let mut unreadable = UnreadableRanges::default();
         for _ in 0..20 {
-            for block in plan(0, &device, costs, &barriers) {
+            for block in plan(0, &device, costs, &unreadable) {
                 if block.start <= 10 {
-                    barriers.refused(&block, now);
+                    unreadable.refused(&block, now);
                 } else {
-                    barriers.answered(&block, now);
+                    unreadable.answered(&block, now);
                 }
             }
         }
-        assert_eq!(absent(&barriers), [PointId(0), PointId(1)]);
-        assert!(barriers.to_keep().len() <= 1, "{barriers:?}");
+        assert_eq!(absent(&unreadable), [PointId(0), PointId(1)]);
+        assert!(unreadable.to_keep().len() <= 1, "{unreadable:?}");
     }
 
     #[test]
@@ -560,19 +584,19 @@ mod tests {
         let now = crate::time::now();
         let device = device(&[0, 4, 90]);
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
-        let mut barriers = Barriers::default();
-        let blocks = plan(0, &device, costs, &barriers);
+        let mut unreadable = UnreadableRanges::default();
+        let blocks = plan(0, &device, costs, &unreadable);
         let (silent, other) = (&blocks[0], &blocks[1]);
         for _ in 0..9 {
-            barriers.not_answered(silent);
+            unreadable.not_answered(silent);
         }
-        assert!(!barriers.answered(other, now), "the device was away");
-        barriers.not_answered(silent);
-        assert!(barriers.answered(other, now));
-        assert_eq!(plan(0, &device, costs, &barriers).len(), 3);
-        assert!(barriers.to_keep().is_empty());
-        assert!(!barriers.forget(now) && barriers.forget(now + FIRST_RETRY));
-        assert_eq!(plan(0, &device, costs, &barriers).len(), 2);
+        assert!(!unreadable.answered(other, now), "the device was away");
+        unreadable.not_answered(silent);
+        assert!(unreadable.answered(other, now));
+        assert_eq!(plan(0, &device, costs, &unreadable).len(), 3);
+        assert!(unreadable.to_keep().is_empty());
+        assert!(!unreadable.forget(now) && unreadable.forget(now + FIRST_RETRY));
+        assert_eq!(plan(0, &device, costs, &unreadable).len(), 2);
     }
 
     #[test]
@@ -580,35 +604,35 @@ mod tests {
         let mut now = crate::time::now();
         let device = device(&[0, 4, 90]);
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
-        let mut barriers = Barriers::default();
-        let blocks = plan(0, &device, costs, &barriers);
+        let mut unreadable = UnreadableRanges::default();
+        let blocks = plan(0, &device, costs, &unreadable);
         let (silent, other) = (&blocks[0], &blocks[1]);
-        let strike = |barriers: &mut Barriers, now: Instant| {
+        let strike = |unreadable: &mut UnreadableRanges, now: Instant| {
             (0..STRIKES).for_each(|_| {
-                barriers.not_answered(silent);
-                barriers.answered(other, now);
+                unreadable.not_answered(silent);
+                unreadable.answered(other, now);
             });
-            assert_eq!(plan(0, &device, costs, barriers).len(), 3);
+            assert_eq!(plan(0, &device, costs, unreadable).len(), 3);
         };
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
-            strike(&mut barriers, now);
+            strike(&mut unreadable, now);
             let pause = Duration::from_secs(60 * minutes);
             assert!(
-                !barriers.forget(now + pause - Duration::from_secs(1)),
+                !unreadable.forget(now + pause - Duration::from_secs(1)),
                 "{minutes} minutes"
             );
             now += pause;
-            assert!(barriers.forget(now), "{minutes} minutes");
+            assert!(unreadable.forget(now), "{minutes} minutes");
             assert_eq!(
-                plan(0, &device, costs, &barriers).len(),
+                plan(0, &device, costs, &unreadable).len(),
                 2,
                 "the whole request is tried again"
             );
         }
-        barriers.answered(silent, now);
-        strike(&mut barriers, now);
+        unreadable.answered(silent, now);
+        strike(&mut unreadable, now);
         assert!(
-            barriers.forget(now + FIRST_RETRY),
+            unreadable.forget(now + FIRST_RETRY),
             "after an answer it begins with a minute again"
         );
     }

@@ -1,9 +1,9 @@
-//! The byte filter between tokio-modbus and a Modbus TCP connection.
+//! The framed transport adapter between tokio-modbus and a Modbus TCP connection.
 //!
 //! Invariants:
 //! * Only the frame with the transaction identifier of the outstanding request is let through; answers that come late are
 //!   dropped, so that a time-out does not cost the connection.
-//! * Transaction identifiers are given here, so that they go on when the codec is made anew.
+//! * Transaction identifiers are assigned here, so that they continue when the codec is replaced.
 //! * Where any transaction is accepted, what was in the connection before a request never answers it, and an answer is known by its unit
 //!   (unless any is accepted), its function and its length.
 //! * A header that cannot be one is an error at once, not a wait for bytes that never come.
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 
 use super::frames::{Expected, Late, Seen};
 use super::manners::Accept;
-use super::shim::{CLOSED, broken, hand_over};
+use super::rtu_adapter::{CLOSED, broken, hand_over};
 use crate::time::now;
 
 const HEADER: usize = 6;
@@ -35,12 +35,12 @@ struct Sent {
     unit: u8,
     function: u8,
     at: Instant,
-    /// What the answer looks like; `None` for a request that has no answer.
+    /// The form of the answer; `None` for a request that has no answer.
     expected: Option<Expected>,
 }
 
 #[derive(Debug)]
-struct Inner<S> {
+struct MbapState<S> {
     wire: S,
     accept: Accept,
     outstanding: Option<Sent>,
@@ -58,19 +58,19 @@ struct Inner<S> {
 
 /// See the module. Clones share the connection.
 #[derive(Debug)]
-pub(super) struct MbapShim<S = TcpStream>(Arc<Mutex<Inner<S>>>);
+pub(super) struct MbapAdapter<S = TcpStream>(Arc<Mutex<MbapState<S>>>);
 
-impl<S> Clone for MbapShim<S> {
+impl<S> Clone for MbapAdapter<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<S> MbapShim<S> {
+impl<S> MbapAdapter<S> {
     pub(super) fn new(wire: S, accept: Accept) -> Self {
         let (outgoing, incoming, frame) = (Vec::new(), Vec::new(), Vec::new());
         let (owed, late) = (VecDeque::new(), Vec::new());
-        let inner = Inner {
+        let state = MbapState {
             wire,
             accept,
             outstanding: None,
@@ -83,47 +83,39 @@ impl<S> MbapShim<S> {
             incoming,
             frame,
         };
-        Self(Arc::new(Mutex::new(inner)))
+        Self(Arc::new(Mutex::new(state)))
     }
 
-    fn with<R>(&self, action: impl FnOnce(&mut Inner<S>) -> R) -> R {
+    fn with<R>(&self, action: impl FnOnce(&mut MbapState<S>) -> R) -> R {
         action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What was seen since this was asked last, and how late answers were.
+    /// The counters since the last call, and late answers.
     pub(super) fn take_seen(&self) -> (Seen, Vec<Late>) {
-        self.with(|inner| {
+        self.with(|state| {
             (
-                std::mem::take(&mut inner.seen),
-                std::mem::take(&mut inner.late),
+                std::mem::take(&mut state.seen),
+                std::mem::take(&mut state.late),
             )
         })
     }
 
     /// The outstanding request is waited for no longer.
     pub(super) fn give_up(&self) {
-        self.with(|inner| inner.seen.incomplete += u64::from(!inner.incoming.is_empty()));
+        self.with(|state| state.seen.incomplete += u64::from(!state.incoming.is_empty()));
     }
 
-    /// How the connection failed, if it did.
+    /// The failure of the connection.
     pub(super) fn fault(&self) -> Option<String> {
-        self.with(|inner| inner.fault.clone())
+        self.with(|state| state.fault.clone())
     }
 }
 
-impl<S> Inner<S> {
+impl<S> MbapState<S> {
     /// Moves the answer to `frame` if it is there; drops whole frames that are not it.
     fn find_frame(&mut self) -> io::Result<()> {
-        while let Some(
-            &[
-                high,
-                low,
-                protocol_high,
-                protocol_low,
-                length_high,
-                length_low,
-            ],
-        ) = self.incoming.first_chunk::<HEADER>()
+        while let Some(&[_, _, protocol_high, protocol_low, length_high, length_low]) =
+            self.incoming.first_chunk::<HEADER>()
         {
             let length = usize::from(u16::from_be_bytes([length_high, length_low]));
             if protocol_high != 0 || protocol_low != 0 || !(2..=254).contains(&length) {
@@ -139,41 +131,50 @@ impl<S> Inner<S> {
             }
             let frame: Vec<u8> = self.incoming.drain(..total).collect();
             let accept = self.accept;
-            if let Some(sent) = self
+            let answered = self
                 .outstanding
-                .take_if(|sent| sent.is_answered_by(&frame, accept))
-            {
-                self.frame.clear();
-                self.frame.extend(sent.asked_as);
-                self.frame.extend(frame.iter().skip(2));
-                if accept.any_unit {
-                    // The codec looks at it.
-                    self.frame
-                        .iter_mut()
-                        .skip(HEADER)
-                        .take(1)
-                        .for_each(|unit| *unit = sent.unit);
+                .take_if(|sent| sent.is_answered_by(&frame, accept));
+            match answered {
+                Some(sent) => {
+                    self.pass_on(&sent, &frame);
+                    return Ok(());
                 }
-                self.compare(&sent);
-                return Ok(());
-            }
-            if let Some(index) = self
-                .owed
-                .iter()
-                .position(|sent| sent.transaction == [high, low])
-                && let Some(sent) = self.owed.remove(index)
-            {
-                self.seen.stale += 1;
-                self.late.push(Late {
-                    unit: sent.unit,
-                    after: now().saturating_duration_since(sent.at),
-                });
-            } else {
-                self.seen.foreign += 1;
-                self.seen.other_transactions += 1;
+                None => self.drop_frame(&frame),
             }
         }
         Ok(())
+    }
+
+    /// Gives the answer to the codec, under the identifiers that the codec knows.
+    fn pass_on(&mut self, sent: &Sent, frame: &[u8]) {
+        self.frame.clear();
+        self.frame.extend(sent.asked_as);
+        self.frame.extend(frame.iter().skip(2));
+        if self.accept.any_unit
+            && let Some(unit) = self.frame.get_mut(HEADER)
+        {
+            // The codec looks at it.
+            *unit = sent.unit;
+        }
+        self.compare(sent);
+    }
+
+    /// Counts a frame that does not answer the outstanding request.
+    fn drop_frame(&mut self, frame: &[u8]) {
+        let late = self
+            .owed
+            .iter()
+            .position(|sent| frame.starts_with(&sent.transaction));
+        if let Some(sent) = late.and_then(|index| self.owed.remove(index)) {
+            self.seen.stale += 1;
+            self.late.push(Late {
+                unit: sent.unit,
+                after: now().saturating_duration_since(sent.at),
+            });
+        } else {
+            self.seen.foreign += 1;
+            self.seen.other_transactions += 1;
+        }
     }
 
     /// The codec takes what answers another unit or function for an error; why is seen here.
@@ -230,7 +231,7 @@ impl Sent {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Inner<S> {
+impl<S: AsyncWrite + Unpin> MbapState<S> {
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
             let count = ready!(Pin::new(&mut self.wire).poll_write(context, &self.outgoing))?;
@@ -243,7 +244,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Inner<S> {
+impl<S: AsyncRead + Unpin> MbapState<S> {
     /// Takes what lies in the connection; what is no answer to the outstanding request is gone then.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = [0; 300];
@@ -260,7 +261,7 @@ impl<S: AsyncRead + Unpin> Inner<S> {
         Poll::Ready(self.find_frame())
     }
 
-    /// What came before a request is no answer to it, though it may look like one.
+    /// Discards bytes that came before a request: they are no answer to it, though they may look like one.
     fn forget_the_past(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.accept.any_transaction {
             return Ok(());
@@ -292,32 +293,32 @@ impl<S: AsyncRead + Unpin> Inner<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for MbapShim<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MbapAdapter<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.with(|inner| inner.poll_read(context, buffer))
+        self.with(|state| state.poll_read(context, buffer))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MbapShim<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MbapAdapter<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         request: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let asked = self.with(|inner| {
-            inner.forget_the_past(context)?;
-            inner.ask(request);
+        let asked = self.with(|state| {
+            state.forget_the_past(context)?;
+            state.ask(request);
             Ok(request.len())
         });
         Poll::Ready(asked)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|inner| inner.poll_flush(context))
+        self.with(|state| state.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -337,8 +338,8 @@ mod tests {
     #[tokio::test]
     async fn late_answers_are_dropped_and_the_connection_goes_on() {
         let (ours, mut theirs) = duplex(4096);
-        let shim = MbapShim::new(ours, Accept::default());
-        let mut context = tcp::attach_slave(shim.clone(), Slave(1));
+        let adapter = MbapAdapter::new(ours, Accept::default());
+        let mut context = tcp::attach_slave(adapter.clone(), Slave(1));
         let play = async move {
             let mut first = [0; 12];
             theirs.read_exact(&mut first).await.unwrap();
@@ -365,7 +366,7 @@ mod tests {
             );
         };
         let (_theirs, ()) = tokio::join!(play, calls);
-        let (seen, late) = shim.take_seen();
+        let (seen, late) = adapter.take_seen();
         assert!(
             seen.stale == 1
                 && late
@@ -378,14 +379,14 @@ mod tests {
     #[tokio::test]
     async fn answers_under_other_identifiers_count_where_that_is_accepted() {
         let (ours, mut theirs) = duplex(4096);
-        let shim = MbapShim::new(
+        let adapter = MbapAdapter::new(
             ours,
             Accept {
                 any_unit: true,
                 any_transaction: true,
             },
         );
-        let mut context = tcp::attach_slave(shim.clone(), Slave(1));
+        let mut context = tcp::attach_slave(adapter.clone(), Slave(1));
         // Something of the right form that was there before the request.
         theirs
             .write_all(&[9, 9, 0, 0, 0, 5, 7, 3, 2, 0, 1])
@@ -423,14 +424,14 @@ mod tests {
             );
         };
         let (_theirs, ()) = tokio::join!(play, calls);
-        let seen = shim.take_seen().0;
+        let seen = adapter.take_seen().0;
         assert_eq!(seen.stale + seen.foreign, 4);
     }
 
     #[tokio::test]
     async fn rubbish_is_an_error_at_once() {
         let (ours, mut theirs) = duplex(4096);
-        let mut context = tcp::attach_slave(MbapShim::new(ours, Accept::default()), Slave(1));
+        let mut context = tcp::attach_slave(MbapAdapter::new(ours, Accept::default()), Slave(1));
         theirs
             .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             .await

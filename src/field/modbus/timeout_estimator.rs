@@ -17,7 +17,7 @@ const ENOUGH: usize = 8;
 const MARGIN: u32 = 4;
 /// A probe waits this many times the longest of the remembered.
 const PROBE_MARGIN: u32 = 3;
-/// One probe of so many waits as long as the YAML allows: the device may have become slow.
+/// One probe in this many waits as long as the YAML allows: the device may have become slow.
 const FULL_PROBE_EVERY: u32 = 8;
 
 /// Bounds of the YAML.
@@ -56,14 +56,14 @@ impl Unit {
 
 /// The units of one line.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct TimeoutEstimator {
     bounds: AnswerWithin,
-    /// How long the first answer of a unit may take.
+    /// The timeout of the first answer, by unit.
     first: HashMap<u8, Duration>,
     units: HashMap<u8, Unit>,
 }
 
-impl Patience {
+impl TimeoutEstimator {
     pub(super) fn new(bounds: AnswerWithin, first: HashMap<u8, Duration>) -> Self {
         Self {
             bounds,
@@ -94,7 +94,7 @@ impl Patience {
             .is_some_and(|first| *first > self.bounds.most)
     }
 
-    /// How long the next answer may take, if it is a first one that may be slower.
+    /// The timeout of the next answer, if it is a first one that may be slower.
     fn first_of(&self, unit: u8, now: Option<Instant>) -> Option<Duration> {
         let first = self.first.get(&unit).copied()?;
         let heard = self.units.get(&unit).and_then(|unit| unit.heard);
@@ -104,7 +104,7 @@ impl Patience {
         (!is_warm).then_some(first.max(self.bounds.most))
     }
 
-    /// How long a unit may take for the first byte of an answer.
+    /// The timeout for the first byte of an answer.
     pub(super) fn of(&self, unit: u8, now: Instant) -> Duration {
         if let Some(first) = self.first_of(unit, Some(now)) {
             return first;
@@ -119,7 +119,7 @@ impl Patience {
         }
     }
 
-    /// How long a unit that was silent may take when it is tried again.
+    /// The timeout of a probe of a silent unit.
     pub(super) fn of_probe(&mut self, unit: u8) -> Duration {
         let wait = self.next_probe(unit);
         let unit = self.units.entry(unit).or_default();
@@ -127,7 +127,7 @@ impl Patience {
         wait
     }
 
-    /// How long most probes of a unit wait.
+    /// The timeout of most probes.
     fn likely_probe(&self, unit: u8) -> Duration {
         let whole_line = || self.units.values().filter_map(Unit::longest).max();
         let learned = self
@@ -145,7 +145,7 @@ impl Patience {
         learned.map_or_else(most, |longest| self.bounded(longest * PROBE_MARGIN))
     }
 
-    /// How long the next probe of a unit will wait.
+    /// The timeout of the next probe.
     pub(super) fn next_probe(&self, unit: u8) -> Duration {
         let is_full = self
             .units
@@ -181,7 +181,7 @@ impl Patience {
         }
     }
 
-    /// An answer came after its time. What lay unread for long tells nothing.
+    /// An answer came late. One that lay unread for long is no measurement.
     pub(super) fn late(&mut self, unit: u8, after: Duration) {
         if after > self.bounds.most * 2 {
             return;
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn what_was_seen_sets_the_time_out_between_the_bounds() {
         let now = crate::time::now();
-        let mut patience = Patience::new(AnswerWithin::at_most(ms(1000)), HashMap::new());
+        let mut patience = TimeoutEstimator::new(AnswerWithin::at_most(ms(1000)), HashMap::new());
         assert_eq!(patience.of(1, now), ms(1000), "nothing known");
         (0..8).for_each(|_| patience.answered(1, ms(20), now));
         assert_eq!(patience.of(1, now), ms(80));
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn the_first_answer_may_be_slower_than_the_rest() {
         let now = crate::time::now();
-        let mut patience = Patience::new(
+        let mut patience = TimeoutEstimator::new(
             AnswerWithin::at_most(ms(300)),
             HashMap::from([(1, ms(5000))]),
         );
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn probes_are_short_and_sometimes_long() {
-        let mut patience = Patience::new(AnswerWithin::at_most(ms(1000)), HashMap::new());
+        let mut patience = TimeoutEstimator::new(AnswerWithin::at_most(ms(1000)), HashMap::new());
         assert_eq!(patience.of_probe(9), ms(1000), "nothing known of the line");
         patience.answered(1, ms(60), crate::time::now());
         let waits: Vec<Duration> = (0..7).map(|_| patience.of_probe(9)).collect();
