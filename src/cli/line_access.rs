@@ -11,11 +11,11 @@ use tokio::runtime::Runtime;
 
 use super::{Failure, say, usual_file};
 use crate::config;
-use crate::field::ask::{Ask, Said};
 use crate::field::counts::LineCounts;
+use crate::field::diagnostic::{DiagnosticRequest, DiagnosticResponse};
 use crate::field::modbus::Modbus;
 use crate::field::modbus::manners::Manners;
-use crate::field::modbus::patience::AnswerWithin;
+use crate::field::modbus::timeout_estimator::AnswerWithin;
 use crate::field::serial::{Port, Speed};
 use crate::field::{Driver, Line, Wire};
 use crate::status::control::{self, ControlRequest, Reply};
@@ -262,7 +262,12 @@ impl LineAddress {
 
 impl LineAccess {
     /// Sends one request.
-    pub(super) fn ask(&mut self, unit: u8, ask: &Ask, within: Duration) -> Result<Said, Failure> {
+    pub(super) fn ask(
+        &mut self,
+        unit: u8,
+        ask: &DiagnosticRequest,
+        within: Duration,
+    ) -> Result<DiagnosticResponse, Failure> {
         if let Some(fault) = ask.fault(unit) {
             return Err(Failure::runtime(fault));
         }
@@ -289,16 +294,20 @@ impl LineAccess {
     pub(super) fn words(
         &mut self,
         unit: u8,
-        ask: &Ask,
+        ask: &DiagnosticRequest,
         within: Duration,
     ) -> Result<Result<Vec<u16>, String>, Failure> {
         Ok(match self.ask(unit, ask, within)? {
-            Said::Words(words) => Ok(words),
-            Said::Exception(code) => Err(crate::field::modbus::explain(code)),
-            Said::Nothing => Err(format!("unit {unit} does not answer")),
-            Said::Garbage(why) => Err(format!("unit {unit} sent no valid answer: {why}")),
-            Said::NoLine(why) => return Err(Failure::runtime(why)),
-            Said::Identity(_) => Err("received an answer to another request".to_owned()),
+            DiagnosticResponse::Words(words) => Ok(words),
+            DiagnosticResponse::Exception(code) => Err(crate::field::modbus::explain(code)),
+            DiagnosticResponse::Nothing => Err(format!("unit {unit} does not answer")),
+            DiagnosticResponse::Garbage(why) => {
+                Err(format!("unit {unit} sent no valid answer: {why}"))
+            }
+            DiagnosticResponse::NoLine(why) => return Err(Failure::runtime(why)),
+            DiagnosticResponse::Identity(_) => {
+                Err("received an answer to another request".to_owned())
+            }
         })
     }
 }

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::line_access::{LineAccess, LineAddress, Via};
 use super::{Failure, put, say};
 use crate::config;
-use crate::field::ask::Ask;
 use crate::field::decode::guess::{Guess, Match, ORDERS, guess, guesses, matches};
-use crate::field::decode::{Bcd, ByteOrder, Kind, Table};
+use crate::field::decode::{Bcd, ByteOrder, DataType, Table};
+use crate::field::diagnostic::DiagnosticRequest;
 
 /// Matches for `--expect` that are shown.
 const MOST_MATCHES: usize = 12;
@@ -143,7 +143,7 @@ impl RegisterReader {
 
     /// Reads registers in one request; if the device refuses it, each half by itself.
     fn read(&mut self, start: u16, count: u16) -> Result<(), Failure> {
-        let ask = Ask::Registers {
+        let ask = DiagnosticRequest::Registers {
             table: self.table,
             start,
             count,
@@ -247,7 +247,7 @@ fn shown(value: f64) -> String {
     }
 }
 
-fn marked(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> String {
+fn marked(words: &[u16], offset: u16, kind: DataType, order: ByteOrder) -> String {
     guess(words, offset, kind, order).map_or_else(
         || "-".to_owned(),
         |guess| shown(guess.value) + if guess.is_plausible { "*" } else { " " },
@@ -289,10 +289,10 @@ fn as_table(runs: &[Run]) -> String {
         "* is plausible. Orders: ABCD big endian, CDAB words swapped,\nBADC bytes swapped, DCBA little endian\n\n",
     );
     single_registers(runs, &mut out);
-    for kind in [Kind::F32, Kind::U32, Kind::I32] {
+    for kind in [DataType::F32, DataType::U32, DataType::I32] {
         several_registers(runs, 2, kind, &mut out);
     }
-    for kind in [Kind::F64, Kind::U64, Kind::I64] {
+    for kind in [DataType::F64, DataType::U64, DataType::I64] {
         several_registers(runs, 4, kind, &mut out);
     }
     out
@@ -312,10 +312,10 @@ fn single_registers(runs: &[Run], out: &mut String) {
             "{register:>8}  {:>6} {:>4} {:>8} {:>8} {:>8} {:>8}",
             format!("{word:04x}"),
             word.to_be_bytes().map(printable).iter().collect::<String>(),
-            of(Kind::U16, ByteOrder::ABCD),
-            of(Kind::I16, ByteOrder::ABCD),
-            of(Kind::U16, ByteOrder::BADC),
-            of(Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD),
+            of(DataType::U16, ByteOrder::ABCD),
+            of(DataType::I16, ByteOrder::ABCD),
+            of(DataType::U16, ByteOrder::BADC),
+            of(DataType::Bcd(Bcd::plain(2)), ByteOrder::ABCD),
         );
     });
 }
@@ -329,7 +329,7 @@ fn printable(byte: u8) -> char {
 }
 
 /// A column for each byte order.
-fn several_registers(runs: &[Run], width: usize, kind: Kind, out: &mut String) {
+fn several_registers(runs: &[Run], width: usize, kind: DataType, out: &mut String) {
     let head = |order: &ByteOrder| format!("{:>12}", format!("{} {}", kind.name(), order.name()));
     let heads: Vec<String> = ORDERS.iter().map(head).collect();
     let _ = writeln!(out, "\n{:>8}  {}", "register", heads.join(" "));

@@ -17,8 +17,8 @@ use super::line_access::{LineAccess, LineAddress, Via};
 use super::{Failure, put, say};
 use crate::config::{self, Factory, presets};
 use crate::field::Wire;
-use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
+use crate::field::diagnostic::{DiagnosticRequest, DiagnosticResponse};
 use crate::field::modbus::explain;
 use crate::field::serial::Speed;
 use crate::log::Printable;
@@ -161,15 +161,17 @@ impl Search<'_> {
                 bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
                 match access.ask(*unit, &first_of(Table::Holding, 0, 1), self.within)? {
                     // A gateway in between knows that there is no such device.
-                    Said::Exception(code @ (10 | 11)) => {
+                    DiagnosticResponse::Exception(code @ (10 | 11)) => {
                         *seen.entry(explain(code)).or_default() += 1;
                     }
-                    Said::Words(_) | Said::Exception(_) => {
+                    DiagnosticResponse::Words(_) | DiagnosticResponse::Exception(_) => {
                         found.push(describe(&mut access, *unit, *speed, self.within)?);
                     }
-                    Said::Garbage(why) => *seen.entry(without_number(&why)).or_default() += 1,
-                    Said::NoLine(why) => return Err(Failure::runtime(why)),
-                    Said::Nothing | Said::Identity(_) => {}
+                    DiagnosticResponse::Garbage(why) => {
+                        *seen.entry(without_number(&why)).or_default() += 1
+                    }
+                    DiagnosticResponse::NoLine(why) => return Err(Failure::runtime(why)),
+                    DiagnosticResponse::Nothing | DiagnosticResponse::Identity(_) => {}
                 }
                 bar.inc(1);
             }
@@ -280,8 +282,8 @@ fn at_speed<'a>(line: &'a LineAddress, speed: Option<Speed>) -> std::borrow::Cow
     std::borrow::Cow::Owned(other)
 }
 
-fn first_of(table: Table, start: u16, count: u16) -> Ask {
-    Ask::Registers {
+fn first_of(table: Table, start: u16, count: u16) -> DiagnosticRequest {
+    DiagnosticRequest::Registers {
         table,
         start,
         count,
@@ -295,9 +297,11 @@ fn describe(
     speed: Option<Speed>,
     within: Duration,
 ) -> Result<FoundDevice, Failure> {
-    let identity = match access.ask(unit, &Ask::Identity, within * IDENTITY_FACTOR)? {
+    let identity = match access.ask(unit, &DiagnosticRequest::Identity, within * IDENTITY_FACTOR)? {
         // For terminals and YAML files: always one line.
-        Said::Identity(text) if !text.is_empty() => Some(Printable(&text).to_string()),
+        DiagnosticResponse::Identity(text) if !text.is_empty() => {
+            Some(Printable(&text).to_string())
+        }
         _ => None,
     };
     let mut sunspec = None;
@@ -306,7 +310,7 @@ fn describe(
             unit,
             &first_of(Table::Holding, place, 2),
             within * IDENTITY_FACTOR,
-        )? == Said::Words(SUNSPEC.to_vec())
+        )? == DiagnosticResponse::Words(SUNSPEC.to_vec())
         {
             sunspec = Some(place);
             break;

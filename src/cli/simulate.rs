@@ -14,7 +14,7 @@ use tokio_serial::{SerialPort, SerialStream};
 use super::{Failure, StopSignal, chosen, log, runtime, say};
 use crate::config;
 use crate::field::modbus::slave::{
-    Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp,
+    FaultInjector, Image, InjectedFault, Tally, TransmissionMode, WirePace, serve_frames, serve_tcp,
 };
 use crate::field::serial::{Port, Speed};
 use crate::field::text::simulator;
@@ -33,7 +33,7 @@ pub(super) struct SimulateArguments {
     /// A fault to inject, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed
     /// while it runs: `fault <fault>`, `clear`
     #[arg(long = "fault", value_name = "FAULT")]
-    faults: Vec<Fault>,
+    faults: Vec<InjectedFault>,
     /// Send bytes on serial lines as slowly as the speed of the line allows
     #[arg(long)]
     baud_true: bool,
@@ -45,14 +45,14 @@ pub(super) struct SimulateArguments {
 /// How lines are played: faults, speed, and the count of requests.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Play {
-    faults: Arc<Mutex<Faults>>,
+    faults: Arc<Mutex<FaultInjector>>,
     baud_true: bool,
     turnaround: Duration,
     tally: Arc<Tally>,
 }
 
 impl Play {
-    fn new(faults: Vec<Fault>, baud_true: bool, turnaround: Duration) -> Self {
+    fn new(faults: Vec<InjectedFault>, baud_true: bool, turnaround: Duration) -> Self {
         let play = Self {
             baud_true,
             turnaround,
@@ -62,12 +62,12 @@ impl Play {
         play
     }
 
-    fn with<R>(&self, action: impl FnOnce(&mut Faults) -> R) -> R {
+    fn with<R>(&self, action: impl FnOnce(&mut FaultInjector) -> R) -> R {
         action(&mut self.faults.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn pace(&self, speed: Option<Speed>) -> Pace {
-        Pace {
+    fn pace(&self, speed: Option<Speed>) -> WirePace {
+        WirePace {
             speed: speed.filter(|_| self.baud_true),
             turnaround: self.turnaround,
             tally: Arc::clone(&self.tally),
@@ -85,10 +85,10 @@ impl Play {
                 )
             }
             ("clear", _) => {
-                self.with(Faults::clear);
+                self.with(FaultInjector::clear);
                 "no faults".to_owned()
             }
-            ("fault", text) => match text.parse::<Fault>() {
+            ("fault", text) => match text.parse::<InjectedFault>() {
                 Ok(fault) => {
                     self.with(|faults| faults.add(fault));
                     format!("fault {text}")
@@ -195,12 +195,12 @@ impl LineServer<'_> {
                     .await
             }
             Wire::RtuOverTcp(address) => {
-                let travels = Travels::Frames(Framing::Rtu);
+                let travels = Travels::Frames(TransmissionMode::Rtu);
                 self.start_tcp(address, travels, "Modbus RTU over TCP", tasks)
                     .await
             }
             Wire::AsciiOverTcp(address) => {
-                let travels = Travels::Frames(Framing::Ascii);
+                let travels = Travels::Frames(TransmissionMode::Ascii);
                 self.start_tcp(address, travels, "Modbus ASCII over TCP", tasks)
                     .await
             }
@@ -239,7 +239,7 @@ impl LineServer<'_> {
 
     fn start_serial(&self, port: &Port, tasks: &mut Tasks) -> Result<(), String> {
         let Self { line, thread, .. } = self;
-        let is_text = line.devices.iter().any(|device| device.talk.is_some());
+        let is_text = line.devices.iter().any(|device| device.protocol.is_some());
         let what = match port.ascii {
             _ if is_text => "plain instruments",
             true => "Modbus ASCII",
@@ -271,9 +271,9 @@ impl LineServer<'_> {
     fn served(&self, port: &Port, is_text: bool) -> Served {
         let devices = &self.line.devices;
         let framing = if port.ascii {
-            Framing::Ascii
+            TransmissionMode::Ascii
         } else {
-            Framing::Rtu
+            TransmissionMode::Rtu
         };
         Served {
             image: Image::new(devices),
@@ -290,7 +290,7 @@ pub(super) struct Served {
     /// Plain instruments, served instead of the image if there are any.
     instruments: Vec<Arc<Device>>,
     play: Play,
-    how: (Framing, Pace),
+    how: (TransmissionMode, WirePace),
 }
 
 impl Served {
@@ -300,14 +300,15 @@ impl Served {
             image,
             instruments: Vec::new(),
             play: Play::default(),
-            how: (Framing::Rtu, Pace::default()),
+            how: (TransmissionMode::Rtu, WirePace::default()),
         }
     }
 
     async fn serve(self, wire: SerialStream, mut stop: Stop) -> Result<(), String> {
         let serving = async {
             if self.instruments.is_empty() {
-                serve_frames(&self.image, &self.play.faults, self.how, wire).await
+                let (mode, pace) = self.how;
+                serve_frames(&self.image, &self.play.faults, mode, pace, wire).await
             } else {
                 simulator::play(&self.instruments, &self.play.faults, wire).await
             }
@@ -323,7 +324,7 @@ impl Served {
 #[derive(Debug, Clone)]
 pub(super) enum Travels {
     Tcp,
-    Frames(Framing),
+    Frames(TransmissionMode),
     Text(Vec<Arc<Device>>),
 }
 
@@ -401,9 +402,7 @@ async fn serve(
     let pace = play.pace(None);
     match travels {
         Travels::Tcp => serve_tcp(image, &play.faults, pace, stream).await,
-        Travels::Frames(framing) => {
-            serve_frames(image, &play.faults, (framing, pace), stream).await
-        }
+        Travels::Frames(framing) => serve_frames(image, &play.faults, framing, pace, stream).await,
         Travels::Text(devices) => simulator::play(&devices, &play.faults, stream).await,
     }
 }

@@ -15,8 +15,8 @@ use super::supervision::{Supervision, TaskKind};
 use super::write_topics::set_targets;
 use crate::broker::{Broker, Forward, TapAnswer};
 use crate::config;
-use crate::field::ask::Inquiry;
 use crate::field::counts::LineCounts;
+use crate::field::diagnostic::PendingDiagnostic;
 use crate::field::trace::Framing;
 use crate::field::write::Order;
 use crate::field::{Line, LineTask, Wire};
@@ -36,7 +36,7 @@ const EVENT_QUEUE: usize = 1024;
 /// Writes between the broker and the lines, and for each line; beyond it they are refused.
 const ORDER_QUEUE: usize = 64;
 /// Diagnostic requests that may wait for a line.
-const INQUIRY_QUEUE: usize = 4;
+const DIAGNOSTIC_QUEUE: usize = 4;
 
 /// The report waits for nothing but outboxes.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -119,7 +119,7 @@ impl ReadyLine {
 struct RunningLine {
     stop: StopSwitch,
     orders: mpsc::Sender<Order>,
-    inquiries: mpsc::Sender<Inquiry>,
+    diagnostics: mpsc::Sender<PendingDiagnostic>,
     counts: Arc<LineCounts>,
     /// How its frames look; `None` for a simulated line, which has none.
     framing: Option<Framing>,
@@ -205,7 +205,7 @@ impl Field {
         let (handle, thread) = self.thread_of(line)?;
         let (switch, stop) = stop_token();
         let (orders, ordered) = mpsc::channel(ORDER_QUEUE);
-        let (inquiries, asked) = mpsc::channel(INQUIRY_QUEUE);
+        let (diagnostics, asked) = mpsc::channel(DIAGNOSTIC_QUEUE);
         let counts = Arc::new(LineCounts::new(
             &line.name,
             line.devices.iter().map(|device| device.name.clone()),
@@ -214,12 +214,12 @@ impl Field {
         health.heartbeats.watch(&heartbeat);
         let framing = Framing::of(
             &line.wire,
-            line.devices.iter().any(|device| device.talk.is_some()),
+            line.devices.iter().any(|device| device.protocol.is_some()),
         );
         let running = RunningLine {
             stop: switch,
             orders,
-            inquiries,
+            diagnostics,
             counts: Arc::clone(&counts),
             framing,
             _thread: thread,
@@ -231,7 +231,7 @@ impl Field {
             counts,
             folder: Some(self.folder.clone()),
             orders: ordered,
-            inquiries: asked,
+            diagnostics: asked,
             heartbeat,
             stop,
         };
@@ -294,8 +294,8 @@ impl Field {
     }
 
     /// The queue of diagnostic requests to a line.
-    pub(super) fn inquiries(&self, line: &str) -> Option<&mpsc::Sender<Inquiry>> {
-        self.lines.get(line).map(|line| &line.inquiries)
+    pub(super) fn diagnostics(&self, line: &str) -> Option<&mpsc::Sender<PendingDiagnostic>> {
+        self.lines.get(line).map(|line| &line.diagnostics)
     }
 
     /// A line to trace, and how its frames look.

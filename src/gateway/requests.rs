@@ -10,7 +10,7 @@ use super::uplinks::UplinkHandle;
 use super::{GatewayError, RunningGateway};
 use crate::broker::Broker;
 use crate::config::suggestion;
-use crate::field::ask::{Ask, Inquiry, Said};
+use crate::field::diagnostic::{DiagnosticRequest, DiagnosticResponse, PendingDiagnostic};
 use crate::field::trace::{MOST_WATCHERS, Traced};
 use crate::outbox::{QUEUES, Selection};
 use crate::status::control::{Call, ControlRequest, Reply};
@@ -80,9 +80,14 @@ fn send(to: oneshot::Sender<Reply>, reply: Reply) {
     let _ = to.send(reply);
 }
 
-fn inquiry(unit: u8, ask: Ask, within_ms: u64, answer: oneshot::Sender<Said>) -> Inquiry {
+fn inquiry(
+    unit: u8,
+    ask: DiagnosticRequest,
+    within_ms: u64,
+    answer: oneshot::Sender<DiagnosticResponse>,
+) -> PendingDiagnostic {
     let within = Duration::from_millis(within_ms);
-    Inquiry {
+    PendingDiagnostic {
         unit,
         ask,
         within,
@@ -92,8 +97,8 @@ fn inquiry(unit: u8, ask: Ask, within_ms: u64, answer: oneshot::Sender<Said>) ->
 }
 
 /// Puts a diagnostic request into the queue of a line, or says why not.
-fn enqueue(inquiry: Inquiry, line: &str, field: &Field) -> Result<(), String> {
-    let Some(queue) = field.inquiries(line) else {
+fn enqueue(inquiry: PendingDiagnostic, line: &str, field: &Field) -> Result<(), String> {
+    let Some(queue) = field.diagnostics(line) else {
         return Err(unknown_line(line, field));
     };
     if let Some(fault) = inquiry.ask.fault(inquiry.unit) {
@@ -129,7 +134,7 @@ fn trace(line: &str, follow: mpsc::Sender<Traced>, field: &Field) -> Result<Repl
 }
 
 /// Replies with the answer of a line, when it is there.
-fn pass_on(answered: oneshot::Receiver<Said>, reply: oneshot::Sender<Reply>) {
+fn pass_on(answered: oneshot::Receiver<DiagnosticResponse>, reply: oneshot::Sender<Reply>) {
     detach(async move {
         if let Ok(said) = answered.await {
             send(reply, Reply::Said(said));

@@ -17,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::report::GatewayStatus;
-use crate::field::ask::{Ask, Said};
+use crate::field::diagnostic::{DiagnosticRequest, DiagnosticResponse};
 use crate::field::trace::{self, Framing, Traced};
 use crate::outbox::Selection;
 use crate::tasks::{Stop, detach};
@@ -52,7 +52,7 @@ pub enum ControlRequest {
         /// The Modbus address.
         unit: u8,
         /// The request itself.
-        ask: Ask,
+        ask: DiagnosticRequest,
         /// The timeout of the answer.
         within_ms: u64,
     },
@@ -86,7 +86,7 @@ pub enum ControlRequest {
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The outcome of a diagnostic request.
-    Said(Said),
+    Said(DiagnosticResponse),
     /// The configuration was reloaded; the changes, for people.
     Reloaded(Vec<String>),
     /// The frames of a line follow.
@@ -365,7 +365,7 @@ mod tests {
             Ok(())
         });
         let at = path(folder.path());
-        let ask = Ask::Registers {
+        let ask = DiagnosticRequest::Registers {
             table: Table::Holding,
             start: 0,
             count: 2,
@@ -391,7 +391,7 @@ mod tests {
         let call = asked.recv().await.unwrap();
         assert_eq!(call.request, request);
         call.reply
-            .send(Reply::Said(Said::Words(vec![1, 2])))
+            .send(Reply::Said(DiagnosticResponse::Words(vec![1, 2])))
             .unwrap();
         let [first, second] = command.await.unwrap();
         assert_eq!(first, r#"{"said":{"words":[1,2]}}"#);

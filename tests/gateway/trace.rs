@@ -135,7 +135,9 @@ fn a_trace_shows_what_plain_instruments_say_and_refuses_lines_without_a_wire() {
         free_port()
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    gateway.process.wait_for_output("device answers line=scale");
+    gateway
+        .process
+        .wait_for_output("event=device.online line=scale");
     let (code, out, error) = trace(folder.path(), &["scale", "-n", "3", "--raw"]);
     assert_eq!(code, Some(0), "{error}");
     assert!(
@@ -276,13 +278,13 @@ fn a_log_of_objects_says_at_debug_what_is_asked_and_answered() {
     let mut command = wellhead();
     command.arg("run").arg(&file).env("WELLHEAD_LOG", "debug");
     let mut gateway = Process::start(&mut command, &folder.join("gateway.log"));
-    gateway.wait_for_output("gateway.started");
+    gateway.wait_for_output("wellhead runs");
     gateway.wait_for_output("\"points\":\"voltage");
     let (code, _, error) = bench.ask(&["write", "meter", "setpoint", "7"]);
     assert_eq!(code, Some(0), "{error}");
     for told in [
-        "\"points written\"",
-        "\"broker.client_terms\"",
+        "\"device.points_written\"",
+        "\"what the client asked for\"",
         "\"keep_alive\":0",
         "\"session\":\"new\"",
     ] {
@@ -296,7 +298,10 @@ fn a_log_of_objects_says_at_debug_what_is_asked_and_answered() {
         .collect();
     let read = objects
         .iter()
-        .find(|object| object["message"] == "points read" && object["fields"]["device"] == "meter")
+        .find(|object| {
+            object["fields"]["event"] == "device.points_read"
+                && object["fields"]["device"] == "meter"
+        })
         .unwrap();
     assert!(
         read["level"] == "DEBUG"
@@ -316,6 +321,6 @@ fn a_log_of_objects_says_at_debug_what_is_asked_and_answered() {
     let mut command = wellhead();
     command.args(["run", "--log-format", "text"]).arg(&file);
     let mut gateway = Process::start(&mut command, &folder.join("text.log"));
-    gateway.wait_for_output("INFO gateway started event=gateway.started");
+    gateway.wait_for_output("INFO wellhead runs");
     assert!(gateway.terminate().success());
 }

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::routes::{self, RoutePlan};
 use crate::config::{self, SetBy};
 use crate::field::decode::Table;
-use crate::field::modbus::plan::Block;
+use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Device, Line, Point, Source, Wire};
+use crate::field::{Device, Line, Point, PointSource, Wire};
 use crate::report::deadband::Deadband;
 use crate::units::{Price, Span};
 
@@ -157,8 +157,8 @@ fn span(span: Duration) -> String {
 
 /// How often a point is read. A plain instrument is asked for all its points at once, or speaks by itself.
 fn interval(device: &Device, point: &Point) -> Option<String> {
-    match (&point.source, &device.talk) {
-        (Source::Derived(_), _) => None,
+    match (&point.source, &device.protocol) {
+        (PointSource::Derived(_), _) => None,
         (_, Some(talk)) => talk.is_polled().then(|| span(talk.every)),
         (_, None) => Some(span(point.every)),
     }
@@ -174,8 +174,8 @@ fn deadband_text(deadband: Deadband) -> String {
 /// How many decimals a value has, if that is set.
 fn digits(point: &Point) -> Option<u8> {
     match &point.source {
-        Source::Derived(formula) => formula.decimals(),
-        Source::Found(found) => found.meaning.decimals,
+        PointSource::Derived(formula) => formula.decimals(),
+        PointSource::Extracted(found) => found.meaning.decimals,
         _ => point.register()?.meaning.decimals,
     }
 }
