@@ -40,7 +40,7 @@ use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
 use crate::time::{known_unix_ms, now};
-use crate::uplink::{self, Ends, Inbound, Purges, TlsError, Update, Uplink};
+use crate::uplink::{self, Inbound, Purges, Uplink, UplinkChannels, UplinkTlsError, UplinkUpdate};
 use forward::{ForwardQueue, forward_messages};
 use health::Health;
 use paced::Paced;
@@ -66,7 +66,7 @@ pub enum GatewayError {
     Listen(#[from] ListenError),
     /// Certificates of an uplink.
     #[error("{0}")]
-    Tls(#[from] TlsError),
+    Tls(#[from] UplinkTlsError),
     /// Certificates of the listeners.
     #[error("{0}")]
     BrokerTls(#[from] net::TlsError),
@@ -102,7 +102,7 @@ pub struct Gateway {
     /// Of the uplinks.
     routes: Vec<watch::Sender<Arc<Routes>>>,
     /// To the uplinks.
-    changes: Vec<watch::Sender<Option<Update>>>,
+    changes: Vec<watch::Sender<Option<UplinkUpdate>>>,
     /// To the uplinks, by their names.
     purges: Vec<(String, Purges)>,
     field: Field,
@@ -145,7 +145,7 @@ struct North {
 
 impl North {
     /// Of a backup: whether the uplink it stands in for is up.
-    fn primary(&self, settings: &uplink::Settings) -> Option<watch::Receiver<bool>> {
+    fn primary(&self, settings: &uplink::UplinkSettings) -> Option<watch::Receiver<bool>> {
         settings
             .use_when
             .and_then(|use_when| self.is_up.get(use_when.uplink))
@@ -194,7 +194,7 @@ impl North {
             .zip(&self.is_up)
             .zip(self.routes.iter().zip(&self.queues));
         for (((uplink, outbox), is_up), (routes, way)) in parts {
-            let ends = Ends {
+            let ends = UplinkChannels {
                 live: local.map(|local| local.live.clone()),
                 inbound: local.map(|local| local.inbound.clone()),
                 is_up: is_up.clone(),

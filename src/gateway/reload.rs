@@ -9,7 +9,7 @@ use crate::broker::engine::Change;
 use crate::config;
 use crate::status::control::Reply;
 use crate::time::now;
-use crate::uplink::Update;
+use crate::uplink::UplinkUpdate;
 
 impl Gateway {
     /// Reads file and certificates. A file with faults, or one that needs a restart, changes nothing. The error is a task that failed.
@@ -46,7 +46,7 @@ impl Gateway {
             .enumerate()
             .filter(|(index, _)| diff.uplinks.contains(index))
         {
-            match Update::new(uplink.settings.clone()) {
+            match UplinkUpdate::new(uplink.settings.clone()) {
                 Ok(update) => updates.push((index, update)),
                 Err(why) => return Ok(refused(format!("nothing is changed: {why}"))),
             }
@@ -68,7 +68,7 @@ impl Gateway {
         &mut self,
         config: config::Gateway,
         diff: &config::Diff,
-        updates: Vec<(usize, Update)>,
+        updates: Vec<(usize, UplinkUpdate)>,
     ) -> Result<(), GatewayError> {
         self.field.stop_lines(&diff.stops);
         self.ended(diff.stops.iter().map(|line| task_of(line)).collect())
