@@ -29,7 +29,7 @@ use wellhead::outbox::{self, Outbox, Outgoing};
 use wellhead::reading::Timestamp;
 use wellhead::tasks::{detach, stop_token};
 use wellhead::time::unix_ms;
-use wellhead::uplink::{self, Ends};
+use wellhead::uplink::{self, UplinkChannels};
 
 const DELAY: Duration = Duration::from_millis(300);
 const WINDOW: u16 = 1000;
@@ -174,7 +174,7 @@ async fn uplink(folder: &Path, port: u16) -> Outbox {
     let uplink = uplink::prepare(
         settings,
         outbox.clone(),
-        Ends {
+        UplinkChannels {
             live: None,
             inbound: None,
             is_up,

@@ -28,7 +28,7 @@ use wellhead::outbox::{self, Outgoing};
 use wellhead::reading::Timestamp;
 use wellhead::tasks::{detach, stop_token};
 use wellhead::time::unix_ms;
-use wellhead::uplink::{self, Ends};
+use wellhead::uplink::{self, UplinkChannels};
 
 const ROUNDS: usize = 5;
 const PAYLOAD: usize = 64;
@@ -140,7 +140,7 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
         let uplink = uplink::prepare(
             config.uplinks[0].settings.clone(),
             outbox.clone(),
-            Ends {
+            UplinkChannels {
                 live: None,
                 inbound: None,
                 is_up,

@@ -36,7 +36,7 @@ use crate::status::control::{self, Call, Control, InstanceLock, Reply};
 use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, Stop, Tasks, detach};
-use crate::uplink::TlsError;
+use crate::uplink::UplinkTlsError;
 use field::{Field, FieldChannels};
 use health::Health;
 use local_broker::{BrokerHandle, LocalBroker};
@@ -60,7 +60,7 @@ pub enum GatewayError {
     Listen(#[from] ListenError),
     /// Certificates of an uplink.
     #[error("{0}")]
-    Tls(#[from] TlsError),
+    Tls(#[from] UplinkTlsError),
     /// Certificates of the listeners.
     #[error("{0}")]
     BrokerTls(#[from] net::TlsError),

@@ -7,7 +7,7 @@ use super::{BrokerSetup, Gateway, HealthMessages, UplinkSetup};
 use crate::field::{Device, Line};
 use crate::outbox::Routes;
 use crate::reading::{DeviceId, PointId};
-use crate::uplink::Settings;
+use crate::uplink::UplinkSettings;
 
 /// Differences between two configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -185,13 +185,13 @@ impl Diff {
         }
     }
 
-    fn settings(&mut self, index: usize, settings: &Settings, running: &Settings) {
+    fn settings(&mut self, index: usize, settings: &UplinkSettings, running: &UplinkSettings) {
         if settings == running {
             return;
         }
         self.uplinks.push(index);
         let is_content = *settings
-            == Settings {
+            == UplinkSettings {
                 content: settings.content,
                 ..running.clone()
             };

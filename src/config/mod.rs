@@ -164,7 +164,7 @@ pub struct BrokerSetup {
 #[derive(Debug)]
 pub struct UplinkSetup {
     /// The connection.
-    pub settings: uplink::Settings,
+    pub settings: uplink::UplinkSettings,
     /// Rules in both directions, and how topics are written on each side.
     pub routes: Arc<Routes>,
     /// Those of the subscriptions that are for commands to points.

@@ -19,7 +19,7 @@ use crate::field::text::script::{Pattern, ScriptStep, TypedPattern};
 use crate::mqtt::TopicFilter;
 use crate::report::template::TopicTemplate;
 use crate::units::{Price, Rate, Size, Span};
-use crate::uplink::{Protocol, Proxy, Remote, Secret};
+use crate::uplink::{Protocol, Proxy, Remote, RemoteSecret};
 
 /// The schema of `gateway.yaml`.
 pub fn of_file() -> serde_json::Value {
@@ -158,7 +158,7 @@ looks! {
         "description": "An HTTP proxy, with a login if it needs one.",
         "type": "string", "pattern": r"^http://|\$\{(env|credential):", "examples": ["http://proxy.example.net:3128"]
     };
-    Secret: "Secret" = { "type": "string" };
+    RemoteSecret: "Secret" = { "type": "string" };
     Protocol: "Protocol" = { "description": "The MQTT version.", "enum": [5, "5", "5.0", "3.1.1", 4, "4"] };
     Listen: "Listen" = {
         "description": "A transport with address and port, or the path of a socket.",

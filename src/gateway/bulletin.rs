@@ -48,6 +48,9 @@ pub(super) struct Losses {
     /// The newest gap since then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gap: Option<ToldGap>,
+    /// The last few gaps since then, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) gaps: Vec<ToldGap>,
 }
 
 impl Losses {
@@ -247,6 +250,7 @@ mod tests {
             dropped: 0,
             since: None,
             gap: None,
+            gaps: Vec::new(),
         });
         vec![Fact {
             topic: "uplink/a/losses".to_owned(),

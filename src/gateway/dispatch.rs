@@ -260,6 +260,7 @@ mod tests {
             dropped: 0,
             since: None,
             gap: None,
+            gaps: Vec::new(),
         });
         Fact {
             topic: topic.to_owned(),

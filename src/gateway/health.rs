@@ -15,7 +15,7 @@ use crate::status::report::{GatewayStatus, LineStatus, UplinkStatus};
 use crate::status::service::Service;
 use crate::tasks::detach;
 use crate::time::{boot_ms, known_unix_ms, now, rfc3339};
-use crate::uplink::{Taken, ToldGap, Uplink};
+use crate::uplink::{ClientIdTaken, ToldGap, Uplink};
 
 /// All that is watched. It holds no channel that would keep a task from ending.
 #[derive(Debug)]
@@ -40,10 +40,10 @@ struct Link {
     counters: Arc<outbox::Counters>,
     /// Messages that did not come into the outbox.
     dropped: Arc<Counter>,
-    /// The newest gap.
-    gap: watch::Receiver<Option<ToldGap>>,
+    /// The newest gaps.
+    gaps: watch::Receiver<Vec<ToldGap>>,
     /// Whether another client uses its client identifier.
-    taken: watch::Receiver<Option<Taken>>,
+    taken: watch::Receiver<Option<ClientIdTaken>>,
 }
 
 impl Health {
@@ -83,7 +83,7 @@ impl Health {
             changed_ms,
             counters: Arc::clone(outbox.counters()),
             dropped: Arc::clone(dropped),
-            gap: uplink.gap(),
+            gaps: uplink.gaps(),
             taken: uplink.client_id_taken(),
         });
     }
@@ -137,12 +137,14 @@ impl Health {
         let mut facts: Vec<Fact> = self.lines.iter().map(line).collect();
         for (number, link) in self.uplinks.iter().enumerate() {
             let topic = format!("uplink/{}", link.name);
+            let gaps = link.gaps.borrow().clone();
             let said = HealthValue::Losses(Losses {
                 lost: link.counters.lost.value(),
                 dead: outbox::dead(&link.counters),
                 dropped: link.dropped.value(),
                 since: time_of(self.began_ms),
-                gap: link.gap.borrow().clone(),
+                gap: gaps.last().cloned(),
+                gaps,
             });
             facts.push(Fact {
                 topic: format!("{topic}/losses"),

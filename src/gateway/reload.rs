@@ -13,12 +13,12 @@ use crate::broker::engine::Change;
 use crate::config;
 use crate::status::control::Reply;
 use crate::time::now;
-use crate::uplink::Update;
+use crate::uplink::UplinkUpdate;
 
 /// A change of an uplink, ready to be applied.
 struct UplinkChange {
     index: usize,
-    update: Update,
+    update: UplinkUpdate,
 }
 
 impl RunningGateway {
@@ -141,7 +141,7 @@ fn uplink_changes(
     uplinks
         .filter(|(index, _)| diff.uplinks.contains(index))
         .map(|(index, uplink)| {
-            let update = Update::new(uplink.settings.clone())
+            let update = UplinkUpdate::new(uplink.settings.clone())
                 .map_err(|why| format!("reload rejected: {why}"))?;
             Ok(UplinkChange { index, update })
         })

@@ -20,7 +20,7 @@ use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Outbox, OutboxSink, Routes};
 use crate::tasks::Tasks;
 use crate::time::now;
-use crate::uplink::{self, Ends, Purges, Update, Uplink};
+use crate::uplink::{self, Purges, Uplink, UplinkChannels, UplinkUpdate};
 
 /// The parts of one uplink before it runs.
 pub(super) struct UplinkParts {
@@ -40,7 +40,7 @@ pub(super) struct UplinkParts {
 pub(super) struct UplinkHandle {
     pub(super) name: String,
     pub(super) routes: watch::Sender<Arc<Routes>>,
-    pub(super) changes: watch::Sender<Option<Update>>,
+    pub(super) changes: watch::Sender<Option<UplinkUpdate>>,
     pub(super) purges: Purges,
 }
 
@@ -138,12 +138,12 @@ impl UplinkParts {
 
     fn prepare(
         &self,
-        settings: &uplink::Settings,
+        settings: &uplink::UplinkSettings,
         local: Option<&LocalBroker>,
         health: &mut Health,
     ) -> Result<Uplink, GatewayError> {
         let dropped = &self.route.way.dropped;
-        let ends = Ends {
+        let ends = UplinkChannels {
             live: local.map(|local| local.live.clone()),
             inbound: local.map(|local| local.inbound.clone()),
             is_up: self.is_up.clone(),

@@ -17,7 +17,7 @@ use ring::hmac;
 use serde::Deserialize;
 
 use super::link::Accepted;
-use super::{Receive, Secret};
+use super::{Receive, RemoteSecret};
 use crate::mqtt::{Properties, QoS, TopicError, TopicFilter, TopicName};
 use crate::outbox::Outgoing;
 
@@ -43,12 +43,12 @@ pub enum Cloud {
     /// AWS IoT Core.
     AwsIot,
     /// Azure IoT Hub, as one of its devices.
-    AzureIotHub(Device),
+    AzureIotHub(HubDevice),
 }
 
 /// A device of an Azure IoT Hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub struct HubDevice {
     /// The host name of the hub.
     pub hub: String,
     /// The identifier of the device; also the client identifier.
@@ -131,7 +131,7 @@ pub enum WrongPassword {
     #[error(
         "this password is for the device {0}; write `client_id: {0}`, or take the password of this device"
     )]
-    Device(String),
+    HubDevice(String),
 }
 
 /// When a connection must be made again, because its token ends.
@@ -149,7 +149,7 @@ impl Renewal {
 }
 
 impl Cloud {
-    /// What the cloud allows, which it does not tell everybody.
+    /// Limits of the cloud that CONNACK does not show.
     pub(super) fn limit(&self, mut accepted: Accepted) -> Accepted {
         accepted.max_qos = accepted.max_qos.min(QoS::AtLeastOnce);
         accepted.retain_available &= self.keeps_retained();
@@ -165,13 +165,14 @@ impl Cloud {
     /// user is none.
     pub(super) fn login(
         &self,
-        typed: Option<(String, Secret)>,
+        typed: Option<(String, RemoteSecret)>,
         unix_s: i64,
-    ) -> Option<(String, Secret)> {
+    ) -> Option<(String, RemoteSecret)> {
         let Self::AzureIotHub(device) = self else {
             return typed;
         };
-        let (user, password) = typed.unwrap_or_else(|| (String::new(), Secret(String::new())));
+        let (user, password) =
+            typed.unwrap_or_else(|| (String::new(), RemoteSecret(String::new())));
         let user = if user.is_empty() {
             format!("{}/{}/?api-version=2021-04-12", device.hub, device.id)
         } else {
@@ -181,13 +182,13 @@ impl Cloud {
             Some(key) => device.token(&key, unix_s.saturating_add(seconds(device.token_life))),
             None => password.0,
         };
-        Some((user, Secret(password)))
+        Some((user, RemoteSecret(password)))
     }
 
     /// When a connection with this password must be made again, if its token was made at this time (and in seconds since 1970).
     pub(super) fn renewal(
         &self,
-        password: Option<&Secret>,
+        password: Option<&RemoteSecret>,
         now: Instant,
         unix_s: i64,
     ) -> Option<Renewal> {
@@ -225,7 +226,7 @@ impl Cloud {
             Self::AwsIot => topic.as_str().len(),
             Self::AzureIotHub(device) => {
                 let number = Some(USUAL_NUMBER).filter(|_| is_numbered);
-                let bag = device.bag(topic, number, (&Properties::default(), b"{}"));
+                let bag = device.bag(topic, number, &Properties::default(), b"{}");
                 bag.map_or(topic.as_str().len(), |topic| topic.as_str().len())
             }
         }
@@ -238,7 +239,7 @@ impl Cloud {
         )
     }
 
-    /// What allows the gateway to say whether it lives.
+    /// The remedy where the cloud refuses will or state.
     pub(super) fn presence_remedy(&self) -> Option<&'static str> {
         (*self == Self::AwsIot).then_some(
             "allow `iot:Publish` and `iot:RetainPublish` on this topic, and `LastWill` among the `iot:ConnectAttributes` of `iot:Connect` (docs/clouds.md)",
@@ -257,7 +258,7 @@ impl Cloud {
         }
     }
 
-    /// What the cloud is to be asked for, if these messages are to come in.
+    /// The subscriptions at the cloud behind these filters.
     pub(super) fn filters(&self, receive: &[Receive]) -> Vec<Receive> {
         let limited = |receive: &Receive| Receive {
             qos: receive.qos.min(QoS::AtLeastOnce),
@@ -284,7 +285,7 @@ fn seconds(span: Duration) -> i64 {
     i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// What is too much about a topic or a filter for AWS IoT Core, if anything is.
+/// The limit of AWS IoT Core that a topic or a filter exceeds, if any.
 pub fn too_long(topic: &str) -> Option<String> {
     // What goes straight to a rule is counted without its beginning.
     let counted = topic
@@ -313,19 +314,19 @@ fn part_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The key that a password is: in base64, by itself or in the connection string of the device.
-fn key_of(password: &Secret) -> Option<Vec<u8>> {
+fn key_of(password: &RemoteSecret) -> Option<Vec<u8>> {
     let text = password.0.trim();
     let key = part_of(text, "SharedAccessKey").unwrap_or(text);
     BASE64.decode(key).ok().filter(|key| !key.is_empty())
 }
 
-impl Device {
+impl HubDevice {
     fn events(&self) -> String {
         format!("devices/{}/messages/events/", self.id)
     }
 
     /// Whether a password can be that of this device: a key, a connection string, or a token that is ready.
-    pub fn takes(&self, password: &Secret) -> Result<(), WrongPassword> {
+    pub fn takes(&self, password: &RemoteSecret) -> Result<(), WrongPassword> {
         let text = password.0.trim();
         if let Some(token) = text.strip_prefix(READY_TOKEN) {
             return self.takes_token(token);
@@ -344,7 +345,7 @@ impl Device {
             return Err(WrongPassword::Hub(hub.to_owned()));
         }
         if let Some(id) = part_of(text, "DeviceId").filter(|id| *id != self.id) {
-            return Err(WrongPassword::Device(id.to_owned()));
+            return Err(WrongPassword::HubDevice(id.to_owned()));
         }
         key_of(password).map(drop).ok_or(WrongPassword::NoKey)
     }
@@ -362,7 +363,7 @@ impl Device {
         }
         match rest.strip_prefix("devices/") {
             Some(id) if !id.is_empty() && id != self.id => {
-                Err(WrongPassword::Device(id.to_owned()))
+                Err(WrongPassword::HubDevice(id.to_owned()))
             }
             _ => Ok(()),
         }
@@ -406,7 +407,8 @@ impl Device {
         self.bag(
             &message.topic,
             number,
-            (&message.properties, &message.payload),
+            &message.properties,
+            &message.payload,
         )
     }
 
@@ -416,9 +418,9 @@ impl Device {
         &self,
         topic: &TopicName,
         number: Option<&str>,
-        content: (&Properties, &[u8]),
+        properties: &Properties,
+        payload: &[u8],
     ) -> Result<TopicName, TopicError> {
-        let (properties, payload) = content;
         let mut bag = vec![("topic", topic.as_str())];
         bag.extend(number.map(|number| ("$.mid", number)));
         let correlation = properties
@@ -430,7 +432,7 @@ impl Device {
             matches!(payload.first(), Some(b'{' | b'[')) && std::str::from_utf8(payload).is_ok();
         match &properties.content_type {
             Some(content_type) => bag.push(("$.ct", content_type)),
-            // The hub looks into messages only if it is told that they are JSON.
+            // The hub looks into messages only if they are declared as JSON.
             None if looks_like_json => {
                 bag.extend([("$.ct", "application/json"), ("$.ce", "utf-8")]);
             }
@@ -438,19 +440,12 @@ impl Device {
         }
         for (name, value) in &properties.user {
             // Queries of the hub do not tell capitals from small letters.
-            let is_taken = name.starts_with("$.")
-                || bag
-                    .iter()
-                    .any(|(known, _)| known.eq_ignore_ascii_case(name));
-            if !is_taken {
+            let is_same = |(known, _): &(&str, &str)| known.eq_ignore_ascii_case(name);
+            if !name.starts_with("$.") && !bag.iter().any(is_same) {
                 bag.push((name, value));
             }
         }
-        let encoded = |(name, value): &(&str, &str)| {
-            format!("{}={}", name_encoded(name), percent_encoded(value))
-        };
-        let bag: Vec<String> = bag.iter().map(encoded).collect();
-        TopicName::new(format!("{}{}", self.events(), bag.join("&")))
+        TopicName::new(format!("{}{}", self.events(), encoded(&bag)))
     }
 
     fn topic_here(
@@ -515,6 +510,13 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Names and values as they are written in a topic of the hub.
+fn encoded(bag: &[(&str, &str)]) -> String {
+    let pair =
+        |(name, value): &(&str, &str)| format!("{}={}", name_encoded(name), percent_encoded(value));
+    bag.iter().map(pair).collect::<Vec<String>>().join("&")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -522,8 +524,8 @@ mod tests {
     use crate::reading::Timestamp;
     use crate::time::now;
 
-    fn device() -> Device {
-        Device {
+    fn device() -> HubDevice {
+        HubDevice {
             hub: "contoso.azure-devices.net".to_owned(),
             id: "pump-7".to_owned(),
             token_life: TOKEN_LIFE,
@@ -563,7 +565,7 @@ mod tests {
         let key = BASE64.encode("0123456789abcdef");
         let login = |typed: Option<(&str, &str)>| {
             let typed =
-                typed.map(|(user, password)| (user.to_owned(), Secret(password.to_owned())));
+                typed.map(|(user, password)| (user.to_owned(), RemoteSecret(password.to_owned())));
             cloud()
                 .login(typed, 1_700_000_000)
                 .map(|(user, password)| (user, password.0))
@@ -586,7 +588,7 @@ mod tests {
         );
         let renewed = |password: &str| {
             cloud()
-                .renewal(Some(&Secret(password.to_owned())), now(), 0)
+                .renewal(Some(&RemoteSecret(password.to_owned())), now(), 0)
                 .is_some()
         };
         assert!(
@@ -600,7 +602,7 @@ mod tests {
     #[test]
     fn a_token_is_replaced_before_it_ends_also_if_the_clock_was_behind_when_it_was_made() {
         let (at, unix_s) = (now(), 1_700_000_000);
-        let key = Secret(BASE64.encode("0123456789abcdef"));
+        let key = RemoteSecret(BASE64.encode("0123456789abcdef"));
         let renewal = cloud().renewal(Some(&key), at, unix_s).unwrap();
         let hours = |hours: u64| {
             (
@@ -620,7 +622,7 @@ mod tests {
             renewal.is_due(hours(23).0, hours(13).1),
             "the clock was set back"
         );
-        let short = Cloud::AzureIotHub(Device {
+        let short = Cloud::AzureIotHub(HubDevice {
             token_life: Duration::from_secs(24),
             ..device()
         });
@@ -636,7 +638,7 @@ mod tests {
         let key = BASE64.encode("0123456789abcdef");
         let check = |password: &str, expected: Result<(), WrongPassword>| {
             assert_eq!(
-                device().takes(&Secret(password.to_owned())),
+                device().takes(&RemoteSecret(password.to_owned())),
                 expected,
                 "{password}"
             );
@@ -650,7 +652,7 @@ mod tests {
         );
         check(
             &format!("HostName=contoso.azure-devices.net;DeviceId=Pump-7;SharedAccessKey={key}"),
-            Err(WrongPassword::Device("Pump-7".to_owned())),
+            Err(WrongPassword::HubDevice("Pump-7".to_owned())),
         );
         let service = format!(
             "HostName=contoso.azure-devices.net;SharedAccessKeyName=iothubowner;SharedAccessKey={key}"
@@ -673,7 +675,7 @@ mod tests {
         check(&token("contoso.azure-devices.net"), Ok(()));
         check(
             &token("contoso.azure-devices.net%2Fdevices%2Fpump-8"),
-            Err(WrongPassword::Device("pump-8".to_owned())),
+            Err(WrongPassword::HubDevice("pump-8".to_owned())),
         );
         check(
             &token("other.azure-devices.net%2Fdevices%2Fpump-7"),

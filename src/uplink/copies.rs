@@ -1,10 +1,10 @@
-//! Copies of a message that a remote sends because several subscriptions match its topic [MQTT 5.0, 3.3.4]: one goes on. Pure: the caller
+//! Copies of a message that a remote sends because several subscriptions match its topic [MQTT 5.0, 3.3.4]: one is passed on. Pure: the caller
 //! brings the time.
 //!
 //! Invariants:
-//! * Only messages whose topic matches several subscriptions are compared, and the first one of its kind always goes on.
+//! * Only messages whose topic matches several subscriptions are compared, and the first one of its kind is always passed on.
 //! * An equal message is a copy if it came for other subscriptions, as its identifiers say; one that came for the same subscription was
-//!   published again, and goes on.
+//!   published again, and is passed on.
 //! * A message without identifiers (MQTT 3.1.1, a remote that has none, a shared subscription) is never taken for a copy: nothing tells
 //!   a copy from a message that was published again, and one that is lost is worse than one that comes twice.
 
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A message that went on.
 #[derive(Debug)]
-struct First {
+struct FirstCopy {
     digest: u64,
     /// Subscriptions for which it came.
     subscriptions: Vec<u32>,
@@ -32,7 +32,7 @@ struct First {
 
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    firsts: VecDeque<First>,
+    firsts: VecDeque<FirstCopy>,
 }
 
 impl Copies {
@@ -44,7 +44,7 @@ impl Copies {
             return false;
         }
         let digest = digest(received);
-        let is_other = |first: &First| {
+        let is_other = |first: &FirstCopy| {
             !identifiers
                 .iter()
                 .any(|identifier| first.subscriptions.contains(identifier))
@@ -72,7 +72,7 @@ impl Copies {
         if self.firsts.len() >= MOST {
             self.firsts.pop_front();
         }
-        self.firsts.push_back(First {
+        self.firsts.push_back(FirstCopy {
             digest,
             subscriptions,
             copies,
@@ -81,7 +81,7 @@ impl Copies {
     }
 }
 
-/// What copies have in common. The time that is left of a message may differ.
+/// The common part of copies. The time that is left of a message may differ.
 fn digest(received: &Received) -> u64 {
     let mut hasher = DefaultHasher::new();
     let properties = &received.properties;
@@ -113,7 +113,7 @@ mod tests {
         }
     }
 
-    /// Messages with their identifiers, after how many milliseconds each came, and whether it goes on.
+    /// Messages with their identifiers, after how many milliseconds each came, and whether it is passed on.
     fn check(copies: &mut Copies, matching: usize, messages: &[(&'static str, &[u32], u64, bool)]) {
         let mut at = crate::time::now();
         for (index, (payload, subscriptions, millis, goes_on)) in messages.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What an uplink shows of itself and trusts in: certificates, keys, authorities, the password. All of it is read at each connect, so
+//! Identity and trust of an uplink: certificates, keys, authorities, the password. All of it is read at each connect, so
 //! that a renewed certificate or token needs neither restart nor reload.
 //!
 //! Invariants:
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::tls::Certificates;
-use super::{Remote, Secret, Settings};
+use super::{Remote, RemoteSecret, UplinkSettings};
 use crate::files;
 
 /// The longest output of a command, in bytes.
@@ -25,7 +25,7 @@ const MOST: u64 = 64 * 1024;
 
 /// User and password at the remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
+pub struct RemoteLogin {
     /// The user name.
     pub user: String,
     /// Where the password is.
@@ -36,18 +36,18 @@ pub struct Login {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Password {
     /// In the YAML.
-    Given(Secret),
+    Given(RemoteSecret),
     /// The first line of a file.
     File(PathBuf),
     /// The first line that a command prints: program and arguments.
     Command(Vec<String>),
 }
 
-/// What is shown on one connection.
+/// The credentials of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
     certificates: Certificates,
-    pub(super) login: Option<(String, Secret)>,
+    pub(super) login: Option<(String, RemoteSecret)>,
 }
 
 impl Credentials {
@@ -58,13 +58,13 @@ impl Credentials {
         }
     }
 
-    /// What was read last for remotes with TLS.
+    /// The certificates that were read last for remotes with TLS.
     pub(super) fn connector(&self) -> Option<&TlsConnector> {
         self.certificates.connector()
     }
 
     /// Reads everything again. The error is for people, and names what cannot be read.
-    pub(super) async fn read(&mut self, settings: &Settings) -> Result<(), String> {
+    pub(super) async fn read(&mut self, settings: &UplinkSettings) -> Result<(), String> {
         if settings.remotes.iter().any(Remote::is_tls) {
             self.certificates
                 .read_again(settings)
@@ -73,7 +73,7 @@ impl Credentials {
         }
         self.login = match &settings.login {
             None => None,
-            Some(Login { user, password }) => Some((
+            Some(RemoteLogin { user, password }) => Some((
                 user.clone(),
                 read_password(password, settings.connect_within).await?,
             )),
@@ -82,7 +82,7 @@ impl Credentials {
     }
 }
 
-async fn read_password(password: &Password, within: Duration) -> Result<Secret, String> {
+async fn read_password(password: &Password, within: Duration) -> Result<RemoteSecret, String> {
     match password {
         Password::Given(secret) => Ok(secret.clone()),
         Password::File(path) => {
@@ -102,9 +102,9 @@ async fn read_password(password: &Password, within: Duration) -> Result<Secret, 
 }
 
 /// The password in a file. The error is for people.
-fn password_of_file(path: &Path) -> Result<Secret, String> {
+fn password_of_file(path: &Path) -> Result<RemoteSecret, String> {
     match files::first_line(path) {
-        Ok(secret) => Ok(Secret(secret.text)),
+        Ok(secret) => Ok(RemoteSecret(secret.text)),
         Err(error) => Err(format!(
             "{}: {error}; `password_file` must name a file with the password in its first line that the user who runs wellhead can read",
             path.display()
@@ -112,19 +112,19 @@ fn password_of_file(path: &Path) -> Result<Secret, String> {
     }
 }
 
-fn first_line(text: &[u8]) -> Result<Secret, String> {
+fn first_line(text: &[u8]) -> Result<RemoteSecret, String> {
     let text =
         std::str::from_utf8(text).map_err(|_| "the password is no text in UTF-8".to_owned())?;
     match text.lines().next() {
         None | Some("") => Err("the first line is empty".to_owned()),
-        Some(line) => Ok(Secret(line.to_owned())),
+        Some(line) => Ok(RemoteSecret(line.to_owned())),
     }
 }
 
 /// Ends everything that a command has started, unless it has ended by itself.
-struct Group(Option<Pid>);
+struct ProcessGroup(Option<Pid>);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
             // It may have ended just now.
@@ -133,7 +133,7 @@ impl Drop for Group {
     }
 }
 
-/// What a command prints; the error says nothing of that.
+/// The output of a command; errors never quote it.
 async fn printed(command: &[String], within: Duration) -> Result<Vec<u8>, String> {
     let (program, arguments) = command
         .split_first()
@@ -149,7 +149,7 @@ async fn printed(command: &[String], within: Duration) -> Result<Vec<u8>, String
     let mut child = command
         .spawn()
         .map_err(|error| format!("it cannot be started: {error}"))?;
-    let mut group = Group(
+    let mut group = ProcessGroup(
         child
             .id()
             .and_then(|id| i32::try_from(id).ok())
@@ -195,7 +195,7 @@ async fn read_bounded(stdout: impl AsyncRead + Unpin) -> Result<Vec<u8>, String>
 mod tests {
     use super::*;
 
-    async fn run(script: &str, within: Duration) -> Result<Secret, String> {
+    async fn run(script: &str, within: Duration) -> Result<RemoteSecret, String> {
         let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
         read_password(&Password::Command(command), within).await
     }
@@ -205,7 +205,7 @@ mod tests {
         let within = Duration::from_secs(20);
         assert_eq!(
             run("echo hunter2; echo more; echo noise >&2", within).await,
-            Ok(Secret("hunter2".to_owned()))
+            Ok(RemoteSecret("hunter2".to_owned()))
         );
         for (script, why) in [
             ("echo hunter2; exit 3", "it failed"),
@@ -262,6 +262,9 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert!(password_of_file(&file).unwrap_err().contains("empty"));
         std::fs::write(&file, "hunter2\r\nsecond").unwrap();
-        assert_eq!(password_of_file(&file), Ok(Secret("hunter2".to_owned())));
+        assert_eq!(
+            password_of_file(&file),
+            Ok(RemoteSecret("hunter2".to_owned()))
+        );
     }
 }

@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use tokio::time::sleep;
 
-use super::link::LinkError;
+use super::failure::LinkError;
 use crate::time::now;
 
 /// The pause between two steps: at least this (RFC 8305, section 8),
@@ -26,7 +26,7 @@ const SHORTEST_APART: Duration = Duration::from_millis(250);
 const ROUND_TRIPS_APART: u32 = 2;
 /// and at most this.
 const LONGEST_APART: Duration = Duration::from_secs(2);
-/// While nothing answers, one try of so many goes to another address than the one that worked.
+/// While nothing answers, one try in this number goes to another address than the one that worked.
 const OTHERS_EVERY: u32 = 3;
 
 /// Which addresses of a name are used.
@@ -59,7 +59,7 @@ pub(super) fn apart(usual: Option<Duration>) -> Duration {
     })
 }
 
-/// What earlier tries have shown about the addresses of the remotes.
+/// Results of earlier tries, by address of the remotes.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
     /// Of each remote, the one that worked last.
@@ -82,7 +82,7 @@ impl Addresses {
         self.muted.clear();
     }
 
-    /// What took the connection at this address did not accept it as a broker.
+    /// The server at this address took the connection and is no broker.
     pub(super) fn unfit(&mut self, address: SocketAddr) {
         if !self.unfit.contains(&address) {
             self.unfit.push(address);
@@ -194,6 +194,23 @@ pub(super) struct Plan<'a> {
     pub(super) skip: usize,
 }
 
+impl<'a> Plan<'a> {
+    /// Nothing is begun; what is skipped comes last.
+    fn course(mut self) -> Course<'a> {
+        let first = self.skip.checked_rem(self.legs.len()).unwrap_or(0);
+        let skip = self.skip.checked_div(self.legs.len()).unwrap_or(0);
+        self.legs.rotate_left(first);
+        Course {
+            addresses: self.addresses,
+            resolve: self.resolve,
+            skip,
+            waiting: self.legs.into_iter().map(DialStep::LookUp).collect(),
+            started: Vec::new(),
+            failures: Failures::default(),
+        }
+    }
+}
+
 /// Why a step has failed.
 #[derive(Debug)]
 pub(super) enum Missed {
@@ -223,8 +240,8 @@ pub(super) struct Lost {
     pub(super) unheard: Vec<SocketAddr>,
 }
 
-/// What is to be done for a remote.
-enum Step {
+/// The next thing to do for a remote.
+enum DialStep {
     LookUp(Leg),
     Connect(Leg, SocketAddr),
 }
@@ -263,7 +280,60 @@ impl Failures {
     }
 }
 
+/// The steps of a race that were not begun, and what the others have shown.
+struct Course<'a> {
+    addresses: &'a Addresses,
+    resolve: Resolve,
+    /// Addresses that the lists of each remote begin with and that come last.
+    skip: usize,
+    waiting: VecDeque<DialStep>,
+    started: Vec<SocketAddr>,
+    failures: Failures,
+}
+
+impl Course<'_> {
+    /// The addresses of a remote are known, or not.
+    fn looked_up(&mut self, leg: &Leg, found: Result<Vec<SocketAddr>, LinkError>) {
+        match found {
+            Ok(found)
+                if !found
+                    .iter()
+                    .any(|address| self.resolve.allows(address.ip())) =>
+            {
+                self.failures.unsent = Some(LinkError::Unreachable(format!(
+                    "{} has no address that `resolve` allows; change `resolve` or `to`",
+                    leg.host
+                )));
+            }
+            Ok(found) => {
+                let order = self
+                    .addresses
+                    .order(leg.name, found, self.resolve, self.skip);
+                for address in order.into_iter().rev() {
+                    self.waiting
+                        .push_front(DialStep::Connect(leg.clone(), address));
+                }
+            }
+            Err(error) => self.failures.unsent = Some(error),
+        }
+    }
+
+    /// A connection is made: those that were tried before it gave no answer.
+    fn won<T>(mut self, leg: Leg, address: SocketAddr, stream: T) -> Winner<T> {
+        let before = self.started.iter().take_while(|other| **other != address);
+        let silent = before.filter(|other| !self.failures.failed.contains(other));
+        self.failures.unheard.extend(silent);
+        Winner {
+            leg,
+            address,
+            stream,
+            unheard: self.failures.unheard,
+        }
+    }
+}
+
 /// The first connection that is made; `look_up` and `connect` bound their own time. The others are given up.
+// What is under way has types without names, so it stays in one function.
 pub(super) async fn race<T, L, C>(
     plan: Plan<'_>,
     look_up: impl Fn(Leg) -> L,
@@ -273,66 +343,38 @@ where
     L: Future<Output = Result<Vec<SocketAddr>, LinkError>>,
     C: Future<Output = Result<T, Missed>>,
 {
-    let Plan {
-        mut legs,
-        addresses,
-        resolve,
-        apart,
-        most,
-        skip,
-    } = plan;
-    let (first, later) = (
-        skip.checked_rem(legs.len()).unwrap_or(0),
-        skip.checked_div(legs.len()).unwrap_or(0),
-    );
-    legs.rotate_left(first);
-    let mut waiting: VecDeque<Step> = legs.into_iter().map(Step::LookUp).collect();
+    let (most, apart) = (plan.most, plan.apart);
+    let mut course = plan.course();
     let mut looking = FuturesUnordered::new();
     let mut dialling = FuturesUnordered::new();
-    let mut started: Vec<SocketAddr> = Vec::new();
-    let mut failures = Failures::default();
     let mut next = pin!(sleep(Duration::ZERO));
     loop {
-        let may_start = !waiting.is_empty() && failures.unheard.len() + dialling.len() < most;
+        let open = course.failures.unheard.len() + dialling.len();
+        let may_start = !course.waiting.is_empty() && open < most;
         if looking.is_empty() && dialling.is_empty() && !may_start {
-            return Err(failures.into_lost());
+            return Err(course.failures.into_lost());
         }
         tokio::select! {
             Some((leg, found)) = looking.next() => {
-                let (leg, found): (Leg, Result<Vec<SocketAddr>, LinkError>) = (leg, found);
                 next.set(sleep(Duration::ZERO));
-                match found {
-                    Ok(found) if !found.iter().any(|address| resolve.allows(address.ip())) => {
-                        failures.unsent = Some(LinkError::Unreachable(format!("{} has no address that `resolve` allows; change `resolve` or `to`", leg.host)));
-                    }
-                    Ok(found) => {
-                        let order = addresses.order(leg.name, found, resolve, later);
-                        order.into_iter().rev().for_each(|address| waiting.push_front(Step::Connect(leg.clone(), address)));
-                    }
-                    Err(error) => failures.unsent = Some(error),
-                }
+                course.looked_up(&leg, found);
             }
             Some((leg, address, outcome)) = dialling.next() => match outcome {
-                Ok(stream) => {
-                    let before = started.into_iter().take_while(|other| *other != address);
-                    let silent: Vec<SocketAddr> = before.filter(|other| !failures.failed.contains(other)).collect();
-                    failures.unheard.extend(silent);
-                    return Ok(Winner { leg, address, stream, unheard: failures.unheard });
-                }
+                Ok(stream) => return Ok(course.won(leg, address, stream)),
                 Err(missed) => {
                     next.set(sleep(Duration::ZERO));
-                    failures.add(address, missed);
+                    course.failures.add(address, missed);
                 }
             },
             () = next.as_mut(), if may_start => {
                 next.set(sleep(apart));
-                match waiting.pop_front() {
-                    Some(Step::LookUp(leg)) => {
+                match course.waiting.pop_front() {
+                    Some(DialStep::LookUp(leg)) => {
                         let looking_up = look_up(leg.clone());
                         looking.push(async move { (leg, looking_up.await) });
                     }
-                    Some(Step::Connect(leg, address)) => {
-                        started.push(address);
+                    Some(DialStep::Connect(leg, address)) => {
+                        course.started.push(address);
                         let connecting = connect(leg.clone(), address);
                         dialling.push(async move { (leg, address, connecting.await) });
                     }
@@ -355,7 +397,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// What an address does: it answers after so long, refuses at once, or is silent.
+    /// The behaviour of an address: it answers after so long, refuses at once, or is silent.
     #[derive(Clone, Copy)]
     enum Does {
         Answer(u64),

@@ -2,13 +2,13 @@
 
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 
-use super::Secret;
+use super::RemoteSecret;
 
 /// Names that the request itself needs.
 const OF_THE_REQUEST: [&str; 4] = ["connection", "upgrade", "host", "content-length"];
 
 /// Checks a header. What is wrong is said without the value, which may be a secret.
-pub fn header(name: &str, value: &Secret) -> Result<(HeaderName, HeaderValue), String> {
+pub fn header(name: &str, value: &RemoteSecret) -> Result<(HeaderName, HeaderValue), String> {
     let wrong = || {
         format!(
             "`{name}` is not the name of a header; write letters, digits and dashes, such as X-Site"
@@ -33,7 +33,7 @@ mod tests {
     #[test]
     fn headers_are_checked_and_their_values_never_shown() {
         let check = |name: &str, value: &str| {
-            header(name, &Secret(value.to_owned())).map(|(name, _)| name.to_string())
+            header(name, &RemoteSecret(value.to_owned())).map(|(name, _)| name.to_string())
         };
         assert_eq!(check("X-Site", "seven"), Ok("x-site".to_owned()));
         assert!(check("Authorization", "Bearer hunter2").is_ok());
@@ -47,7 +47,7 @@ mod tests {
             let told = check(name, value).unwrap_err();
             assert!(!told.contains("hunter2"), "{told}");
         }
-        let (_, value) = header("X", &Secret("hunter2".to_owned())).unwrap();
+        let (_, value) = header("X", &RemoteSecret("hunter2".to_owned())).unwrap();
         assert!(!format!("{value:?}").contains("hunter2"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the remote has for this site: handed to the local broker, and acknowledged when that has it safe.
+//! Messages of the remote for this site: handed to the local broker, and acknowledged when they are safe there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,7 +24,7 @@ pub(super) struct Delivery {
     pub(super) is_safe: bool,
 }
 
-/// What is on its way to the broker, in the order in which it came.
+/// Messages on their way to the broker, in the order in which they came.
 pub(super) struct Deliveries {
     broker: Option<Inbound>,
     origin: Origin,

@@ -1,4 +1,4 @@
-//! What comes next: the lane that goes on with an earlier run, else the highest that has anything; each lane in order. Pure.
+//! The next message: of the lane that continues an earlier run, else of the highest lane that has any; each lane in its order. Pure.
 //!
 //! Messages of a rule whose rate is used up are passed over, and keep their order: a few stay in memory, the others are read again in their
 //! turn. The outbox notes in pieces what is settled, and keeps a limited number of pieces over a crash; so a limited number of messages may
@@ -29,20 +29,20 @@ pub(super) enum Choice {
     Any,
     /// One lane.
     Only(usize),
-    /// The lane that goes on with an earlier run: everything that has to wait for a rate is passed over, although its rate may leave room.
+    /// The lane that continues an earlier run: everything that has to wait for a rate is passed over, although its rate may leave room.
     GoesOn(usize),
 }
 
-/// What may not be sent now.
+/// Messages that may not be sent now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Closed {
+pub(super) struct Blocked {
     /// The rules whose rates are used up: their messages are passed over.
     pub(super) rules: HashSet<u32>,
     /// The remote takes no more QoS 2 messages: a lane waits with such a message, the other lanes go on.
     pub(super) is_exact: bool,
 }
 
-impl Closed {
+impl Blocked {
     /// True if the next message of a lane has to wait.
     fn holds(&self, next: Option<&Ready>) -> bool {
         self.is_exact && next.is_some_and(|ready| ready.waiting.message.qos == QoS::ExactlyOnce)
@@ -88,9 +88,9 @@ struct Behind {
     has_more: bool,
 }
 
-/// What is to be read before the next message is known.
+/// A read that is needed before the next message is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct ReadRequest {
     pub(super) lane: Lane,
     /// The number after which.
     pub(super) after: u64,
@@ -98,13 +98,13 @@ pub(super) struct Wanted {
     pub(super) rule: Option<u32>,
 }
 
-/// What a lane has.
+/// The state of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     /// A message that may go.
     Ready,
     /// It is to be read first.
-    Read(Wanted),
+    Read(ReadRequest),
     /// Nothing that may go now.
     Nothing,
 }
@@ -121,7 +121,7 @@ pub(super) struct Lanes {
 
 impl Ahead {
     /// The next message that may go.
-    fn next(&mut self, closed: &Closed) -> Option<Ready> {
+    fn next(&mut self, closed: &Blocked) -> Option<Ready> {
         let ready = self
             .behind
             .iter_mut()
@@ -144,7 +144,7 @@ impl Ahead {
     }
 
     /// True if the message in front may go.
-    fn may_take(&mut self, closed: &Closed) -> bool {
+    fn may_take(&mut self, closed: &Blocked) -> bool {
         !closed.holds(self.messages.front()) && self.may_overtake()
     }
 
@@ -253,12 +253,12 @@ impl Ahead {
         };
     }
 
-    /// What this lane needs before it can give its next message.
-    fn look(&mut self, lane: Lane, closed: &Closed) -> Look {
+    /// Whether this lane has a message that may go, or needs a read first.
+    fn look(&mut self, lane: Lane, closed: &Blocked) -> Look {
         // Otherwise everything that waits would be read into memory.
         self.pass_over_waiting(|rule| closed.rules.contains(&rule));
         if let Some(Behind { rule, read, .. }) = self.wants(closed) {
-            return Look::Read(Wanted {
+            return Look::Read(ReadRequest {
                 lane,
                 after: *read,
                 rule: Some(*rule),
@@ -268,7 +268,7 @@ impl Ahead {
             return Look::Ready;
         }
         if self.messages.is_empty() {
-            let wanted = Wanted {
+            let wanted = ReadRequest {
                 lane,
                 after: self.read,
                 rule: None,
@@ -288,7 +288,7 @@ impl Ahead {
     }
 
     /// A rule whose messages are to be read again.
-    fn wants(&self, closed: &Closed) -> Option<&Behind> {
+    fn wants(&self, closed: &Blocked) -> Option<&Behind> {
         self.behind.iter().find(|behind| {
             behind.messages.is_empty() && behind.has_more && !closed.rules.contains(&behind.rule)
         })
@@ -336,15 +336,15 @@ impl Lanes {
         self.lanes.iter().any(|lane| !lane.behind.is_empty())
     }
 
-    /// What is to be read before the next message is taken; `None` if [`Lanes::next`] knows the answer, or if it was read often enough for
+    /// The read that is needed before the next message is taken; `None` if [`Lanes::next`] knows the answer, or if it was read often enough for
     /// this look.
-    pub(super) fn wants(&mut self, choice: Choice, closed: &Closed) -> Option<Wanted> {
+    pub(super) fn wants(&mut self, choice: Choice, closed: &Blocked) -> Option<ReadRequest> {
         let wanted = self.wanted(choice, closed)?;
         self.reads_on = self.reads >= MOST_READS;
         (!self.reads_on).then_some(wanted)
     }
 
-    fn wanted(&mut self, choice: Choice, closed: &Closed) -> Option<Wanted> {
+    fn wanted(&mut self, choice: Choice, closed: &Blocked) -> Option<ReadRequest> {
         let mut lanes = LANES.iter().zip(&mut self.lanes);
         match choice {
             Choice::Any => {
@@ -369,7 +369,7 @@ impl Lanes {
                 let (lane, ahead) = lanes.nth(number)?;
                 ahead.pass_over_waiting(|_| true);
                 // It is read whether it may have more or not.
-                ahead.messages.is_empty().then_some(Wanted {
+                ahead.messages.is_empty().then_some(ReadRequest {
                     lane: *lane,
                     after: ahead.read,
                     rule: None,
@@ -378,8 +378,8 @@ impl Lanes {
         }
     }
 
-    /// What was read as [`Lanes::wants`] said, up to `last`; `None` if there was nothing.
-    pub(super) fn fill(&mut self, wanted: Wanted, read: Option<(u64, Vec<Ready>)>) {
+    /// Takes the result of a read that [`Lanes::wants`] asked for, up to `last`; `None` if there was nothing.
+    pub(super) fn fill(&mut self, wanted: ReadRequest, read: Option<(u64, Vec<Ready>)>) {
         self.reads += 1;
         let Some(ahead) = self.lanes.get_mut(wanted.lane as usize) else {
             return;
@@ -413,7 +413,7 @@ impl Lanes {
     }
 
     /// The next message.
-    pub(super) fn next(&mut self, choice: Choice, closed: &Closed) -> Option<Ready> {
+    pub(super) fn next(&mut self, choice: Choice, closed: &Blocked) -> Option<Ready> {
         if self.reads_on {
             return None;
         }
@@ -432,19 +432,19 @@ impl Lanes {
 
 impl Behind {
     /// True if its next message is in memory and may go.
-    fn is_ready(&self, closed: &Closed) -> bool {
+    fn is_ready(&self, closed: &Blocked) -> bool {
         let next = self.messages.front();
         next.is_some() && !closed.rules.contains(&self.rule) && !closed.holds(next)
     }
 
-    /// True if one more of its messages may be kept in memory, where messages of so many bytes are.
+    /// True if one more of its messages may be kept in memory, beside messages of `bytes`.
     fn has_place(&self, bytes: usize) -> bool {
         self.messages.is_empty()
             || (self.messages.len() < MOST_PASSED_OVER && bytes < MOST_BYTES_PASSED_OVER)
     }
 
-    /// Keeps what belongs to it of messages that were read up to `last`, where messages of so many bytes are kept already.
-    fn fill(&mut self, (last, messages): (u64, Vec<Ready>), passed: u64, mut bytes: usize) {
+    /// Keeps what belongs to it of messages that were read up to `last`, beside messages of `bytes`.
+    fn fill(&mut self, last: u64, messages: Vec<Ready>, passed: u64, mut bytes: usize) {
         for ready in messages
             .into_iter()
             .filter(|ready| ready.rule == Some(self.rule) && ready.waiting.seq <= passed)
@@ -468,7 +468,7 @@ impl Ahead {
             return;
         };
         match read {
-            Some(read) => behind.fill(read, passed, bytes),
+            Some((last, messages)) => behind.fill(last, messages, passed, bytes),
             None => behind.has_more = false,
         }
         self.behind
@@ -506,15 +506,15 @@ mod tests {
         }
     }
 
-    fn closed<const N: usize>(rules: [u32; N]) -> Closed {
-        Closed {
+    fn closed<const N: usize>(rules: [u32; N]) -> Blocked {
+        Blocked {
             rules: HashSet::from(rules),
             is_exact: false,
         }
     }
 
-    fn of(lane: Lane) -> Wanted {
-        Wanted {
+    fn of(lane: Lane) -> ReadRequest {
+        ReadRequest {
             lane,
             after: 0,
             rule: None,
@@ -531,18 +531,18 @@ mod tests {
 
     fn wants(lanes: &mut Lanes, choice: Choice) -> Option<(Lane, u64)> {
         lanes
-            .wants(choice, &Closed::default())
+            .wants(choice, &Blocked::default())
             .map(|wanted| (wanted.lane, wanted.after))
     }
 
     fn next(lanes: &mut Lanes, choice: Choice) -> Option<Waiting> {
         lanes
-            .next(choice, &Closed::default())
+            .next(choice, &Blocked::default())
             .map(|ready| ready.waiting)
     }
 
-    /// What is to be read when the link was looked at.
-    fn wants_after_a_look(lanes: &mut Lanes, closed: &Closed) -> Option<Wanted> {
+    /// The read that is needed after a look at the link.
+    fn wants_after_a_look(lanes: &mut Lanes, closed: &Blocked) -> Option<ReadRequest> {
         lanes.has_looked();
         lanes.wants(Choice::Any, closed)
     }
@@ -621,8 +621,8 @@ mod tests {
     fn a_rule_without_rate_left_holds_back_its_own_messages_only_and_they_keep_their_order() {
         let last = 1000;
         let (mut lanes, mut taken) = (Lanes::new(), Vec::new());
-        let (open, closed) = (Closed::default(), closed([7]));
-        let mut take = |lanes: &mut Lanes, closed: &Closed| {
+        let (open, closed) = (Blocked::default(), closed([7]));
+        let mut take = |lanes: &mut Lanes, closed: &Blocked| {
             while let Some(wanted) = wants_after_a_look(lanes, closed) {
                 let read = if wanted.lane == Lane::Live {
                     stored(last, &taken, wanted.after)
@@ -684,7 +684,7 @@ mod tests {
     fn large_messages_that_wait_for_a_rate_stay_in_the_outbox_and_lose_neither_order_nor_any_of_them()
      {
         const SIZE: usize = 100_000;
-        let (mut lanes, open, closed) = (Lanes::new(), Closed::default(), closed([0, 1, 2, 3]));
+        let (mut lanes, open, closed) = (Lanes::new(), Blocked::default(), closed([0, 1, 2, 3]));
         let last = 400;
         let stored = |taken: &[u64], after: u64| {
             let large = |seq: u64| {
@@ -747,7 +747,7 @@ mod tests {
     #[test]
     fn messages_that_were_passed_over_are_read_again_for_other_rules() {
         let mut lanes = Lanes::new();
-        let (open, closed) = (Closed::default(), closed([7]));
+        let (open, closed) = (Blocked::default(), closed([7]));
         let rated = |seq| Ready {
             rule: Some(7),
             ..ready(Lane::Live, seq)
@@ -772,7 +772,7 @@ mod tests {
         // Message 1 may have been taken long ago.
         assert_eq!(
             lanes.wants(Choice::GoesOn(Lane::Live as usize), &open),
-            Some(Wanted {
+            Some(ReadRequest {
                 lane: Lane::Live,
                 after: 1,
                 rule: None
@@ -790,7 +790,7 @@ mod tests {
         lanes.read_again();
         assert_eq!(
             lanes.wants(Choice::GoesOn(Lane::Live as usize), &open),
-            Some(Wanted {
+            Some(ReadRequest {
                 lane: Lane::Live,
                 after: 4,
                 rule: None
@@ -801,7 +801,7 @@ mod tests {
     #[test]
     fn only_so_many_overtake_as_the_outbox_notes_and_more_when_those_that_wait_are_through() {
         let mut lanes = Lanes::new();
-        let (open, closed) = (Closed::default(), closed([7]));
+        let (open, closed) = (Blocked::default(), closed([7]));
         let message = |seq: u64| {
             let mut ready = Ready {
                 rule: (seq % 2 == 1).then_some(7),
@@ -822,7 +822,7 @@ mod tests {
                 .map(|last| (last, messages))
         };
         let mut taken = HashSet::new();
-        let mut take_all = |lanes: &mut Lanes, closed: &Closed, most: usize| {
+        let mut take_all = |lanes: &mut Lanes, closed: &Blocked, most: usize| {
             let mut count = 0;
             while count < most {
                 while let Some(wanted) = wants_after_a_look(lanes, closed) {
@@ -859,7 +859,7 @@ mod tests {
     #[test]
     fn messages_of_an_earlier_run_go_before_those_that_wait_for_a_rate() {
         let mut lanes = Lanes::new();
-        let (live, open) = (Choice::GoesOn(Lane::Live as usize), Closed::default());
+        let (live, open) = (Choice::GoesOn(Lane::Live as usize), Blocked::default());
         let rated = |seq| Ready {
             rule: Some(7),
             ..ready(Lane::Live, seq)
@@ -945,7 +945,7 @@ mod tests {
     #[test]
     fn alarms_of_a_rated_rule_go_before_a_suspect_as_long_as_the_rate_has_room() {
         let (mut lanes, alarms) = (Lanes::new(), Choice::Only(Lane::Alarm as usize));
-        let (open, closed) = (Closed::default(), closed([7]));
+        let (open, closed) = (Blocked::default(), closed([7]));
         let rated = |seq| Ready {
             rule: Some(7),
             ..ready(Lane::Alarm, seq)
@@ -958,7 +958,7 @@ mod tests {
         );
         assert_eq!(
             lanes.wants(alarms, &closed),
-            Some(Wanted {
+            Some(ReadRequest {
                 lane: Lane::Alarm,
                 after: 2,
                 rule: None
@@ -1019,10 +1019,10 @@ mod tests {
 
     #[test]
     fn a_lane_that_waits_with_a_qos_2_message_does_not_stop_the_others() {
-        let (mut lanes, open) = (Lanes::new(), Closed::default());
-        let full = Closed {
+        let (mut lanes, open) = (Lanes::new(), Blocked::default());
+        let full = Blocked {
             is_exact: true,
-            ..Closed::default()
+            ..Blocked::default()
         };
         let mut exact = ready(Lane::Live, 1);
         exact.waiting.message.qos = QoS::ExactlyOnce;

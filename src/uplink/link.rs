@@ -1,11 +1,10 @@
-//! The connection to a remote broker: a byte stream, and rumqttc's codec for MQTT 5 and 3.1.1 (`codec`). Only these two files name
-//! rumqttc.
+//! The connection to a remote broker: a byte stream, and rumqttc's codec for MQTT 5 and 3.1.1 (`codec`). Only these files
+//! name rumqttc.
 //!
 //! Its client and event loop are not used: they choose packet identifiers and repeat messages on their own, so that nothing
 //! could be promised across a crash. Identifiers, order and repetition are [`super::session`]'s.
 
 mod codec;
-mod failure;
 mod identifiers;
 
 use std::collections::HashMap;
@@ -17,16 +16,16 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::sleep_until;
 
-use super::presence::Will;
+use super::failure::{LinkError, before_connack};
+use super::presence::PresenceWill;
 use super::probable::stranger;
-use super::subscriptions::Asked;
+use super::subscriptions::SubscribeRequest;
 use super::transport::Stream;
-use super::{Remote, Secret, Settings};
+use super::{Protocol, Remote, RemoteSecret, UplinkSettings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::now;
 use codec::Codec;
-use failure::before_connack;
 
 /// Bytes collected before the link has taken them; one packet may exceed it. What is collected cannot be overtaken by an alarm.
 const WRITE_AHEAD: usize = 32 * 1024;
@@ -43,32 +42,6 @@ const READ_AFTER_END: usize = 1 << 20;
 /// Topic aliases in use at most, so that a table stays small on both sides.
 const MAX_ALIASES: u16 = 256;
 
-/// Why there is no link. Weather, except for the refusals a person must mend.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum LinkError {
-    /// Nothing answers: there is no link, and trying costs nothing.
-    #[error("{0}")]
-    Silent(String),
-    /// The remote was reached and did not accept in time; it may have accepted unheard.
-    #[error("{0}")]
-    Unanswered(String),
-    #[error("{0}")]
-    Unreachable(String),
-    #[error("the remote broker refuses this gateway: {what}")]
-    Refused {
-        what: String,
-        reason: Option<ReasonCode>,
-    },
-    #[error("{0}")]
-    Broken(String),
-    /// The remote has ended the connection, perhaps with a reason.
-    #[error("{what}")]
-    Closed {
-        what: String,
-        reason: Option<ReasonCode>,
-    },
-}
-
 /// A message of the remote.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Received {
@@ -83,7 +56,7 @@ pub(super) struct Received {
     pub(super) subscriptions: Vec<u32>,
 }
 
-/// What the remote says.
+/// A packet of the remote.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Incoming {
     Accepted(Accepted),
@@ -93,7 +66,7 @@ pub(super) enum Incoming {
     PubRec(PacketId, ReasonCode),
     PubRel(PacketId),
     PubComp(PacketId),
-    /// What was granted, in the order of the filters; `None` for a refusal.
+    /// The granted QoS, in the order of the filters; `None` for a refusal.
     SubAck(Vec<Option<QoS>>),
     /// The same for [`Command::AskForState`].
     QuestionAck(Vec<Option<QoS>>),
@@ -108,7 +81,7 @@ pub(super) enum Incoming {
     Other,
 }
 
-/// What the remote allows on this connection.
+/// Limits of the remote on this connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) session_present: bool,
@@ -132,7 +105,7 @@ pub(super) struct Accepted {
 pub(super) enum Start {
     /// Whatever it has is forgotten.
     Clean,
-    /// It goes on where it was.
+    /// It is resumed.
     Resume,
 }
 
@@ -140,22 +113,33 @@ pub(super) enum Start {
 #[derive(Debug, Clone)]
 pub(super) struct Hello {
     pub(super) start: Start,
-    pub(super) will: Option<Will>,
-    pub(super) login: Option<(String, Secret)>,
+    pub(super) will: Option<PresenceWill>,
+    pub(super) login: Option<(String, RemoteSecret)>,
 }
 
-/// What this side says.
+/// The content of CONNECT.
+#[derive(Debug, Clone)]
+pub(super) struct Opening {
+    client_id: String,
+    /// In seconds.
+    keep_alive: u16,
+    /// How long the remote may keep the session, in seconds.
+    session_expiry: u32,
+    hello: Hello,
+}
+
+/// A topic alias of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Alias {
+    number: u16,
+    /// The remote does not know it yet: the packet sets it.
+    is_new: bool,
+}
+
+/// A packet of this side.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    Connect {
-        client_id: String,
-        keep_alive: u16,
-        login: Option<(String, Secret)>,
-        start: Start,
-        will: Option<Will>,
-        /// How long the remote may keep the session, in seconds.
-        session_expiry: u32,
-    },
+    Connect(Box<Opening>),
     /// `number` is the value of the user property that names the message.
     Publish {
         packet_id: Option<PacketId>,
@@ -172,7 +156,7 @@ pub(super) enum Command {
     PubRec(PacketId),
     PubRel(PacketId),
     PubComp(PacketId),
-    Subscribe(Asked),
+    Subscribe(SubscribeRequest),
     /// SUBSCRIBE that brings what is retained on a topic, whatever the session has.
     AskForState(TopicName),
     /// With the number of the packet on this connection.
@@ -183,7 +167,7 @@ pub(super) enum Command {
 
 /// A connection that was accepted by the remote.
 ///
-/// What is sent is collected and written while the next packet is awaited: a link that is slow to take bytes still brings
+/// Packets are collected and written while the next packet is awaited: a link that is slow to take bytes still brings
 /// acknowledgements.
 pub(super) struct Link {
     reader: ReadHalf<Box<dyn Stream>>,
@@ -221,76 +205,24 @@ pub(super) struct Link {
 impl Link {
     /// Begins MQTT on a stream to a remote: CONNECT, and the CONNACK that answers it.
     pub(super) async fn begin(
-        settings: &Settings,
+        settings: &UplinkSettings,
         remote: &Remote,
         stream: Box<dyn Stream>,
-        Hello { start, will, login }: Hello,
+        hello: Hello,
     ) -> Result<(Self, Accepted), LinkError> {
-        let (reader, writer) = tokio::io::split(stream);
-        let mut link = Self {
-            reader,
-            writer,
-            codec: Codec::new(settings.protocol),
-            input: BytesMut::new(),
-            output: BytesMut::new(),
-            max_packet: usize::MAX,
-            retain_available: true,
-            max_aliases: 0,
-            aliases: HashMap::new(),
-            is_accepted: false,
-            broken: None,
-            unflushed: false,
-            collected: 0,
-            written: 0,
-            progress: now(),
-            last_write: now(),
-            heard: now(),
-            written_when_heard: 0,
-            round_trip: Duration::ZERO,
-            company: Duration::ZERO,
-        };
+        let mut link = Self::on(stream, settings.protocol);
         let asked = now();
-        let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
-        let (client_id, session_expiry) = (settings.client_id.clone(), settings.session_expiry);
-        link.feed(Command::Connect {
-            client_id,
-            keep_alive,
-            login,
-            start,
-            will,
-            session_expiry,
-        })?;
-        loop {
-            match link
-                .next()
-                .await
-                .map_err(|error| before_connack(error, settings.protocol))?
-            {
+        link.feed(Command::Connect(Box::new(Opening {
+            client_id: settings.client_id.clone(),
+            keep_alive: u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX),
+            session_expiry: settings.session_expiry,
+            hello,
+        })))?;
+        let accepted = loop {
+            let answer = link.next().await;
+            match answer.map_err(|error| before_connack(error, settings.protocol))? {
                 Incoming::Written => {}
-                Incoming::Accepted(accepted) => {
-                    let accepted = settings
-                        .cloud
-                        .as_ref()
-                        .map_or(accepted, |cloud| cloud.limit(accepted));
-                    if let Some(most) = accepted.max_packet.filter(|most| *most < LEAST_PACKET) {
-                        let what = format!(
-                            "it takes packets of at most {most} bytes, too few for any message; ask whoever runs it"
-                        );
-                        return Err(LinkError::Refused { what, reason: None });
-                    }
-                    link.is_accepted = true;
-                    link.round_trip = now() - asked;
-                    link.company = company(link.round_trip);
-                    link.max_packet = accepted
-                        .max_packet
-                        .into_iter()
-                        .chain(settings.max_packet)
-                        .min()
-                        .map_or(usize::MAX, |max| max as usize);
-                    link.retain_available = accepted.retain_available;
-                    link.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
-                    return Ok((link, accepted));
-                }
+                Incoming::Accepted(accepted) => break accepted,
                 Incoming::Refused(reason, what) => {
                     return Err(LinkError::Refused {
                         what,
@@ -303,12 +235,65 @@ impl Link {
                     )));
                 }
             }
+        };
+        let cloud = settings.cloud.as_ref();
+        let accepted = cloud.map_or(accepted, |cloud| cloud.limit(accepted));
+        if let Some(most) = accepted.max_packet.filter(|most| *most < LEAST_PACKET) {
+            let what = format!(
+                "it takes packets of at most {most} bytes, too few for any message; ask its operator"
+            );
+            return Err(LinkError::Refused { what, reason: None });
         }
+        link.round_trip = now() - asked;
+        link.accepted(accepted, settings.max_packet);
+        Ok((link, accepted))
+    }
+
+    /// A stream that nothing was sent on.
+    fn on(stream: Box<dyn Stream>, protocol: Protocol) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        let at = now();
+        Self {
+            reader,
+            writer,
+            codec: Codec::new(protocol),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            max_packet: usize::MAX,
+            retain_available: true,
+            max_aliases: 0,
+            aliases: HashMap::new(),
+            is_accepted: false,
+            broken: None,
+            unflushed: false,
+            collected: 0,
+            written: 0,
+            progress: at,
+            last_write: at,
+            heard: at,
+            written_when_heard: 0,
+            round_trip: Duration::ZERO,
+            company: Duration::ZERO,
+        }
+    }
+
+    /// The remote has accepted. `max_packet` is the limit of the file.
+    fn accepted(&mut self, accepted: Accepted, max_packet: Option<u32>) {
+        self.is_accepted = true;
+        self.company = company(self.round_trip);
+        self.max_packet = accepted
+            .max_packet
+            .into_iter()
+            .chain(max_packet)
+            .min()
+            .map_or(usize::MAX, |max| max as usize);
+        self.retain_available = accepted.retain_available;
+        self.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
     }
 
     /// Ends a connection whose only purpose was to end the session that the remote had under this name.
     ///
-    /// MQTT 3.1.1 cannot begin a session anew and keep it, and mosquitto (2.0.11) does not keep one that began with Clean Start over its
+    /// MQTT 3.1.1 cannot begin a new session and keep it, and mosquitto (2.0.11) does not keep one that began with Clean Start over its
     /// own restart.
     pub(super) async fn close(mut self) -> Result<(), LinkError> {
         self.feed(Command::Disconnect)?;
@@ -334,7 +319,7 @@ impl Link {
         if let Command::Publish { message, .. } = &command {
             alias = self.alias_of(&message.topic);
         }
-        let mut new = alias.filter(|(_, is_new)| *is_new).zip(topic_of(&command));
+        let mut new = alias.filter(|alias| alias.is_new).zip(topic_of(&command));
         // A new alias takes three bytes, which may be three too many.
         let plain = new
             .is_some()
@@ -357,21 +342,27 @@ impl Link {
             self.progress = now();
         }
         // The remote knows an alias only once it has the packet that sets it.
-        if let Some(((number, _), topic)) = new {
-            self.aliases.insert(topic, number);
+        if let Some((alias, topic)) = new {
+            self.aliases.insert(topic, alias.number);
         }
         self.collected += size as u64;
         Ok(true)
     }
 
-    /// The alias of a topic on this connection, and whether it is to be set with this packet. Repetitions are encoded anew on every
-    /// connection, so that none carries an alias of another one.
-    fn alias_of(&self, topic: &TopicName) -> Option<(u16, bool)> {
-        let known = self.aliases.get(topic).map(|number| (*number, false));
-        let free = u16::try_from(self.aliases.len())
-            .ok()
-            .filter(|used| *used < self.max_aliases);
-        known.or_else(|| free.map(|used| (used + 1, true)))
+    /// The alias of a topic on this connection. Repetitions are encoded again on every connection, so that none carries an alias of
+    /// another one.
+    fn alias_of(&self, topic: &TopicName) -> Option<Alias> {
+        if let Some(number) = self.aliases.get(topic) {
+            return Some(Alias {
+                number: *number,
+                is_new: false,
+            });
+        }
+        let used = u16::try_from(self.aliases.len()).ok()?;
+        (used < self.max_aliases).then_some(Alias {
+            number: used + 1,
+            is_new: true,
+        })
     }
 
     /// True while more may be collected.

@@ -1,5 +1,4 @@
-//! What an uplink must not forget, as bytes: which packet identifiers stand for which messages, and which messages of the remote
-//! it has. One memory a lane, written in the same commit as what is settled in that lane. Pure.
+//! The durable state of a session, as bytes: packet identifiers with their messages, and the messages of the remote that are here. One memory a lane, written in the same commit as what is settled in that lane. Pure.
 //!
 //! ```text
 //! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
@@ -78,7 +77,7 @@ pub(super) struct Memory {
     pub(super) known: BTreeSet<u32>,
     /// Remotes that may still keep a session which was given up for that of another one.
     pub(super) left_behind: BTreeSet<u32>,
-    /// What the remote was asked for with SUBSCRIBE.
+    /// Filters that the remote was asked for with SUBSCRIBE.
     pub(super) subscribed: Vec<String>,
 }
 
@@ -87,34 +86,9 @@ impl Memory {
         if *self == Self::default() {
             return Bytes::new();
         }
-        let base = self.held.iter().map(|held| held.seq).min().unwrap_or(0);
-        let mut runs: Vec<(u32, u16, u16)> = Vec::new();
-        for held in &self.held {
-            let offset = u32::try_from(held.seq - base).unwrap_or(u32::MAX);
-            let flag = held.stage.flag();
-            match runs.last_mut() {
-                Some((first, id, length))
-                    if *length & !LENGTH == flag
-                        && *length & LENGTH < LENGTH
-                        && u64::from(*first) + u64::from(*length & LENGTH) == u64::from(offset)
-                        && u32::from(*id) + u32::from(*length & LENGTH)
-                            == u32::from(held.packet_id.get()) =>
-                {
-                    *length += 1;
-                }
-                _ => runs.push((offset, held.packet_id.get(), 1 | flag)),
-            }
-        }
-        let narrow = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
-        let mut out = BytesMut::with_capacity(13 + 8 * runs.len() + 2 * self.received.len());
+        let mut out = BytesMut::with_capacity(13 + 8 * self.held.len() + 2 * self.received.len());
         out.put_u8(VERSION);
-        out.put_u64(base);
-        out.put_u16(narrow(runs.len()));
-        for (offset, id, length) in runs {
-            out.put_u32(offset);
-            out.put_u16(id);
-            out.put_u16(length);
-        }
+        self.put_held(&mut out);
         put_identifiers(&self.received, &mut out);
         for remotes in [&self.known, &self.left_behind] {
             out.put_u8(u8::try_from(remotes.len().min(MAX_REMOTES)).unwrap_or(0));
@@ -123,6 +97,36 @@ impl Memory {
                 .take(MAX_REMOTES)
                 .for_each(|remote| out.put_u32(*remote));
         }
+        self.put_filters(&mut out);
+        out.freeze()
+    }
+
+    fn put_held(&self, out: &mut BytesMut) {
+        let base = self.held.iter().map(|held| held.seq).min().unwrap_or(0);
+        let mut runs: Vec<Run> = Vec::new();
+        for held in &self.held {
+            let offset = u32::try_from(held.seq - base).unwrap_or(u32::MAX);
+            match runs.last_mut() {
+                Some(run) if run.is_continued_by(offset, held) => run.length += 1,
+                _ => runs.push(Run {
+                    offset,
+                    id: held.packet_id.get(),
+                    length: 1,
+                    flag: held.stage.flag(),
+                }),
+            }
+        }
+        out.put_u64(base);
+        out.put_u16(narrow(runs.len()));
+        for run in runs {
+            out.put_u32(run.offset);
+            out.put_u16(run.id);
+            out.put_u16(run.length | run.flag);
+        }
+    }
+
+    /// As many filters as there is room for.
+    fn put_filters(&self, out: &mut BytesMut) {
         let mut room = MAX_FILTERS;
         let fits = |filter: &&String| {
             room = room.saturating_sub(2 + filter.len());
@@ -139,50 +143,79 @@ impl Memory {
             out.put_u16(narrow(filter.len()));
             out.put_slice(filter.as_bytes());
         }
-        out.freeze()
     }
 
     /// The inverse of [`Memory::encode`]; `None` for bytes that are none.
     pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
-        let mut memory = Self::default();
         if bytes.is_empty() {
-            return Some(memory);
+            return Some(Self::default());
         }
         if bytes.try_get_u8().ok()? != VERSION {
             return None;
         }
-        let base = bytes.try_get_u64().ok()?;
-        for _ in 0..bytes.try_get_u16().ok()? {
-            let (offset, id, length) = (
-                bytes.try_get_u32().ok()?,
-                bytes.try_get_u16().ok()?,
-                bytes.try_get_u16().ok()?,
-            );
-            for n in 0..length & LENGTH {
-                memory.held.push(Held {
-                    seq: base.checked_add(u64::from(offset) + u64::from(n))?,
-                    packet_id: PacketId::new(id.checked_add(n)?)?,
-                    stage: HeldStage::of(length),
-                });
-            }
-        }
-        memory.received = identifiers(&mut bytes)?;
-        for remotes in [&mut memory.known, &mut memory.left_behind] {
-            for _ in 0..bytes.try_get_u8().ok()? {
-                remotes.insert(bytes.try_get_u32().ok()?);
-            }
-        }
-        for _ in 0..bytes.try_get_u8().ok()? {
-            let length = usize::from(bytes.try_get_u16().ok()?);
-            let text = if bytes.len() < length {
-                return None;
-            } else {
-                bytes.split_to(length)
-            };
-            memory.subscribed.push(String::from_utf8(text.into()).ok()?);
-        }
-        Some(memory)
+        Some(Self {
+            held: held(&mut bytes)?,
+            received: identifiers(&mut bytes)?,
+            known: remotes(&mut bytes)?,
+            left_behind: remotes(&mut bytes)?,
+            subscribed: filters(&mut bytes)?,
+        })
     }
+}
+
+/// Messages with consecutive numbers, consecutive identifiers and the same state.
+struct Run {
+    /// The number of the first one, from the base number on.
+    offset: u32,
+    id: u16,
+    length: u16,
+    flag: u16,
+}
+
+impl Run {
+    fn is_continued_by(&self, offset: u32, held: &Held) -> bool {
+        self.flag == held.stage.flag()
+            && self.length < LENGTH
+            && u64::from(self.offset) + u64::from(self.length) == u64::from(offset)
+            && u32::from(self.id) + u32::from(self.length) == u32::from(held.packet_id.get())
+    }
+}
+
+fn narrow(n: usize) -> u16 {
+    u16::try_from(n).unwrap_or(u16::MAX)
+}
+
+fn held(bytes: &mut Bytes) -> Option<Vec<Held>> {
+    let base = bytes.try_get_u64().ok()?;
+    let mut found = Vec::new();
+    for _ in 0..bytes.try_get_u16().ok()? {
+        let offset = bytes.try_get_u32().ok()?;
+        let id = bytes.try_get_u16().ok()?;
+        let length = bytes.try_get_u16().ok()?;
+        for n in 0..length & LENGTH {
+            found.push(Held {
+                seq: base.checked_add(u64::from(offset) + u64::from(n))?,
+                packet_id: PacketId::new(id.checked_add(n)?)?,
+                stage: HeldStage::of(length),
+            });
+        }
+    }
+    Some(found)
+}
+
+fn remotes(bytes: &mut Bytes) -> Option<BTreeSet<u32>> {
+    let count = bytes.try_get_u8().ok()?;
+    (0..count).map(|_| bytes.try_get_u32().ok()).collect()
+}
+
+fn filters(bytes: &mut Bytes) -> Option<Vec<String>> {
+    let count = bytes.try_get_u8().ok()?;
+    let filter = |_| {
+        let length = usize::from(bytes.try_get_u16().ok()?);
+        let text = (length <= bytes.len()).then(|| bytes.split_to(length))?;
+        String::from_utf8(text.into()).ok()
+    };
+    (0..count).map(filter).collect()
 }
 
 fn put_identifiers(identifiers: &BTreeSet<u16>, out: &mut BytesMut) {

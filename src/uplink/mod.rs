@@ -8,7 +8,7 @@
 //! * QoS 2 arrives exactly once, across kill -9 and reconnects, while the remote keeps the session.
 //! * The remote knows whether this gateway lives (`presence`), as far as it takes a will and a retained message.
 //! * What comes from the remote is acknowledged when the broker has it safe, and is never offered back to the remote.
-//! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
+//! * The state of the link is published once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
@@ -18,12 +18,15 @@
 //! `tls` what is shown and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects,
 //! `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
+mod burials;
+mod channels;
+mod client;
 pub mod cloud;
 mod connection;
 mod copies;
 mod credentials;
 mod dial;
-mod ends;
+mod failure;
 mod headers;
 mod inbound;
 mod lanes;
@@ -55,9 +58,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::mqtt::{QoS, TopicFilter};
-pub use credentials::{Login, Password};
+pub use channels::UplinkChannels;
+pub use client::{Uplink, UplinkUpdate, prepare};
+pub use credentials::{Password, RemoteLogin};
 pub use dial::Resolve;
-pub use ends::Ends;
 pub use headers::header;
 pub use inbound::Inbound;
 pub use own::{OwnListener, leads_back};
@@ -65,10 +69,9 @@ pub use presence::Presence;
 pub(crate) use presence::bytes_of as bytes_of_presence;
 pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
-pub use rivals::Taken;
+pub use rivals::ClientIdTaken;
 pub use status::ToldGap;
-pub use task::{Update, Uplink, prepare};
-pub use tls::{TlsError, is_server_name};
+pub use tls::{UplinkTlsError, is_server_name};
 
 /// The MQTT version spoken to a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,15 +88,15 @@ impl<'de> Deserialize<'de> for Protocol {
         /// YAML takes 5 for a number and 3.1.1 for text.
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Typed {
+        enum AsTyped {
             Whole(u64),
             Decimal(f64),
             Text(String),
         }
-        let text = match Typed::deserialize(deserializer) {
-            Ok(Typed::Whole(number)) => number.to_string(),
-            Ok(Typed::Decimal(number)) => number.to_string(),
-            Ok(Typed::Text(text)) => text,
+        let text = match AsTyped::deserialize(deserializer) {
+            Ok(AsTyped::Whole(number)) => number.to_string(),
+            Ok(AsTyped::Decimal(number)) => number.to_string(),
+            Ok(AsTyped::Text(text)) => text,
             Err(_) => String::new(),
         };
         match text.as_str() {
@@ -107,9 +110,9 @@ impl<'de> Deserialize<'de> for Protocol {
 /// A secret; never printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(pub String);
+pub struct RemoteSecret(pub String);
 
-impl std::fmt::Debug for Secret {
+impl std::fmt::Debug for RemoteSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("***")
     }
@@ -148,12 +151,12 @@ pub struct UseWhen {
 
 /// One uplink as configured.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct UplinkSettings {
     /// Its name in the YAML.
     pub name: String,
     /// Its index; the origin of what it receives.
     pub index: usize,
-    /// Where it connects to: the one that worked last first, then in order.
+    /// Where it connects to: the one that worked last first, then in the order of the file.
     pub remotes: Vec<Remote>,
     /// An HTTP proxy on the way.
     pub proxy: Option<Proxy>,
@@ -172,16 +175,16 @@ pub struct Settings {
     /// The name that is asked for in the TLS handshake, and that the certificate must be for; without it that of the address.
     pub server_name: Option<String>,
     /// Headers of the request that opens a WebSocket.
-    pub headers: Vec<(String, Secret)>,
+    pub headers: Vec<(String, RemoteSecret)>,
     /// How long the remote may keep the session, in seconds (MQTT 5).
     pub session_expiry: u32,
     /// Protocols offered in the TLS handshake (ALPN).
     pub alpn: Vec<String>,
     /// User name and password.
-    pub login: Option<Login>,
+    pub login: Option<RemoteLogin>,
     /// Differs when a file of certificates or the password file holds something else.
     pub content: u32,
-    /// What comes in.
+    /// Filters of messages that come in.
     pub receive: Vec<Receive>,
     /// How the remote learns whether this gateway lives; `None` if it does not.
     pub presence: Option<Presence>,
@@ -217,7 +220,7 @@ pub struct Settings {
     pub cloud: Option<cloud::Cloud>,
 }
 
-impl Settings {
+impl UplinkSettings {
     /// Why a message of the remote has no topic here.
     fn why_unusable(&self) -> &'static str {
         self.cloud
@@ -226,7 +229,7 @@ impl Settings {
             .unwrap_or("its topic is too deep or not allowed")
     }
 
-    /// What lets the remote take a will and a state.
+    /// How to let the remote accept will and state.
     fn presence_remedy(&self) -> &'static str {
         self.cloud
             .as_ref()
@@ -234,7 +237,7 @@ impl Settings {
             .unwrap_or("allow the gateway to publish retained messages to this topic")
     }
 
-    /// What the remote is asked for, so that `receive` comes in.
+    /// The subscriptions behind `receive`.
     fn asked_for(&self) -> Vec<Receive> {
         self.cloud.as_ref().map_or_else(
             || self.receive.clone(),
@@ -249,6 +252,6 @@ mod tests {
 
     #[test]
     fn secrets_are_not_printed() {
-        assert_eq!(format!("{:?}", Secret("hunter2".to_owned())), "***");
+        assert_eq!(format!("{:?}", RemoteSecret("hunter2".to_owned())), "***");
     }
 }

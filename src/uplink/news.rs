@@ -1,18 +1,18 @@
-//! Which ups and downs of a link the log is told. Pure.
+//! Which ups and downs of a link are logged. Pure.
 //!
 //! Invariants:
 //! * "up" is never told twice without a "down" between them.
-//! * A reason is told once until the link has proven itself, however the numbers in it change; a link that stays down is told in any case.
+//! * A reason is logged once until the link has proven itself, however the numbers in it change; a link that stays down is logged in any case.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// Reasons that are remembered as told.
 const MOST_TOLD: usize = 32;
-/// A cut for a reason that was told is told again if the link stays down for so long.
+/// A cut for a reason that was logged is logged again if the link stays down for this time.
 const STAYS_DOWN: Duration = Duration::from_secs(10);
 
-/// What the log was told of one link.
+/// The log of one link.
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// Reasons since the link was last proven, without their numbers.
@@ -60,7 +60,7 @@ impl News {
         std::mem::take(&mut self.cuts)
     }
 
-    /// The link has proven itself: what breaks it from here on is told again.
+    /// The link has proven itself: the next break is logged again.
     pub(super) fn proven(&mut self) {
         self.told.clear();
     }

@@ -15,15 +15,15 @@ pub struct OwnListener {
     pub port: u16,
 }
 
-/// What this machine calls itself.
-struct Names {
+/// Names of this machine.
+struct HostNames {
     /// The text of `/etc/hosts`.
     hosts: String,
     /// Of the host.
     own: String,
 }
 
-impl Names {
+impl HostNames {
     fn of_this_machine() -> Self {
         let own = rustix::system::uname()
             .nodename()
@@ -94,7 +94,7 @@ impl Names {
 
 /// True if a connection from this machine to `host` and `port` comes to one of these listeners.
 pub fn leads_back(host: &str, port: u16, listeners: &[OwnListener]) -> bool {
-    !listeners.is_empty() && Names::of_this_machine().leads_to(host, port, listeners)
+    !listeners.is_empty() && HostNames::of_this_machine().leads_to(host, port, listeners)
 }
 
 /// An address in any spelling that the system takes: `::1`, `127.0.0.1`, `127.1`, `0x7f000001`, `::ffff:127.0.0.1`.
@@ -155,7 +155,7 @@ mod tests {
         "127.0.0.1 localhost\n127.0.1.1 pump.example.net pump # this one\n192.0.2.9 cloud\n";
 
     fn check(target: &str, port: u16, listener: &str, expected: bool) {
-        let names = Names {
+        let names = HostNames {
             hosts: HOSTS.to_owned(),
             own: "Pump".to_owned(),
         };

@@ -1,4 +1,4 @@
-//! What the link takes, as far as the messages sent lately show: how long a message and its acknowledgement need, and how many bytes
+//! The capacity of the link, as far as the messages sent lately show: how long a message and its acknowledgement need, and how many bytes
 //! may be on their way. Pure: the caller brings the time.
 //!
 //! Invariants:
@@ -12,16 +12,16 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::session::Verdict;
+use super::session::AckOutcome;
 use crate::outbox::EntryId;
 
 /// How long an orderly end waits for acknowledgements, whatever the link usually takes: a busy remote is not a slow one,
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(3);
 /// and nobody who reloads a file waits longer.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
-/// An acknowledgement may take so many times longer than usual.
+/// How many times longer than usual an acknowledgement may take.
 const SLOWER_THAN_USUAL: u32 = 4;
-/// The part of a new measurement in the average: one of so many.
+/// The weight of a new measurement in the average is one part in this number.
 const WEIGHT: u32 = 8;
 /// Bytes on their way at the beginning: ten packets, as TCP (RFC 6928).
 const FIRST_BYTES: u64 = 14_000;
@@ -29,7 +29,7 @@ const FIRST_BYTES: u64 = 14_000;
 const FEWEST_BYTES: u64 = 4_000;
 /// Round trips are taken for at least so long: what a near remote needs for its disk is no property of the link.
 const SHORTEST_ROUND_TRIP: Duration = Duration::from_millis(50);
-/// The rate is the highest of this and the last span of so many round trips.
+/// The rate is the highest of this and the last span; a span is this number of round trips.
 const SPAN: u32 = 10;
 
 /// A message on its way.
@@ -48,9 +48,9 @@ impl Sent {
     }
 }
 
-/// What the link takes.
+/// The capacity of one link.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct LinkPace {
     /// Messages of this connection that are not acknowledged.
     sent: HashMap<EntryId, Sent>,
     /// Their bytes.
@@ -66,13 +66,13 @@ pub(super) struct Pace {
     span_began: Option<Instant>,
     /// Bytes that may be on their way.
     allowed: u64,
-    /// The remote has read so many bytes of this connection: it has answered what is behind them.
+    /// Bytes of this connection that the remote has read: it has answered a packet behind them.
     read: u64,
     /// Bytes that it has read when it answers PINGREQ.
     asked: Option<u64>,
 }
 
-impl Pace {
+impl LinkPace {
     /// A new connection was accepted after `round_trip`.
     pub(super) fn begin(&mut self, round_trip: Duration) {
         let is_first = self.usual.is_none();
@@ -107,11 +107,11 @@ impl Pace {
     }
 
     /// The remote has answered.
-    pub(super) fn answered(&mut self, verdict: &Verdict, at: Instant) {
+    pub(super) fn answered(&mut self, verdict: &AckOutcome, at: Instant) {
         match verdict {
-            Verdict::Delivered(place) => self.acknowledged(*place, at),
-            Verdict::Refused { place, .. } | Verdict::Later(place, _) => self.gone(*place),
-            Verdict::Going | Verdict::Unknown => {}
+            AckOutcome::Delivered(place) => self.acknowledged(*place, at),
+            AckOutcome::Refused { place, .. } | AckOutcome::Later(place, _) => self.gone(*place),
+            AckOutcome::AwaitingPubcomp | AckOutcome::Unknown => {}
         }
     }
 
@@ -120,7 +120,7 @@ impl Pace {
         self.on_way -= self.sent.remove(&place).map_or(0, |sent| sent.bytes());
     }
 
-    /// PINGREQ is sent behind so many bytes.
+    /// PINGREQ is sent behind `bytes` of the connection.
     pub(super) fn asks(&mut self, bytes: u64) {
         self.asked = Some(bytes);
     }
@@ -161,7 +161,7 @@ impl Pace {
         self.measure(self.acknowledged - sent.acknowledged, taken, at);
     }
 
-    /// So many bytes were acknowledged in the time that one message took.
+    /// `bytes` were acknowledged in the time that one message took.
     fn measure(&mut self, bytes: u64, taken: Duration, at: Instant) {
         let round_trip = self.shortest.unwrap_or(taken).max(SHORTEST_ROUND_TRIP);
         let began = *self.span_began.get_or_insert(at);
@@ -194,7 +194,7 @@ impl Pace {
         self.on_way
     }
 
-    /// How long to wait for acknowledgements that are on their way before the connection is ended in order.
+    /// How long to wait for acknowledgements that are on their way before a graceful end.
     pub(super) fn patience(&self) -> Duration {
         (self.usual.unwrap_or_default() * SLOWER_THAN_USUAL)
             .clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn the_patience_follows_the_link_within_bounds() {
         let start = crate::time::now();
-        let mut pace = Pace::default();
+        let mut pace = LinkPace::default();
         assert_eq!(pace.patience(), SHORTEST_PATIENCE);
         pace.begin(Duration::from_millis(900));
         assert_eq!(pace.patience(), Duration::from_millis(3600));
@@ -234,12 +234,12 @@ mod tests {
         );
     }
 
-    /// A link with so many bytes a second and a round trip, filled as far as the pace allows: the most bytes on their way after it has
+    /// A link with `rate` bytes a second and a round trip, filled as far as the pace allows: the most bytes on their way after it has
     /// settled, and the bytes that passed in `span`.
     fn filled(rate: u64, round_trip: Duration, span: Duration) -> (u64, u64) {
         const MESSAGE: u64 = 100;
         let start = crate::time::now();
-        let (mut pace, mut at, mut free_at) = (Pace::default(), start, start);
+        let (mut pace, mut at, mut free_at) = (LinkPace::default(), start, start);
         pace.begin(round_trip);
         let mut answers = std::collections::VecDeque::new();
         let (mut next, mut most, mut passed) = (1, 0, 0);
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_link_that_is_cut_at_once_is_not_filled_again_each_time() {
         let start = crate::time::now();
-        let mut pace = Pace::default();
+        let mut pace = LinkPace::default();
         for _ in 0..3 {
             pace.begin(Duration::from_millis(600));
             (1..=20).for_each(|seq| pace.sent(place(seq), 0..100, start));

@@ -1,4 +1,4 @@
-//! What tells a remote whether this gateway lives: a will, and a retained message that says `online` or `offline`. Pure.
+//! How a remote learns whether this gateway lives: a will, and a retained message that says `online` or `offline`. Pure.
 //!
 //! Invariants:
 //! * The will is `offline`. The first message on a connection is `online`, or `unsupervised` if the remote has no will to publish; the
@@ -42,9 +42,9 @@ pub struct Presence {
     pub retained: bool,
 }
 
-/// What the remote publishes when this gateway is gone without a word.
+/// The message that the remote publishes when this gateway disappears without DISCONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Will {
+pub(super) struct PresenceWill {
     pub(super) topic: TopicName,
     pub(super) payload: Bytes,
     pub(super) qos: QoS,
@@ -54,7 +54,7 @@ pub(super) struct Will {
 }
 
 #[derive(Serialize)]
-struct State {
+struct StateMessage {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -70,7 +70,7 @@ struct State {
     client: Option<String>,
 }
 
-/// What is read of a state that the remote has retained.
+/// The part of a retained state that is read.
 #[derive(Deserialize)]
 struct Marked {
     client: Option<String>,
@@ -88,7 +88,7 @@ fn known(at: Moment) -> Option<String> {
 /// The state of a gateway that is connected since `at`. `boot` names this start of the machine.
 pub(super) fn online(at: Moment, client: Option<String>) -> String {
     let boot = Some(format!("{:08x}", at.since_boot.boot));
-    json::text(&State {
+    json::text(&StateMessage {
         state: "online",
         reason: None,
         version: Some(env!("CARGO_PKG_VERSION")),
@@ -101,7 +101,7 @@ pub(super) fn online(at: Moment, client: Option<String>) -> String {
 /// The state of a gateway that is connected since `at` to a remote without a will: nobody says `offline` when it is gone.
 pub(super) fn unsupervised(at: Moment, client: Option<String>) -> String {
     let boot = Some(format!("{:08x}", at.since_boot.boot));
-    json::text(&State {
+    json::text(&StateMessage {
         state: "unsupervised",
         reason: None,
         version: Some(env!("CARGO_PKG_VERSION")),
@@ -113,7 +113,7 @@ pub(super) fn unsupervised(at: Moment, client: Option<String>) -> String {
 
 /// The state of a gateway that disconnects.
 pub(super) fn offline(reason: &'static str, at: Moment) -> String {
-    json::text(&State {
+    json::text(&StateMessage {
         state: "offline",
         reason: Some(reason),
         version: None,
@@ -125,7 +125,7 @@ pub(super) fn offline(reason: &'static str, at: Moment) -> String {
 
 /// The state that the remote publishes for a gateway that is gone without a word.
 pub(super) fn lost(client: Option<String>) -> String {
-    json::text(&State {
+    json::text(&StateMessage {
         state: "offline",
         reason: Some(LOST),
         version: None,
@@ -150,21 +150,21 @@ pub(crate) fn bytes_of(presence: &Presence) -> usize {
 #[derive(Debug, Default)]
 struct Doubt {
     ends: u32,
-    /// After so many ends a connection without it worked.
+    /// Ends after which a connection without it worked.
     works_without: bool,
     /// After that one with it ended again.
-    left_out: Option<LeftOut>,
+    left_out: Option<Omission>,
     is_told: bool,
 }
 
 /// The remote does not take something.
 #[derive(Debug, Clone, Copy)]
-struct LeftOut {
+struct Omission {
     since: Instant,
     pause: Duration,
 }
 
-impl LeftOut {
+impl Omission {
     fn until(self) -> Instant {
         self.since + self.pause
     }
@@ -186,7 +186,7 @@ impl Doubt {
             None if self.works_without => LEFT_OUT_FOR,
             None => return,
         };
-        self.left_out = Some(LeftOut { since: now, pause });
+        self.left_out = Some(Omission { since: now, pause });
     }
 
     /// A connection without it works. True if it is known for the first time that the remote does not take it.
@@ -205,14 +205,14 @@ impl Doubt {
     /// When it is to be tried again after a connection without it that began at this time.
     fn due(&self, began: Instant) -> Option<Instant> {
         self.left_out
-            .map(LeftOut::until)
+            .map(Omission::until)
             .or(self.works_without.then(|| began + PROOF_AFTER))
     }
 }
 
-/// What one remote takes.
+/// How far one remote supports will and state.
 #[derive(Debug)]
-struct Taken {
+struct RemoteAbilities {
     qos: QoS,
     retain: bool,
     will: Doubt,
@@ -227,7 +227,7 @@ struct Taken {
     refuses_state: bool,
 }
 
-impl Default for Taken {
+impl Default for RemoteAbilities {
     fn default() -> Self {
         Self {
             qos: QoS::AtLeastOnce,
@@ -242,8 +242,8 @@ impl Default for Taken {
     }
 }
 
-impl Taken {
-    /// What to blame for a connection that ended at the will or the state: a remote that keeps nothing for this gateway may take both
+impl RemoteAbilities {
+    /// The culprit of a connection that ended at the will or the state: a remote that keeps nothing for this gateway may take both
     /// without the retain flag, so that is what changes first. `ends` is how many ends this one counts for.
     fn blame(&mut self, part: fn(&mut Self) -> &mut Doubt, ends: u32, now: Instant) {
         if self.offers_retained {
@@ -255,9 +255,9 @@ impl Taken {
     }
 }
 
-/// What the answer to a state shows.
+/// The outcome of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum StateAnswer {
     /// Nothing that was not known.
     Nothing,
     /// It may be taken without the retain flag.
@@ -268,14 +268,14 @@ pub(super) enum Shown {
     Refused,
 }
 
-/// What is known of the remotes of an uplink, by their names.
+/// How far the remotes of an uplink support will and state, by their names.
 #[derive(Debug, Default)]
-pub(super) struct Known {
-    remotes: HashMap<u32, Taken>,
+pub(super) struct RemotesSeen {
+    remotes: HashMap<u32, RemoteAbilities>,
 }
 
-impl Known {
-    fn of(&mut self, remote: u32) -> &mut Taken {
+impl RemotesSeen {
+    fn of(&mut self, remote: u32) -> &mut RemoteAbilities {
         self.remotes.entry(remote).or_default()
     }
 
@@ -286,13 +286,13 @@ impl Known {
         presence: &Presence,
         mark: Option<String>,
         now: Instant,
-    ) -> Option<Will> {
+    ) -> Option<PresenceWill> {
         let taken = self.of(remote);
         let is_wanted = taken.will.is_wanted(now);
         taken.has_will = is_wanted;
         taken.offers_retained =
             is_wanted && presence.retained && taken.retain && taken.retained.is_wanted(now);
-        is_wanted.then(|| Will {
+        is_wanted.then(|| PresenceWill {
             topic: presence.topic.clone(),
             payload: lost(mark).into(),
             qos: taken.qos,
@@ -410,33 +410,38 @@ impl Known {
     }
 
     /// The remote has answered the state, perhaps with an error.
-    pub(super) fn state_answered(&mut self, remote: u32, is_error: bool, now: Instant) -> Shown {
+    pub(super) fn state_answered(
+        &mut self,
+        remote: u32,
+        is_error: bool,
+        now: Instant,
+    ) -> StateAnswer {
         let taken = self.of(remote);
         taken.state = Doubt::default();
         match (is_error, taken.offers_retained) {
             (true, true) => {
                 taken.retained.ended(MOST_ENDS, now);
                 taken.offers_retained = false;
-                Shown::NotAsItWas
+                StateAnswer::NotAsItWas
             }
             (true, false) => {
                 // It was not the flag.
                 taken.retained = Doubt::default();
                 if std::mem::replace(&mut taken.refuses_state, true) {
-                    Shown::Nothing
+                    StateAnswer::Nothing
                 } else {
-                    Shown::Refused
+                    StateAnswer::Refused
                 }
             }
             (false, true) => {
                 taken.retained = Doubt::default();
-                Shown::Nothing
+                StateAnswer::Nothing
             }
             // Without a will the state is not retained anyway: that shows nothing about the flag.
             (false, false) if taken.has_will && taken.retained.works_without() => {
-                Shown::NotRetained
+                StateAnswer::NotRetained
             }
-            (false, false) => Shown::Nothing,
+            (false, false) => StateAnswer::Nothing,
         }
     }
 
@@ -487,7 +492,7 @@ mod tests {
         }
     }
 
-    fn kind(known: &mut Known, at: Instant) -> Option<(QoS, bool)> {
+    fn kind(known: &mut RemotesSeen, at: Instant) -> Option<(QoS, bool)> {
         known
             .will(REMOTE, &presence(), None, at)
             .map(|will| (will.qos, will.retain))
@@ -539,7 +544,7 @@ mod tests {
 
     #[test]
     fn a_will_that_is_refused_by_its_code_becomes_a_smaller_one() {
-        let (mut known, at) = (Known::default(), now());
+        let (mut known, at) = (RemotesSeen::default(), now());
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)));
         assert!(
             known
@@ -582,7 +587,7 @@ mod tests {
 
     #[test]
     fn a_remote_that_only_closes_is_tried_without_a_will_once_and_then_with_it_again() {
-        let (mut known, at) = (Known::default(), now());
+        let (mut known, at) = (RemotesSeen::default(), now());
         for _ in 0..2 {
             for _ in 0..MOST_ENDS {
                 assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)));
@@ -613,7 +618,7 @@ mod tests {
     /// AWS IoT Core wants a permission of its own for what is retained.
     #[test]
     fn a_remote_that_retains_nothing_for_this_gateway_gets_will_and_state_without_the_flag() {
-        let (mut known, at) = (Known::default(), now());
+        let (mut known, at) = (RemotesSeen::default(), now());
         let retained = Some((QoS::AtLeastOnce, true));
         assert_eq!(kind(&mut known, at), retained);
         assert!(known.retains(REMOTE) && !known.doubts_retained(REMOTE, at));
@@ -623,7 +628,7 @@ mod tests {
         assert!(!known.accepted(REMOTE, true));
         assert_eq!(
             known.state_answered(REMOTE, false, at),
-            Shown::Nothing,
+            StateAnswer::Nothing,
             "it may have been an outage"
         );
         assert_eq!(known.will_due(REMOTE, at), Some(at + PROOF_AFTER));
@@ -631,10 +636,13 @@ mod tests {
         known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
         assert!(!known.accepted(REMOTE, true));
-        assert_eq!(known.state_answered(REMOTE, false, at), Shown::NotRetained);
         assert_eq!(
             known.state_answered(REMOTE, false, at),
-            Shown::Nothing,
+            StateAnswer::NotRetained
+        );
+        assert_eq!(
+            known.state_answered(REMOTE, false, at),
+            StateAnswer::Nothing,
             "told once"
         );
         assert_eq!(known.will_due(REMOTE, at), Some(at + LEFT_OUT_FOR));
@@ -642,18 +650,21 @@ mod tests {
         assert_eq!(kind(&mut known, later), retained, "tried again");
         assert!(
             known.accepted(REMOTE, true)
-                || known.state_answered(REMOTE, false, later) == Shown::Nothing
+                || known.state_answered(REMOTE, false, later) == StateAnswer::Nothing
         );
         assert_eq!(kind(&mut known, later), retained, "the permission is there");
     }
 
     #[test]
     fn a_state_that_is_refused_is_sent_without_the_retain_flag_before_it_is_given_up() {
-        let (mut known, at) = (Known::default(), now());
+        let (mut known, at) = (RemotesSeen::default(), now());
         assert!(kind(&mut known, at).is_some_and(|(_, retain)| retain));
-        assert_eq!(known.state_answered(REMOTE, true, at), Shown::NotAsItWas);
+        assert_eq!(
+            known.state_answered(REMOTE, true, at),
+            StateAnswer::NotAsItWas
+        );
         assert!(!known.retains(REMOTE));
-        assert_eq!(known.state_answered(REMOTE, true, at), Shown::Refused);
+        assert_eq!(known.state_answered(REMOTE, true, at), StateAnswer::Refused);
         assert_eq!(
             kind(&mut known, at),
             Some((QoS::AtLeastOnce, true)),
@@ -677,9 +688,10 @@ mod tests {
 
     #[test]
     fn an_outage_that_ends_between_two_attempts_is_no_proof_against_the_will() {
-        let (mut known, at) = (Known::default(), now());
-        let refused =
-            |known: &mut Known| known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
+        let (mut known, at) = (RemotesSeen::default(), now());
+        let refused = |known: &mut RemotesSeen| {
+            known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at)
+        };
         for _ in 0..3 {
             for expected in [
                 Some((QoS::AtLeastOnce, true)),
@@ -716,7 +728,7 @@ mod tests {
 
     #[test]
     fn what_costs_a_connection_is_tried_more_and_more_rarely() {
-        let (mut known, mut at) = (Known::default(), now());
+        let (mut known, mut at) = (RemotesSeen::default(), now());
         (0..MOST_ENDS).for_each(|_| known.ended_at_state(REMOTE, at));
         assert!(!known.works_without_state(REMOTE));
         known.ended_at_state(REMOTE, at);
@@ -735,7 +747,7 @@ mod tests {
 
     #[test]
     fn a_state_that_ends_connections_is_left_out_for_an_hour_at_first() {
-        let (mut known, at) = (Known::default(), now());
+        let (mut known, at) = (RemotesSeen::default(), now());
         for _ in 0..MOST_ENDS {
             assert!(known.wants_state(REMOTE, at));
             known.ended_at_state(REMOTE, at);

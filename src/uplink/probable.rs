@@ -1,6 +1,6 @@
-//! What is probably wrong, from what a remote says that is no MQTT. Pure.
+//! The probable mistake behind an answer that is not MQTT. Pure.
 
-/// What something that is no MQTT broker says first, and what it is.
+/// First bytes of servers that are not MQTT brokers, and a name for each.
 const STRANGERS: [(&[u8], &str); 8] = [
     (b"HTTP/", WEB),
     (b"<!DOC", WEB),

@@ -1,4 +1,4 @@
-//! What the rates of an uplink and of its rules leave: messages of QoS 1 and 2 wait for them. Pure: the caller brings the time.
+//! The rates of an uplink and of its rules, for which messages of QoS 1 and 2 wait. Pure: the caller brings the time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// What is for all messages together.
+    /// The limits for all messages together.
     fn of_all(&mut self) -> impl Iterator<Item = &mut Bucket> {
         self.whole.iter_mut().chain(self.throttle.bucket())
     }
@@ -77,7 +77,7 @@ impl Rates {
             .collect()
     }
 
-    /// A packet with a message of so many bytes was written.
+    /// A packet of `bytes` with a message was written.
     pub(super) fn sent(&mut self, bytes: u64, at: Instant) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.of_all().for_each(|bucket| bucket.take(bytes, at));

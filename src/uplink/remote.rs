@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::Secret;
+use super::RemoteSecret;
 
 /// How packets travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Proxy {
     /// TCP port.
     pub port: u16,
     /// User name and password.
-    pub login: Option<(String, Secret)>,
+    pub login: Option<(String, RemoteSecret)>,
 }
 
 /// `host[:port]`, with brackets around an IPv6 address.
@@ -164,7 +164,8 @@ impl FromStr for Proxy {
         Ok(Self {
             host,
             port,
-            login: login.map(|(user, password)| (user.to_owned(), Secret(password.to_owned()))),
+            login: login
+                .map(|(user, password)| (user.to_owned(), RemoteSecret(password.to_owned()))),
         })
     }
 }
@@ -255,7 +256,7 @@ mod tests {
         );
         assert_eq!(
             proxy.login,
-            Some(("site".to_owned(), Secret("p@ss".to_owned())))
+            Some(("site".to_owned(), RemoteSecret("p@ss".to_owned())))
         );
         assert!(!format!("{proxy} {proxy:?}").contains("p@ss"));
         assert!("https://proxy".parse::<Proxy>().is_err() && "http://".parse::<Proxy>().is_err());

@@ -1,14 +1,14 @@
 //! Whether another client uses the client identifier of this gateway, a copied memory card or a forgotten default: each connection of one
 //! ends that of the other. Pure.
 //!
-//! What shows it for sure:
+//! Certain signs:
 //! * The remote says so (0x8E), or has packet identifiers of this session in use that are not of this gateway (0x91).
 //! * The remote has closed several connections in a row without a word, and what it has retained on the topic of this gateway's state, after
 //!   this gateway had said its own there, is of another run with the same client identifier. Brokers that only close are recognised by
 //!   that: mosquitto 2.0.11 does so in both versions of MQTT. To make it visible, state and will have a mark once two connections were
 //!   closed: a checksum of the client identifier, and a number of this run.
 //!
-//! What does not: how often and how fast connections are closed. A link that is cut every few seconds ends them in the same way. Many closes
+//! No sign: how often and how fast connections are closed. A link that is cut every few seconds ends them in the same way. Many closes
 //! in a row are worth a warning that says what is probable; they slow nothing down.
 //!
 //! Invariants:
@@ -25,7 +25,7 @@ use crate::backoff::Backoff;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// The other one is gone if a connection lived for so long at least,
 const PROVEN: Duration = Duration::from_secs(60);
-/// and so many times longer than the last pause here: its own pause may have doubled, and varies by a quarter.
+/// and this many times longer than the last pause here: its own pause may have doubled, and varies by a quarter.
 const LONGER_THAN_PAUSE: u32 = 4;
 /// Closes in a row after which state and will have a mark.
 const MARKED_AFTER: u32 = 2;
@@ -37,20 +37,20 @@ const MANY: u32 = 10;
 const LASTS: Duration = Duration::from_secs(300);
 /// Connections that may end before the question is answered.
 const MOST_UNANSWERED: u32 = 3;
-/// What a close without a sign of the other one weighs, after an answer and where there was none; with so much it is gone.
+/// The weight of a close without a sign of the other one, after an answer and without one, and the sum at which it is gone.
 const UNSEEN: (u32, u32) = (2, 1);
 const MOST_UNSEEN: u32 = 4;
 
 /// How sure it is that another client uses the client identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum ClientIdTaken {
     /// Connections are closed in the way that it would cause.
     Possible,
     /// The remote has shown it.
     Certain,
 }
 
-impl Taken {
+impl ClientIdTaken {
     /// As the status says it.
     pub fn word(self) -> &'static str {
         match self {
@@ -60,20 +60,20 @@ impl Taken {
     }
 }
 
-/// What a close shows.
+/// The cause of a close, as far as it shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Closed {
+pub(super) enum CloseCause {
     /// Nothing.
     Alone,
-    /// So many closes in a row are worth a warning.
+    /// Closes in a row that are worth a warning.
     Often,
     /// The other client has connected; the pause before the next attempt.
     ByRival(Duration),
 }
 
-/// What the remote has shown on one connection.
+/// Signs of one connection.
 #[derive(Debug, Default)]
-struct Shown {
+struct Signs {
     /// Its end has another cause.
     is_explained: bool,
     /// A state of this gateway was retained.
@@ -95,7 +95,7 @@ pub(super) struct Rivals {
     closes: u32,
     /// Those of them that no message, filter or state was the cause of.
     unexplained: u32,
-    shown: Shown,
+    shown: Signs,
     /// A state of this gateway has been retained at `remote` since the other client was last seen.
     has_said: bool,
     /// The remote of this connection.
@@ -123,7 +123,7 @@ impl Rivals {
             run,
             closes: 0,
             unexplained: 0,
-            shown: Shown::default(),
+            shown: Signs::default(),
             has_said: false,
             remote: 0,
             quiet: (Duration::ZERO, Duration::ZERO),
@@ -147,10 +147,10 @@ impl Rivals {
         self.has_said = self.remote == remote && (self.has_said || self.shown.has_said);
         self.remote = remote;
         self.quiet = (self.quiet.0 + self.quiet.1, Duration::ZERO);
-        self.shown = Shown::default();
+        self.shown = Signs::default();
     }
 
-    /// What state and will are to have, if it is time for that.
+    /// The mark of state and will, if it is time for one.
     pub(super) fn mark(&self) -> Option<String> {
         (self.are_there() || self.closes >= MARKED_AFTER)
             .then(|| format!("{:08x}-{:08x}", self.client, self.run))
@@ -222,10 +222,10 @@ impl Rivals {
     }
 
     /// The remote has closed the connection without a word.
-    pub(super) fn closed(&mut self) -> Closed {
+    pub(super) fn closed(&mut self) -> CloseCause {
         if self.are_there() {
             if self.shown.is_rival {
-                return Closed::ByRival(self.next_delay());
+                return CloseCause::ByRival(self.next_delay());
             }
             self.unseen += if self.shown.is_answered {
                 UNSEEN.0
@@ -234,9 +234,9 @@ impl Rivals {
             };
             if self.unseen < MOST_UNSEEN {
                 return if self.shown.is_answered {
-                    Closed::ByRival(self.last)
+                    CloseCause::ByRival(self.last)
                 } else {
-                    Closed::Alone
+                    CloseCause::Alone
                 };
             }
             self.is_over();
@@ -246,9 +246,9 @@ impl Rivals {
             .unexplained
             .saturating_add(u32::from(!self.shown.is_explained));
         if self.unexplained == MANY && !self.shown.is_explained {
-            Closed::Often
+            CloseCause::Often
         } else {
-            Closed::Alone
+            CloseCause::Alone
         }
     }
 
@@ -285,11 +285,11 @@ impl Rivals {
     }
 
     /// How sure it is that another client uses the client identifier; `None` without any sign.
-    pub(super) fn taken(&self) -> Option<Taken> {
+    pub(super) fn taken(&self) -> Option<ClientIdTaken> {
         let is_possible = self.unexplained >= MANY;
-        Some(Taken::Certain)
+        Some(ClientIdTaken::Certain)
             .filter(|_| self.share_session())
-            .or(Some(Taken::Possible).filter(|_| is_possible))
+            .or(Some(ClientIdTaken::Possible).filter(|_| is_possible))
     }
 
     fn next_delay(&mut self) -> Duration {
@@ -310,7 +310,7 @@ mod tests {
     use crate::time::now;
 
     /// A connection that says its state, asks if it is time to, finds `retained`, and is closed.
-    fn closed(rivals: &mut Rivals, retained: Option<&str>) -> (bool, Closed) {
+    fn closed(rivals: &mut Rivals, retained: Option<&str>) -> (bool, CloseCause) {
         rivals.begin(0);
         let asks = rivals.asks();
         if asks {
@@ -325,7 +325,7 @@ mod tests {
     fn suspicious(run: u32) -> Rivals {
         let mut rivals = Rivals::new("x", run);
         for _ in 0..*ASKS.start() {
-            assert_eq!(closed(&mut rivals, None), (false, Closed::Alone));
+            assert_eq!(closed(&mut rivals, None), (false, CloseCause::Alone));
         }
         rivals
     }
@@ -340,16 +340,17 @@ mod tests {
     fn a_link_that_is_cut_again_and_again_is_no_fight_and_worth_one_warning() {
         let mut rivals = Rivals::new("x", 1);
         let own = mark("x", 1);
-        let seen: Vec<(bool, Closed)> = (0..40).map(|_| closed(&mut rivals, Some(&own))).collect();
+        let seen: Vec<(bool, CloseCause)> =
+            (0..40).map(|_| closed(&mut rivals, Some(&own))).collect();
         assert_eq!(
             seen.iter()
-                .filter(|(_, closed)| *closed == Closed::Often)
+                .filter(|(_, closed)| *closed == CloseCause::Often)
                 .count(),
             1
         );
         assert!(
             seen.iter()
-                .all(|(_, closed)| !matches!(closed, Closed::ByRival(_))),
+                .all(|(_, closed)| !matches!(closed, CloseCause::ByRival(_))),
             "{seen:?}"
         );
         let asked: Vec<usize> = seen
@@ -359,7 +360,7 @@ mod tests {
             .map(|(index, _)| index)
             .collect();
         assert_eq!(asked, [3, 4, 5, 8, 16, 32]);
-        assert_eq!(rivals.taken(), Some(Taken::Possible));
+        assert_eq!(rivals.taken(), Some(ClientIdTaken::Possible));
         rivals.lived(LASTS, now());
         assert_eq!((rivals.taken(), rivals.mark()), (None, None));
     }
@@ -376,8 +377,8 @@ mod tests {
             let (asks, closed) = closed(&mut rivals, Some(&retained));
             assert!(asks);
             assert_eq!(
-                (matches!(closed, Closed::ByRival(_)), rivals.taken()),
-                (expected, Some(Taken::Certain).filter(|_| expected))
+                (matches!(closed, CloseCause::ByRival(_)), rivals.taken()),
+                (expected, Some(ClientIdTaken::Certain).filter(|_| expected))
             );
         }
     }
@@ -388,10 +389,10 @@ mod tests {
         rivals.begin(0);
         assert!(rivals.retained(&mark("x", 2)));
         assert!(!rivals.asks(), "nothing was said since");
-        assert!(matches!(rivals.closed(), Closed::ByRival(_)));
+        assert!(matches!(rivals.closed(), CloseCause::ByRival(_)));
         rivals.begin(0);
         assert!(!rivals.asks());
-        assert_eq!(rivals.closed(), Closed::Alone);
+        assert_eq!(rivals.closed(), CloseCause::Alone);
     }
 
     #[test]
@@ -408,12 +409,15 @@ mod tests {
         rivals.taken_over();
         for _ in 0..3 {
             rivals.begin(0);
-            assert_eq!((rivals.closed(), rivals.are_there()), (Closed::Alone, true));
+            assert_eq!(
+                (rivals.closed(), rivals.are_there()),
+                (CloseCause::Alone, true)
+            );
         }
         rivals.begin(0);
         assert_eq!(
             (rivals.closed(), rivals.are_there()),
-            (Closed::Alone, false),
+            (CloseCause::Alone, false),
             "it is a message that the remote closes at"
         );
     }
@@ -437,7 +441,7 @@ mod tests {
         let mut last = Duration::ZERO;
         for _ in 0..20 {
             for (rivals, retained) in [(&mut one, mark("x", 2)), (&mut other, mark("x", 1))] {
-                let Closed::ByRival(pause) = closed(rivals, Some(&retained)).1 else {
+                let CloseCause::ByRival(pause) = closed(rivals, Some(&retained)).1 else {
                     panic!("{rivals:?}")
                 };
                 rivals.lived(last, now());
@@ -452,13 +456,13 @@ mod tests {
         let mut rivals = suspicious(1);
         assert!(matches!(
             closed(&mut rivals, Some(&mark("x", 2))).1,
-            Closed::ByRival(_)
+            CloseCause::ByRival(_)
         ));
         assert!(matches!(
             closed(&mut rivals, None),
-            (true, Closed::ByRival(_))
+            (true, CloseCause::ByRival(_))
         ));
-        assert_eq!(closed(&mut rivals, None), (true, Closed::Alone));
+        assert_eq!(closed(&mut rivals, None), (true, CloseCause::Alone));
         assert_eq!(rivals.taken(), None);
     }
 

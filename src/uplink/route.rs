@@ -3,12 +3,44 @@
 //!
 //! Other interfaces do not count: a container or a telephone that comes and goes is no reason to dial.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 /// The columns of `/proc/net/route` and of `/proc/net/ipv6_route` that count uses, not routes.
 const COUNTERS: [usize; 2] = [4, 5];
 const COUNTERS_OF_IPV6: [usize; 2] = [6, 7];
+
+/// A route of this machine.
+struct Route {
+    interface: String,
+    is_default: bool,
+    /// Its columns, without counters.
+    text: String,
+}
+
+impl Route {
+    /// A line of `/proc/net/route`.
+    fn of_ipv4(line: &str) -> Option<Self> {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        Some(Self {
+            interface: (*columns.first()?).to_owned(),
+            is_default: columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000"),
+            text: without(&columns, COUNTERS),
+        })
+    }
+
+    /// A line of `/proc/net/ipv6_route`.
+    fn of_ipv6(line: &str) -> Option<Self> {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let goes_anywhere = |to: &&str| to.bytes().all(|digit| digit == b'0');
+        Some(Self {
+            interface: (*columns.last()?).to_owned(),
+            is_default: columns.get(1) == Some(&"00") && columns.first().is_some_and(goes_anywhere),
+            text: without(&columns, COUNTERS_OF_IPV6),
+        })
+    }
+}
 
 /// A value that changes with the way out of this machine: through `interface` if there is one, else by the default routes.
 pub(super) fn fingerprint(interface: Option<&str>) -> u32 {
@@ -17,55 +49,26 @@ pub(super) fn fingerprint(interface: Option<&str>) -> u32 {
 
 /// The routes that count, and the carriers of their interfaces. What cannot be read does not change.
 fn way(root: &Path, interface: Option<&str>) -> String {
-    let mut routes = Vec::new();
-    for line in fs::read_to_string(root.join("proc/net/route"))
-        .unwrap_or_default()
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
+    let (ipv4, ipv6) = (read("proc/net/route"), read("proc/net/ipv6_route"));
+    let counts = |route: &Route| {
+        interface.map_or(route.is_default, |interface| interface == route.interface)
+    };
+    let routes: Vec<Route> = ipv4
         .lines()
         .skip(1)
-    {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let is_default = columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000");
-        routes.extend(
-            columns
-                .first()
-                .map(|name| ((*name).to_owned(), is_default, without(&columns, COUNTERS))),
-        );
-    }
-    for line in fs::read_to_string(root.join("proc/net/ipv6_route"))
-        .unwrap_or_default()
-        .lines()
-    {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let is_default = columns.get(1) == Some(&"00")
-            && columns
-                .first()
-                .is_some_and(|to| to.bytes().all(|digit| digit == b'0'));
-        routes.extend(columns.last().map(|name| {
-            (
-                (*name).to_owned(),
-                is_default,
-                without(&columns, COUNTERS_OF_IPV6),
-            )
-        }));
-    }
-    routes.retain(|(name, is_default, _)| {
-        interface.map_or(*is_default, |interface| interface == name)
-    });
-    let mut names: Vec<&str> = interface
-        .into_iter()
-        .chain(routes.iter().map(|(name, ..)| name.as_str()))
+        .filter_map(Route::of_ipv4)
+        .chain(ipv6.lines().filter_map(Route::of_ipv6))
+        .filter(counts)
         .collect();
-    names.sort_unstable();
-    names.dedup();
+    let of_routes = routes.iter().map(|route| route.interface.as_str());
+    let names: BTreeSet<&str> = interface.into_iter().chain(of_routes).collect();
     let carrier = |name: &&str| {
-        fs::read_to_string(root.join("sys/class/net").join(name).join("carrier"))
-            .unwrap_or_default()
+        let carrier = read(&format!("sys/class/net/{name}/carrier"));
+        format!("{name} {}", carrier.trim())
     };
-    let carriers: Vec<String> = names
-        .iter()
-        .map(|name| format!("{name} {}", carrier(name).trim()))
-        .collect();
-    let routes: Vec<String> = routes.into_iter().map(|(.., route)| route).collect();
+    let carriers: Vec<String> = names.iter().map(carrier).collect();
+    let routes: Vec<String> = routes.into_iter().map(|route| route.text).collect();
     format!("{}\n{}", routes.join("\n"), carriers.join("\n"))
 }
 

@@ -1,4 +1,4 @@
-//! What is in flight to a remote broker: packet identifiers, order, repetition, exactly once. Pure.
+//! Messages in flight to a remote broker: packet identifiers, order, repetition, exactly once. Pure.
 //!
 //! Invariants:
 //! * A QoS 2 message is sent only after its packet identifier is durable, released (PUBREL) only after that the remote has it
@@ -16,6 +16,7 @@ mod alone;
 mod answers;
 mod incoming;
 mod limits;
+mod packet_ids;
 mod resume;
 mod saving;
 mod window;
@@ -26,13 +27,12 @@ use super::memory::{HeldStage, MAX_EXACT, Memory};
 use crate::message::SessionLost;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
 use crate::outbox::{EntryId, LANES, Outgoing, Waiting};
-use window::{InFlight, Stage, Window};
+use window::{InFlight, SendStage, Window};
 
 /// The highest identifiers are left to packets that are no messages.
 pub(super) const OTHER_IDS: u16 = 128;
 /// That of the state of this gateway, which is none of the messages of an outbox.
 pub(super) const STATE_ID: PacketId = PacketId::MIN.saturating_add(u16::MAX - OTHER_IDS - 1);
-const LAST_PACKET_ID: u16 = u16::MAX - OTHER_IDS - 1;
 /// Bytes in flight; one message may exceed it.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -50,7 +50,7 @@ pub(super) struct Send {
 
 /// A packet to be written.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Step {
+pub(super) enum SendAction {
     Publish(Send),
     Release(PacketId),
     /// Answers to messages of the remote.
@@ -58,9 +58,9 @@ pub(super) enum Step {
     Complete(PacketId),
 }
 
-/// What an answer of the remote means for a message.
+/// The outcome of an answer of the remote, for its message.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum AckOutcome {
     /// It is at the remote.
     Delivered(EntryId),
     /// The remote does not want it, ever.
@@ -72,12 +72,12 @@ pub(super) enum Verdict {
     /// The remote cannot take it now; it will be sent once more.
     Later(EntryId, ReasonCode),
     /// Half of the way.
-    Going,
+    AwaitingPubcomp,
     /// Nothing is in flight under this identifier.
     Unknown,
 }
 
-/// What became of messages whose session the remote has forgotten.
+/// The fate of messages whose session the remote has lost.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Forgotten {
     /// Sent again, perhaps twice.
@@ -91,7 +91,7 @@ pub(super) struct Forgotten {
 #[derive(Debug)]
 pub(super) struct Session {
     window: usize,
-    /// What the remote of this connection allows.
+    /// Limit of the remote of this connection.
     receive_maximum: usize,
     /// `window`, or what the remote leaves for messages.
     allowed: usize,
@@ -125,7 +125,7 @@ pub(super) struct Session {
     /// Identifiers of QoS 2 messages of the remote.
     received: BTreeSet<u16>,
     /// Packets that wait for a save.
-    answers: VecDeque<(u64, Step)>,
+    answers: VecDeque<(u64, SendAction)>,
     /// The save that has begun or will begin next carries this number; `saved` is the last one that is done.
     next_save: u64,
     saved: u64,
@@ -138,7 +138,7 @@ pub(super) struct Session {
 const RECEIVED_IN: usize = 1;
 
 impl Session {
-    /// `memories` are those of the lanes, in order.
+    /// `memories` are those of the lanes, in their order.
     pub(super) fn new(window: u16, memories: Vec<Memory>) -> Self {
         let window = usize::from(window.max(1));
         let mut session = Self {
@@ -187,7 +187,7 @@ impl Session {
         session
     }
 
-    /// A new connection stands, on a session that the remote knows or not. `receive_maximum` and `max_qos` are the remote's.
+    /// A new connection is up, on a session that the remote knows or not. `receive_maximum` and `max_qos` are the remote's.
     pub(super) fn connected(
         &mut self,
         is_known: bool,
@@ -296,58 +296,49 @@ impl Session {
             *offered = (*offered).max(place.seq);
         }
         if let Some((packet_id, stage)) = self.recovered.remove(&place) {
-            let is_lost = stage == HeldStage::Lost;
-            if is_lost && waiting.message.if_session_lost == SessionLost::Drop {
-                self.free(packet_id, true);
-                self.change(place.queue);
-                return Some(waiting);
-            }
-            let stage = if is_lost { Stage::Unsent } else { Stage::Sent };
-            let message = Some(Outgoing {
-                qos: QoS::ExactlyOnce,
-                ..waiting.message
-            });
-            let mut entry = InFlight::known(place, message, packet_id, stage);
-            entry.is_resent = is_lost;
-            self.in_flight.push(entry);
-            self.lower_qos();
-            return None;
+            return self.take_recovered(waiting, packet_id, stage);
         }
         let qos = waiting.message.qos.min(self.max_qos);
-        let index = self.in_flight.push(InFlight::new(
-            place,
-            Outgoing {
-                qos,
-                ..waiting.message
-            },
-        ));
+        let message = Outgoing {
+            qos,
+            ..waiting.message
+        };
+        let index = self.in_flight.push(InFlight::new(place, message));
         self.number(index);
         None
     }
 
-    /// Gives an identifier to a message that needs one.
-    fn number(&mut self, index: usize) {
-        let needs_one = self
-            .in_flight
-            .get(index)
-            .and_then(InFlight::message)
-            .is_some_and(|m| m.qos != QoS::AtMostOnce);
-        let packet_id = needs_one.then(|| self.free_packet_id());
-        self.in_flight.set_packet_id(index, packet_id);
-        let next_save = self.next_save;
-        let Some(entry) = self
-            .in_flight
-            .get_mut(index)
-            .filter(|entry| entry.is_exact())
-        else {
-            return;
+    /// Takes a QoS 2 message of an earlier run, which keeps its identifier.
+    fn take_recovered(
+        &mut self,
+        waiting: Waiting,
+        packet_id: PacketId,
+        stage: HeldStage,
+    ) -> Option<Waiting> {
+        let place = waiting.place();
+        let is_lost = stage == HeldStage::Lost;
+        if is_lost && waiting.message.if_session_lost == SessionLost::Drop {
+            self.free(packet_id, true);
+            self.change(place.queue);
+            return Some(waiting);
+        }
+        let stage = if is_lost {
+            SendStage::Unsent
+        } else {
+            SendStage::Sent
         };
-        entry.needs = next_save;
-        let queue = entry.place().queue;
-        self.change(queue);
+        let message = Outgoing {
+            qos: QoS::ExactlyOnce,
+            ..waiting.message
+        };
+        let mut entry = InFlight::known(place, Some(message), packet_id, stage);
+        entry.is_resent = is_lost;
+        self.in_flight.push(entry);
+        self.lower_qos();
+        None
     }
 
-    /// What was recovered and does not wait in the outbox any more cannot be sent again; whether it is at the remote or not,
+    /// A recovered message that is not in the outbox any more cannot be sent again; whether it is at the remote or not,
     /// PUBREL ends it.
     pub(super) fn nothing_more_waits(&mut self, queue: usize) {
         self.release_recovered(|place| place.queue == queue);
@@ -368,10 +359,10 @@ impl Session {
         }
     }
 
-    /// What was recovered goes on as if the remote had it.
+    /// A recovered message continues as if the remote had it.
     fn release_one(&mut self, place: EntryId) {
         if let Some((packet_id, _)) = self.recovered.remove(&place) {
-            let mut entry = InFlight::known(place, None, packet_id, Stage::Released);
+            let mut entry = InFlight::known(place, None, packet_id, SendStage::Released);
             entry.needs = self.next_save;
             self.in_flight.push(entry);
             self.change(place.queue);
@@ -379,7 +370,7 @@ impl Session {
     }
 
     /// The next packet that answers the remote.
-    pub(super) fn next_answer(&mut self) -> Option<Step> {
+    pub(super) fn next_answer(&mut self) -> Option<SendAction> {
         let is_ready = self
             .answers
             .front()
@@ -392,7 +383,7 @@ impl Session {
     }
 
     /// The next packet to be written. QoS 0 messages are out of here with that.
-    pub(super) fn next(&mut self) -> Option<Step> {
+    pub(super) fn next(&mut self) -> Option<SendAction> {
         if let Some(answer) = self.next_answer() {
             return Some(answer);
         }
@@ -408,7 +399,7 @@ impl Session {
             .filter(|entry| entry.needs <= saved)?;
         let Some(packet_id) = entry.packet_id() else {
             let entry = self.remove(index)?;
-            return Some(Step::Publish(Send {
+            return Some(SendAction::Publish(Send {
                 place: entry.place(),
                 packet_id: None,
                 dup: false,
@@ -416,18 +407,18 @@ impl Session {
                 message: entry.into_message()?,
             }));
         };
-        // What only waits for its end may be released whatever the remote allows: nothing goes on without.
-        if entry.stage != Stage::Released && is_full {
+        // PUBREL does not count against the limits of the remote: without it nothing ends.
+        if entry.stage != SendStage::Released && is_full {
             return None;
         }
         let place = entry.place();
         let step = match (entry.message().cloned(), entry.stage) {
-            (Some(message), Stage::Unsent | Stage::Sent) => {
-                let dup = entry.stage == Stage::Sent;
-                entry.stage = Stage::Sent;
+            (Some(message), SendStage::Unsent | SendStage::Sent) => {
+                let dup = entry.stage == SendStage::Sent;
+                entry.stage = SendStage::Sent;
                 entry.is_repeated = dup;
                 let is_resent = std::mem::take(&mut entry.is_resent);
-                Step::Publish(Send {
+                SendAction::Publish(Send {
                     place,
                     packet_id: Some(packet_id),
                     dup,
@@ -435,7 +426,7 @@ impl Session {
                     message,
                 })
             }
-            _ => Step::Release(packet_id),
+            _ => SendAction::Release(packet_id),
         };
         self.in_flight.wrote(index);
         Some(step)
@@ -463,7 +454,7 @@ impl Session {
         self.in_flight.drop_message(index);
         let packet_id = self.in_flight.get(index).and_then(InFlight::packet_id);
         self.answers
-            .extend(packet_id.map(|id| (self.next_save, Step::Release(id))));
+            .extend(packet_id.map(|id| (self.next_save, SendAction::Release(id))));
     }
 
     /// The remote has a message: from here on PUBREL is what goes out for it.
@@ -527,7 +518,7 @@ impl Session {
     pub(super) fn unanswered_messages(&self) -> impl Iterator<Item = EntryId> {
         self.in_flight
             .iter()
-            .filter(|entry| entry.is_written() && entry.stage != Stage::Released)
+            .filter(|entry| entry.is_written() && entry.stage != SendStage::Released)
             .map(InFlight::place)
     }
 
@@ -553,30 +544,6 @@ impl Session {
     /// True if the remote owes an answer that would come whatever the disk does.
     pub(super) fn awaits_answers(&self) -> bool {
         self.oldest_unanswered().is_some()
-    }
-
-    fn free(&mut self, id: PacketId, is_exact: bool) {
-        if is_exact {
-            self.freed.push_back((self.next_save, id));
-        } else {
-            self.used_ids.remove(&id);
-        }
-    }
-
-    /// Identifiers rotate, so that a late acknowledgement does not meet a new message.
-    fn free_packet_id(&mut self) -> PacketId {
-        loop {
-            self.last_packet_id = if self.last_packet_id >= LAST_PACKET_ID {
-                1
-            } else {
-                self.last_packet_id + 1
-            };
-            if let Some(id) = PacketId::new(self.last_packet_id)
-                && self.used_ids.insert(id)
-            {
-                return id;
-            }
-        }
     }
 }
 

@@ -30,7 +30,7 @@ const SHORT_LINK_COUNTS_FOR: Duration = Duration::from_secs(5400);
 const SHORTEST_FOR_LINK: Duration = Duration::from_secs(180);
 /// How often a change of the way counts.
 const CHANGES_EVERY: Duration = Duration::from_secs(60);
-/// Tries with full patience at the beginning, and one of so many later.
+/// Tries with full patience at the beginning, and one in this number later.
 const PATIENT: u32 = 3;
 const PATIENT_AGAIN: u32 = 8;
 /// An impatient try: the kernel sends SYN twice in this time.
@@ -82,7 +82,7 @@ impl Silence {
         true
     }
 
-    /// So many addresses did not answer. Returns the pause before the next try; `longest` is that of the file, `usual` the round trip of
+    /// A number of addresses did not answer. Returns the pause before the next try; `longest` is that of the file, `usual` the round trip of
     /// this link, as far as they are known.
     pub(super) fn pause(
         &mut self,

@@ -1,4 +1,4 @@
-//! What an uplink tells about itself: to local clients on `$SYS`, and in the log once per change.
+//! The status of an uplink: for local clients on `$SYS`, and in the log once per change.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
-use super::ends::Ends;
+use super::channels::UplinkChannels;
 use super::news::News;
-use super::rivals::Taken;
+use super::rivals::ClientIdTaken;
 use super::session::Forgotten;
 use crate::log::{LogLimiter, Printable, chosen};
 use crate::message::{Message, Origin};
@@ -19,17 +19,19 @@ use crate::outbox::{Gap, LANES, Outbox, QUEUES};
 use crate::payload::json;
 use crate::time::{now, rfc3339, unix_ms};
 
+/// Gaps that are published together.
+const RECENT_GAPS: usize = 8;
 /// Gaps that may wait for a busy broker.
 const MAX_GAPS: usize = 256;
 const CONNECTED: &str = "connected";
 const DISCONNECTED: &str = "disconnected";
 const STANDBY: &str = "standby";
-/// How often it is told that messages did not come into the outbox.
+/// How often the log says that messages did not come into the outbox.
 const DROPPED_EVERY: Duration = Duration::from_secs(60);
 
-/// What went over the link.
+/// Traffic of the link.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct LinkCounters {
     pub(super) acknowledged: Counter,
     pub(super) refused: Counter,
     pub(super) received: Counter,
@@ -41,7 +43,7 @@ pub(super) struct Counters {
 }
 
 #[derive(Serialize, Clone, PartialEq)]
-struct Shape {
+struct StatusMessage {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -89,19 +91,19 @@ pub struct ToldGap {
 }
 
 /// The status topics of one uplink.
-pub(super) struct Status {
+pub(super) struct StatusTopics {
     name: String,
     live: Option<mpsc::Sender<Message>>,
     outbox: Outbox,
     /// Not told yet.
     gaps: VecDeque<(usize, Gap)>,
-    /// The newest gap.
-    gap: watch::Sender<Option<ToldGap>>,
-    pub(super) counters: Arc<Counters>,
+    /// The newest gaps.
+    recent_gaps: watch::Sender<Vec<ToldGap>>,
+    pub(super) counters: Arc<LinkCounters>,
     is_up: watch::Sender<bool>,
     state: &'static str,
     reason: Option<String>,
-    /// What the log was told of the link.
+    /// Ups and downs that were logged.
     news: News,
     /// Messages that could not come into the outbox: how many there were when it was told last, and when that was.
     dropped: Arc<Counter>,
@@ -109,10 +111,10 @@ pub(super) struct Status {
     /// Of lines that the remote can cause as often as it likes, by their event.
     log: LogLimiter<&'static str>,
     filters_refused: Vec<String>,
-    taken: watch::Sender<Option<Taken>>,
+    taken: watch::Sender<Option<ClientIdTaken>>,
     pace: Option<f64>,
     since_ms: i64,
-    shown: Option<Shape>,
+    shown: Option<StatusMessage>,
 }
 
 /// Lines of a kind that the remote may cause at once.
@@ -120,15 +122,15 @@ const BURST: u32 = 20;
 /// The time after which it may cause another one.
 const EVERY: Duration = Duration::from_secs(10);
 
-impl Status {
-    pub(super) fn new(name: String, ends: &Ends, outbox: Outbox) -> Self {
+impl StatusTopics {
+    pub(super) fn new(name: String, ends: &UplinkChannels, outbox: Outbox) -> Self {
         let (live, is_up, dropped) = (ends.live.clone(), ends.is_up.clone(), ends.dropped.clone());
         Self {
             name,
             live,
             outbox,
             gaps: VecDeque::new(),
-            gap: watch::channel(None).0,
+            recent_gaps: watch::Sender::new(Vec::new()),
             counters: Arc::default(),
             is_up,
             state: DISCONNECTED,
@@ -157,7 +159,7 @@ impl Status {
 
     /// A backup that is not needed.
     pub(super) fn standing_by(&mut self) {
-        tracing::info!(uplink = %self.name, "the other link is up again; this one is closed");
+        tracing::info!(event = "uplink.standby", uplink = %self.name, "the other uplink is up again: this one is disconnected and stands by");
         self.change(STANDBY, None);
     }
 
@@ -201,7 +203,7 @@ impl Status {
         tracing::info!(event = "uplink.pace_ended", uplink = %self.name, "the remote answers all messages; they are sent without a pace again");
     }
 
-    /// What the remote's memory of this gateway turned out to be.
+    /// The fate of messages in flight after a lost session.
     pub(super) fn session(&mut self, forgotten: &Forgotten) {
         let Forgotten {
             resent,
@@ -210,7 +212,7 @@ impl Status {
         } = forgotten;
         let (dropped, presumed) = (dropped.len(), presumed.len());
         if resent + dropped + presumed > 0 {
-            tracing::warn!(uplink = %self.name, resent, dropped, presumed, "the remote has forgotten the session: messages in flight are sent again, dropped or taken for delivered, as their class says");
+            tracing::warn!(event = "uplink.session_lost", uplink = %self.name, resent, dropped, presumed, "the remote has lost the session: messages in flight are sent again, dropped or taken for delivered, as `if_session_lost` of their class says; let the remote keep sessions longer");
         }
     }
 
@@ -263,13 +265,13 @@ impl Status {
     }
 
     /// Whether another client uses the client identifier of this gateway.
-    pub(super) fn set_taken(&mut self, taken: Option<Taken>) {
+    pub(super) fn set_taken(&mut self, taken: Option<ClientIdTaken>) {
         self.taken
             .send_if_modified(|known| std::mem::replace(known, taken) != taken);
     }
 
     /// Follows that.
-    pub(super) fn watch_taken(&self) -> watch::Receiver<Option<Taken>> {
+    pub(super) fn watch_taken(&self) -> watch::Receiver<Option<ClientIdTaken>> {
         self.taken.subscribe()
     }
 
@@ -317,9 +319,9 @@ impl Status {
         tracing::info!(event = "uplink.token_renewed", uplink = %self.name, "the token of this connection ends soon: the uplink reconnects with a new one");
     }
 
-    /// The link is down, or could not be made. Each reason is told once until the link has been up for good.
+    /// The link is down, or could not be made. Each reason is logged once until the link has been up for good.
     pub(super) fn disconnected(&mut self, reason: &str) {
-        tracing::debug!(uplink = %self.name, %reason, "no link");
+        tracing::debug!(event = "uplink.no_link", uplink = %self.name, %reason, "no link");
         if let Some(cuts) = self.news.down(reason, now()) {
             self.tell_down(reason, cuts);
         }
@@ -333,7 +335,7 @@ impl Status {
         tracing::warn!(event = "uplink.down", uplink = %self.name, reason = %Printable(&reason), cuts, "link is down; messages wait in the outbox");
     }
 
-    /// The link has proven itself: what breaks it from here on is told again.
+    /// The link has proven itself: the next break is logged again.
     pub(super) fn proven(&mut self) {
         self.news.proven();
     }
@@ -371,6 +373,17 @@ impl Status {
     /// Publishes the status if it changed, and what was given up since the last time.
     pub(super) fn show(&mut self) {
         self.tell_what_is_due();
+        self.tell_gaps();
+        let shape = self.shape();
+        if self.shown.as_ref() == Some(&shape) {
+            return;
+        }
+        let text = json::text(&shape);
+        self.shown = Some(shape);
+        self.publish(&format!("$SYS/wellhead/uplink/{}", self.name), text);
+    }
+
+    fn tell_gaps(&mut self) {
         self.gaps.extend(self.outbox.take_gaps());
         while let Some((queue, gap)) = self.gaps.front() {
             if !self.tell(*queue, gap) {
@@ -381,8 +394,11 @@ impl Status {
         // Told in the log too; a broker that is busy for so long has other worries.
         let too_many = self.gaps.len().saturating_sub(MAX_GAPS);
         self.gaps.drain(..too_many);
-        let outbox = self.outbox.counters();
-        let shape = Shape {
+    }
+
+    fn shape(&self) -> StatusMessage {
+        let (outbox, counters) = (self.outbox.counters(), &self.counters);
+        StatusMessage {
             state: self.state,
             reason: self.reason.clone(),
             since: rfc3339(self.since_ms),
@@ -391,24 +407,18 @@ impl Status {
             lost: outbox.lost.value(),
             dropped: self.dropped.value(),
             rate_dropped: self.outbox.rate_dropped().value(),
-            acknowledged: self.counters.acknowledged.value(),
-            refused: self.counters.refused.value(),
-            repeated: self.counters.repeated.value(),
-            resent: self.counters.resent.value(),
-            received: self.counters.received.value(),
-            connects: self.counters.connects.value(),
+            acknowledged: counters.acknowledged.value(),
+            refused: counters.refused.value(),
+            repeated: counters.repeated.value(),
+            resent: counters.resent.value(),
+            received: counters.received.value(),
+            connects: counters.connects.value(),
             stalled: outbox.stalled.value() != 0,
             full: outbox.full.value() != 0,
             filters_refused: self.filters_refused.clone(),
-            client_id_taken: self.taken.borrow().map(Taken::word),
+            client_id_taken: self.taken.borrow().map(ClientIdTaken::word),
             pace: self.pace,
-        };
-        if self.shown.as_ref() == Some(&shape) {
-            return;
         }
-        let text = json::text(&shape);
-        self.shown = Some(shape);
-        self.publish(&format!("$SYS/wellhead/uplink/{}", self.name), text);
     }
 
     /// False if the broker is busy.
@@ -438,13 +448,14 @@ impl Status {
             reason,
         };
         let text = json::text(&told);
-        self.gap.send_replace(Some(told));
+        self.recent_gaps
+            .send_modify(|recent| remember(recent, told));
         self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text)
     }
 
-    /// The newest gap, whenever there is one.
-    pub(super) fn gap(&self) -> watch::Receiver<Option<ToldGap>> {
-        self.gap.subscribe()
+    /// The newest gaps, the oldest first.
+    pub(super) fn recent_gaps(&self) -> watch::Receiver<Vec<ToldGap>> {
+        self.recent_gaps.subscribe()
     }
 
     /// False if the broker is busy; it shows the next status instead.
@@ -454,5 +465,42 @@ impl Status {
         };
         live.try_send(Message::new(topic, text, Origin::Own).retained())
             .is_ok()
+    }
+}
+
+/// Only the newest gaps are kept.
+fn remember(recent: &mut Vec<ToldGap>, gap: ToldGap) {
+    // A gap is published again after the broker was busy.
+    if recent.last() == Some(&gap) {
+        return;
+    }
+    recent.push(gap);
+    let too_many = recent.len().saturating_sub(RECENT_GAPS);
+    recent.drain(..too_many);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_gaps_are_kept_once_each() {
+        let gap = |first| ToldGap {
+            lane: "live",
+            series: "a".to_owned(),
+            first,
+            last: Some(first),
+            count: Some(1),
+            from: String::new(),
+            until: String::new(),
+            reason: crate::outbox::Reason::Full,
+        };
+        let mut recent = Vec::new();
+        for first in 1..=20 {
+            remember(&mut recent, gap(first));
+            remember(&mut recent, gap(first));
+        }
+        let firsts: Vec<u64> = recent.iter().map(|gap| gap.first).collect();
+        assert_eq!(firsts, (13..=20).collect::<Vec<u64>>());
     }
 }

@@ -1,4 +1,4 @@
-//! What the remote is asked for with SUBSCRIBE: in small packets, and without what the remote answers by closing. Pure.
+//! Subscriptions at the remote: in small SUBSCRIBE packets, without filters at which the remote closes. Pure.
 //!
 //! Invariants:
 //! * At most eight filters a packet: AWS IoT Core closes on more.
@@ -28,7 +28,7 @@ const MOST_CLOSES: u32 = 3;
 /// How long a filter is left out before it is asked for again.
 const LEFT_OUT_FOR: Duration = Duration::from_secs(3600);
 
-/// What became of one filter.
+/// The outcome of one filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Granted(Receive),
@@ -48,7 +48,7 @@ pub(super) struct Subscriptions {
     asked_for: HashSet<String>,
     /// Refused on this session.
     denied: HashSet<String>,
-    /// Asked on this connection and not answered, in order.
+    /// Asked on this connection and not answered, the oldest first.
     asked: VecDeque<Vec<Receive>>,
     /// Still to be asked on this connection.
     waiting: VecDeque<Vec<Receive>>,
@@ -78,11 +78,11 @@ pub(super) struct Subscriptions {
 
 /// A SUBSCRIBE packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct SubscribeRequest {
     /// On this connection.
     pub(super) number: u16,
     pub(super) filters: Vec<Receive>,
-    /// What messages for these filters are to carry.
+    /// The subscription identifier that messages for these filters carry.
     pub(super) identifier: Option<u32>,
 }
 
@@ -183,7 +183,7 @@ impl Subscriptions {
         *self = Self::default();
     }
 
-    /// What the remote is to be asked for, of `wanted`; its session has those of `granted`.
+    /// Chooses the filters to subscribe to, of `wanted`; the session of the remote has those of `granted`.
     pub(super) fn want(&mut self, wanted: Vec<Receive>, granted: HashSet<String>) {
         self.wanted = wanted;
         self.withhold();
@@ -304,7 +304,7 @@ impl Subscriptions {
     }
 
     /// The next packet to be sent.
-    pub(super) fn next(&mut self) -> Option<Asked> {
+    pub(super) fn next(&mut self) -> Option<SubscribeRequest> {
         if self.needs_a_sign() || self.is_careful && !self.asked.is_empty() {
             return None;
         }
@@ -312,7 +312,7 @@ impl Subscriptions {
         let number = self.packets;
         self.packets = self.packets.wrapping_add(1);
         self.asked.push_back(filters.clone());
-        Some(Asked {
+        Some(SubscribeRequest {
             number,
             identifier: self.identifier(&filters),
             filters,
@@ -556,7 +556,7 @@ mod tests {
             assert_eq!(subscriptions.needs_a_sign(), connections > 1);
             subscriptions.heard();
             let mut is_closed = false;
-            while let Some(Asked { filters, .. }) = subscriptions.next() {
+            while let Some(SubscribeRequest { filters, .. }) = subscriptions.next() {
                 if names(&filters).contains(&"bad") {
                     assert!(subscriptions.is_waiting());
                     let (asked, culprit) = subscriptions.closed(None, at);
@@ -679,7 +679,7 @@ mod tests {
         assert!(subscriptions.next().is_none(), "the session has them");
     }
 
-    /// What the next packets ask for.
+    /// The filters of the next packets.
     fn asks(subscriptions: &mut Subscriptions) -> Vec<String> {
         std::iter::from_fn(|| subscriptions.next())
             .flat_map(|asked| asked.filters)
@@ -759,7 +759,8 @@ mod tests {
             subscriptions.begin(false);
             subscriptions.identify(has_identifiers);
             subscriptions.want(wanted.clone(), HashSet::new());
-            let asked: Vec<Asked> = std::iter::from_fn(|| subscriptions.next()).collect();
+            let asked: Vec<SubscribeRequest> =
+                std::iter::from_fn(|| subscriptions.next()).collect();
             let told: Vec<(String, Option<u32>)> = asked
                 .iter()
                 .map(|asked| (names(&asked.filters).join(" "), asked.identifier))

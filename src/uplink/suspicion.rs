@@ -27,10 +27,10 @@ const MOST_DOUBLINGS: u32 = 4;
 
 /// How long a remote may take at least to read a message and to close because of it.
 const READ_WITHIN: Duration = Duration::from_secs(10);
-/// It may take so many round trips.
+/// The same in round trips.
 const ROUND_TRIPS: u32 = 4;
 
-/// What a close shows about the first message that the remote had not answered.
+/// How strongly a close speaks against the first message that the remote had not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// Nothing: the remote had not read the message, as far as is known.
@@ -55,15 +55,15 @@ impl Trial {
         Self { packet, left: None }
     }
 
-    /// So many bytes of the connection have left.
+    /// `bytes` of the connection have left.
     pub(super) fn written(&mut self, bytes: u64, at: Instant) {
         if bytes >= self.packet.end {
             self.left.get_or_insert(at);
         }
     }
 
-    /// What a close at this time shows, if a message is usually acknowledged after `usual`. `time_to_pass` is what so many bytes may
-    /// need on the link.
+    /// The evidence of a close at this time, if a message is usually acknowledged after `usual`. `time_to_pass` is the time that a
+    /// number of bytes may need on the link.
     pub(super) fn closed(
         &self,
         at: Instant,
@@ -148,7 +148,7 @@ impl Suspicion {
         is_alone && silences >= self.needed(until_out)
     }
 
-    /// So many as that, or more if the remote has taken nothing since messages were taken out.
+    /// `times`, or more if the remote has taken nothing since messages were taken out.
     fn needed(&self, times: u32) -> u32 {
         times << self.taken_out.min(MOST_DOUBLINGS)
     }
@@ -181,7 +181,7 @@ impl Suspicion {
     }
 }
 
-/// What was counted, if it was counted for this message.
+/// The count for this message; 0 if another one was counted.
 fn times(counted: Option<(EntryId, u32)>, place: EntryId) -> u32 {
     counted
         .filter(|(known, _)| *known == place)

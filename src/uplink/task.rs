@@ -1,258 +1,46 @@
 //! The task of one uplink: connect, hand over to the connection, wait, connect again.
 
-mod burials;
 mod opening;
+mod purging;
 mod qos_2;
 mod rivals;
 mod standby;
 mod will;
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::cloud::Renewal;
-use super::connection::{Connection, Done, LAST_WORDS, STATUS_EVERY};
-use super::copies::Copies;
-use super::credentials::Credentials;
-use super::dial::Addresses;
-use super::ends::Ends;
-use super::inbound::Deliveries;
-use super::lanes::Lanes;
-use super::link::{Accepted, Link, LinkError};
-use super::memory::Memory;
-use super::pace::Pace;
-use super::presence::Known;
-use super::rates::Rates;
-use super::rivals::{Rivals, Taken};
-use super::route;
-use super::session::Session;
-use super::silence::Silence;
-use super::status::{Status, ToldGap};
-use super::subscriptions::Subscriptions;
-use super::suspicion::Suspicion;
-use super::tls::Certificates;
-use super::{Purge, Purges, Remote, Settings, TlsError, purge};
+use super::client::{StopOrders, Uplink, UplinkUpdate, name_of};
+use super::connection::{Done, LAST_WORDS, RemoteConnection, STATUS_EVERY};
+use super::failure::LinkError;
+use super::link::{Accepted, Link};
+use super::{Remote, route};
 use crate::backoff::Backoff;
-use crate::heartbeat::Heartbeat;
-use crate::message::Origin;
 use crate::mqtt::QoS;
-use crate::outbox::{EntryId, LANES, Outbox, Routes};
 use crate::tasks::Stop;
 use crate::time::now;
-pub(super) use burials::Burials;
-use opening::Cleaned;
 
-/// A connection that lived so long, or brought an acknowledgement, starts the pauses between attempts anew.
+/// A connection that lived this long, or brought an acknowledgement, resets the pauses between attempts.
 pub(super) const PROVEN: Duration = Duration::from_secs(60);
-/// After so long with acknowledgements, what breaks a connection is told again.
+/// After this time with acknowledgements, the next break of a connection is logged again.
 const WORKED: Duration = Duration::from_secs(10);
 /// How long a last save may take.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a link that is slow may take for one thing, beside connecting.
-const PATIENCE: Duration = Duration::from_secs(900);
-
-/// When an uplink is to end.
-#[derive(Clone)]
-pub(super) struct Orders {
-    pub(super) stop: Stop,
-    /// What the stop order leaves to send what waits.
-    pub(super) grace: Duration,
-    /// The time for the stop is over.
-    pub(super) hurry: Stop,
-}
-
-/// An uplink that is ready to run.
-pub struct Uplink {
-    pub(super) settings: Settings,
-    pub(super) credentials: Credentials,
-    pub(super) outbox: Outbox,
-    /// Beats whenever the task comes round.
-    pub(super) heartbeat: Heartbeat,
-    pub(super) newest: watch::Receiver<u64>,
-    pub(super) session: Session,
-    pub(super) lanes: Lanes,
-    pub(super) status: Status,
-    pub(super) deliveries: Deliveries,
-    pub(super) burials: Burials,
-    pub(super) pace: Pace,
-    /// A save of the session that is under way.
-    pub(super) saving: Option<oneshot::Receiver<()>>,
-    pub(super) last_save: Instant,
-    /// The message that may be why the remote closes.
-    pub(super) suspicion: Suspicion,
-    pub(super) subscriptions: Subscriptions,
-    /// What remotes take of this gateway's presence.
-    pub(super) presence: Known,
-    /// Messages of the remote that may come once more for another subscription.
-    pub(super) copies: Copies,
-    pub(super) rates: Rates,
-    /// How topics are written here and there.
-    pub(super) routes: watch::Receiver<Arc<Routes>>,
-    /// When the token of the connection is to be replaced.
-    pub(super) renewal: Option<Renewal>,
-    /// The remote that is connected, or was last.
-    pub(super) current: u32,
-    /// Remotes that have no QoS 2.
-    without_qos_2: HashSet<u32>,
-    /// A remote that seems to have none, because it closed when it got this message.
-    may_lack_qos_2: Option<(u32, EntryId)>,
-    /// The remote of this connection has answered QoS 2 as it should.
-    pub(super) has_shown_qos_2: bool,
-    cleaned: Option<Cleaned>,
-    silence: Silence,
-    addresses: Addresses,
-    /// Signs of another client with the same client identifier.
-    pub(super) rivals: Rivals,
-    /// Addresses that gave no answer in the last try.
-    unheard: Vec<SocketAddr>,
-    /// Of a backup: whether the other uplink is up, and since when it is not.
-    primary: Option<watch::Receiver<bool>>,
-    primary_down_since: Instant,
-    /// Settings that came since it was made.
-    pub(super) updates: watch::Receiver<Option<Update>>,
-    changes: watch::Sender<Option<Update>>,
-    /// Orders of people to remove messages.
-    pub(super) purges: mpsc::Receiver<Purge>,
-    purger: Purges,
-}
-
-/// Other settings for an uplink that runs, with the certificates that they name.
-#[derive(Clone)]
-pub struct Update {
-    settings: Settings,
-    certificates: Certificates,
-}
-
-impl Update {
-    /// Reads the certificates.
-    pub fn new(settings: Settings) -> Result<Self, TlsError> {
-        Ok(Self {
-            certificates: Certificates::of(&settings)?,
-            settings,
-        })
-    }
-}
-
-/// Checks the certificates of an uplink and makes it ready.
-pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink, TlsError> {
-    let credentials = Credentials::new(Certificates::of(&settings)?);
-    let (changes, updates) = watch::channel(None);
-    let (purger, purges) = purge::orders();
-    let status = Status::new(settings.name.clone(), &ends, outbox.clone());
-    let memories = LANES.iter().map(|lane| {
-        Memory::decode(outbox.state(*lane)).unwrap_or_else(|| {
-            tracing::error!(uplink = %settings.name, ?lane, "what was in flight cannot be read; QoS 2 messages may arrive twice");
-            Memory::default()
-        })
-    });
-    let mut session = Session::new(settings.window, memories.collect());
-    session.number_from(crc32c::crc32c(outbox.series().as_bytes()));
-    let at = now();
-    Ok(Uplink {
-        credentials,
-        heartbeat: Heartbeat::new(
-            format!("uplink:{}", settings.name),
-            PATIENCE + 2 * settings.connect_within,
-            at,
-        ),
-        newest: outbox.newest(),
-        session,
-        lanes: Lanes::new(),
-        status,
-        deliveries: Deliveries::new(ends.inbound, Origin::Uplink(settings.index)),
-        burials: Burials::default(),
-        pace: Pace::default(),
-        saving: None,
-        last_save: at,
-        suspicion: Suspicion::default(),
-        subscriptions: Subscriptions::default(),
-        presence: Known::default(),
-        copies: Copies::default(),
-        rates: Rates::default(),
-        routes: ends.routes,
-        renewal: None,
-        current: 0,
-        without_qos_2: HashSet::new(),
-        may_lack_qos_2: None,
-        has_shown_qos_2: false,
-        cleaned: None,
-        silence: Silence::default(),
-        addresses: Addresses::default(),
-        rivals: Rivals::new(&settings.client_id, fastrand::u32(..)),
-        unheard: Vec::new(),
-        primary: ends.primary,
-        primary_down_since: at,
-        updates,
-        changes,
-        purges,
-        purger,
-        settings,
-        outbox,
-    })
+/// A connection when it began.
+struct Life {
+    since: Instant,
+    /// Messages that had been acknowledged.
+    acknowledged: u64,
 }
 
 impl Uplink {
-    /// As in the YAML.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// Of its task.
-    pub fn heartbeat(&self) -> &Heartbeat {
-        &self.heartbeat
-    }
-
-    /// Takes other settings while it runs: it disconnects in order, and connects as they say. Name, index, `use_when` and
-    /// `connect_within` stay what they are.
-    pub fn changes(&self) -> watch::Sender<Option<Update>> {
-        self.changes.clone()
-    }
-
-    /// The newest gap in what goes to the remote, whenever there is one.
-    pub fn gap(&self) -> watch::Receiver<Option<ToldGap>> {
-        self.status.gap()
-    }
-
-    /// Takes orders to remove messages while it runs.
-    pub fn purges(&self) -> Purges {
-        self.purger.clone()
-    }
-
-    /// How sure it is that another client uses its client identifier.
-    pub fn client_id_taken(&self) -> watch::Receiver<Option<Taken>> {
-        self.status.watch_taken()
-    }
-
-    /// From here on the newest settings count. What is in flight stays in flight.
-    pub(super) fn take_update(&mut self) {
-        let Some(Update {
-            settings,
-            certificates,
-        }) = self.updates.borrow_and_update().clone()
-        else {
-            return;
-        };
-        self.session.set_window(settings.window);
-        self.subscriptions.start_over();
-        (self.presence, self.renewal) = (Known::default(), None);
-        self.cleaned = None;
-        self.addresses = Addresses::default();
-        self.rivals.start_over(&settings.client_id);
-        self.rates.throttle.acquit();
-        (self.settings, self.credentials) = (settings, Credentials::new(certificates));
-    }
-
     /// Runs until the stop order; then at most `grace` longer, to send what waits.
     /// When it must hurry, nothing more is waited for.
     pub async fn run(mut self, mut stop: Stop, mut hurry: Stop, grace: Duration) {
         self.status.show();
-        let orders = Orders {
+        let orders = StopOrders {
             stop: stop.clone(),
             grace,
             hurry: hurry.clone(),
@@ -270,7 +58,7 @@ impl Uplink {
         self.finish().await;
     }
 
-    async fn keep_connected(&mut self, orders: &Orders) {
+    async fn keep_connected(&mut self, orders: &StopOrders) {
         let stop = &orders.stop;
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
@@ -280,45 +68,26 @@ impl Uplink {
                 backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
                 self.silence.is_over();
             }
-            let mut rival_pause = None;
-            let error = match self.open(stop.clone()).await {
+            let opened = match self.open(stop.clone()).await {
                 None => return,
-                Some(Ok((link, accepted, remote))) => {
-                    let (since, before) = (now(), self.status.counters.acknowledged.value());
-                    self.silence.is_over();
-                    self.status.connected(&remote);
+                Some(opened) => opened,
+            };
+            let (error, rival_pause) = match opened {
+                Err(error) => (error, None),
+                Ok((link, accepted, remote)) => {
+                    let life = self.begin_life(&remote);
                     match self.serve(link, accepted, &remote, orders.clone()).await {
                         Ok(Done::Stopped) => return,
-                        Ok(
-                            done
-                            @ (Done::Changed | Done::Renewed | Done::TriesWill | Done::Repeats),
-                        ) => {
+                        Ok(done) => {
                             self.reconnects(done);
                             continue;
                         }
-                        Ok(Done::NotNeeded) => {
-                            self.primary_down_since = now();
-                            self.status.standing_by();
-                            continue;
-                        }
                         Err(error) => {
-                            let has_worked = self.status.counters.acknowledged.value() > before;
-                            let is_proven = now() >= since + PROVEN;
-                            if has_worked || is_proven {
-                                backoff.reset();
-                            }
-                            if matches!(error, LinkError::Broken(_)) {
-                                self.silence.lasted(now() - since);
-                            }
-                            rival_pause = self.pause_for_rival(&error, now() - since);
-                            if is_proven || has_worked && now() >= since + WORKED {
-                                self.status.proven();
-                            }
-                            error
+                            let pause = self.end_life(life, &error, &mut backoff);
+                            (error, pause)
                         }
                     }
                 }
-                Some(Err(error)) => error,
             };
             if rival_pause.is_none() {
                 self.status.disconnected(&error.to_string());
@@ -326,6 +95,40 @@ impl Uplink {
             let (pause, way) = self.pause_after(&error, rival_pause, &mut backoff);
             self.rest(pause, way, stop.clone()).await;
         }
+    }
+
+    /// The remote has accepted a connection.
+    fn begin_life(&mut self, remote: &Remote) -> Life {
+        let life = Life {
+            since: now(),
+            acknowledged: self.status.counters.acknowledged.value(),
+        };
+        self.silence.is_over();
+        self.status.connected(remote);
+        life
+    }
+
+    /// A connection has ended with an error. Returns the pause that another client with the same identifier asks for.
+    fn end_life(
+        &mut self,
+        life: Life,
+        error: &LinkError,
+        backoff: &mut Backoff,
+    ) -> Option<Duration> {
+        let lasted = now() - life.since;
+        let has_worked = self.status.counters.acknowledged.value() > life.acknowledged;
+        let is_proven = lasted >= PROVEN;
+        if has_worked || is_proven {
+            backoff.reset();
+        }
+        if matches!(error, LinkError::Broken(_)) {
+            self.silence.lasted(lasted);
+        }
+        let pause = self.pause_for_rival(error, lasted);
+        if is_proven || has_worked && lasted >= WORKED {
+            self.status.proven();
+        }
+        pause
     }
 
     /// The pause after a connection that ended or could not be made, and the way to the remote whose change ends it.
@@ -350,7 +153,7 @@ impl Uplink {
         link: Link,
         mut accepted: Accepted,
         remote: &Remote,
-        orders: Orders,
+        orders: StopOrders,
     ) -> Result<Done, LinkError> {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
@@ -373,7 +176,7 @@ impl Uplink {
         if self.is_without_qos_2() {
             accepted.max_qos = accepted.max_qos.min(QoS::AtLeastOnce);
         }
-        Connection::new(self, link, accepted)
+        RemoteConnection::new(self, link, accepted)
             .run(accepted, orders)
             .await
     }
@@ -408,37 +211,7 @@ impl Uplink {
         }
     }
 
-    /// Begins to make what changed in the session durable.
-    pub(super) fn begin_save(&mut self) {
-        let memories = self.session.begin_save();
-        self.saving = Some(
-            self.outbox.save(
-                memories
-                    .into_iter()
-                    .map(|(queue, memory)| (queue, memory.encode()))
-                    .collect(),
-            ),
-        );
-        self.last_save = now();
-    }
-
-    /// A save is done.
-    pub(super) fn saved(&mut self, is_durable: bool) -> Result<(), LinkError> {
-        self.saving = None;
-        if !is_durable {
-            return Err(LinkError::Broken("the outbox is closed".to_owned()));
-        }
-        self.session.saved();
-        Ok(())
-    }
-
-    /// What names a message at the far end: the series of its lane, and its number there.
-    pub(super) fn number(&self, place: EntryId) -> Option<String> {
-        let lane = LANES.get(place.queue).filter(|_| self.settings.numbered)?;
-        Some(format!("{}:{}", self.outbox.identity(*lane), place.seq))
-    }
-
-    /// What is known of the session goes to disk before the outbox is closed.
+    /// Saves the session before the outbox is closed.
     async fn finish(&mut self) {
         if let Some(saving) = self.saving.take()
             && timeout(SAVE_PATIENCE, saving)
@@ -455,9 +228,4 @@ impl Uplink {
             }
         }
     }
-}
-
-/// A remote in few bytes.
-fn name_of(remote: &Remote) -> u32 {
-    crc32c::crc32c(remote.to_string().as_bytes())
 }

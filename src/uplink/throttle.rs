@@ -5,8 +5,9 @@
 //!   answered in a second, and half of that each time it skips several again; never less than a message a minute.
 //! * A span of ten minutes in which the remote answered messages and skipped none makes it a quarter faster. Beyond four times what the
 //!   remote answered in a second there is no pace any more.
-//! * A message is blamed only if the remote skips it at a pace that was halved four times.
+//! * A message is blamed only if the remote skips it on three connections at a pace that was halved four times.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::outbox::{Bucket, EVENLY, EntryId};
@@ -18,8 +19,10 @@ pub(super) const SEVERAL: usize = 2;
 const SLOWEST: u64 = 60;
 /// The time without a skipped message after which the pace is raised.
 const RAISE_AFTER: Duration = Duration::from_secs(600);
-/// Halvings after which it is not the pace that makes the remote skip a message.
+/// Halvings after which it is hardly the pace that makes the remote skip a message,
 const ENOUGH: u32 = 4;
+/// and connections on which it has to skip the message then.
+const SKIPS: u32 = 3;
 const SECONDS_AN_HOUR: u64 = 3600;
 
 /// The pace of an uplink, and what it is found from.
@@ -30,15 +33,15 @@ pub(super) struct Throttle {
     second: Option<(Instant, u64)>,
     /// The most messages answered in a second of this connection.
     best: u64,
-    /// The first message that the remote skipped last.
-    first: Option<EntryId>,
+    /// How often the remote has skipped messages at a slow pace, without a break.
+    slow_skips: HashMap<EntryId, u32>,
 }
 
 /// A pace, and how it was found.
 #[derive(Debug)]
 struct Limited {
     bucket: Bucket,
-    /// What the remote answered before, in messages an hour.
+    /// The rate that the remote answered before, in messages an hour.
     measured: u64,
     halvings: u32,
     /// Since when the remote has skipped nothing, and whether it has answered anything since.
@@ -46,13 +49,13 @@ struct Limited {
     has_worked: bool,
 }
 
-/// What is to be done about messages that the remote has skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Excess {
-    /// They came too fast. True if that was not known before.
-    TooFast { is_new: bool },
-    /// The first of them is skipped however slowly messages come.
-    Poison,
+/// The verdict on messages that the remote has skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Excess {
+    /// It was not known before that the remote skips messages.
+    pub(super) is_new: bool,
+    /// Messages that are skipped however slowly they come.
+    pub(super) poison: Vec<EntryId>,
 }
 
 fn bucket(an_hour: u64) -> Bucket {
@@ -94,9 +97,8 @@ impl Throttle {
         self.best > 0
     }
 
-    /// The remote has skipped several messages of this connection, `first` before the others, and answered some.
-    pub(super) fn skipped(&mut self, first: EntryId, at: Instant) -> Excess {
-        let is_same = self.first.replace(first) == Some(first);
+    /// The remote has skipped these messages of this connection, and answered others.
+    pub(super) fn skipped(&mut self, skipped: &[EntryId], at: Instant) -> Excess {
         let measured = self.best.max(1) * SECONDS_AN_HOUR;
         let (before, halvings) = match &self.pace {
             Some(pace) => (pace.an_hour().min(measured), pace.halvings),
@@ -110,16 +112,22 @@ impl Throttle {
             since: at,
             has_worked: false,
         });
-        if is_same && halvings >= ENOUGH {
-            Excess::Poison
-        } else {
-            Excess::TooFast { is_new }
+        let before = std::mem::take(&mut self.slow_skips);
+        if halvings >= ENOUGH {
+            let times = |place: &EntryId| before.get(place).map_or(1, |times| times + 1);
+            self.slow_skips = skipped.iter().map(|place| (*place, times(place))).collect();
+        }
+        let is_poison = |place: &&EntryId| self.slow_skips.get(*place) >= Some(&SKIPS);
+        Excess {
+            is_new,
+            poison: skipped.iter().filter(is_poison).copied().collect(),
         }
     }
 
     /// It was not the pace.
     pub(super) fn acquit(&mut self) {
-        (self.pace, self.first) = (None, None);
+        self.pace = None;
+        self.slow_skips.clear();
     }
 
     /// Raises the pace when it is time to. True if there is none from here on.
@@ -147,7 +155,7 @@ impl Throttle {
         Some(pace.an_hour() as f64 / SECONDS_AN_HOUR as f64)
     }
 
-    /// What is left of the pace.
+    /// The bucket that is filled at the pace.
     pub(super) fn bucket(&mut self) -> Option<&mut Bucket> {
         self.pace.as_mut().map(|pace| &mut pace.bucket)
     }
@@ -161,18 +169,21 @@ mod tests {
         EntryId { queue: 1, seq }
     }
 
-    /// A connection on which the remote answers so many messages within a second, and skips others.
+    /// A connection on which the remote answers a number of messages within a second, and skips others.
     fn connection(throttle: &mut Throttle, answered: u64, first: u64, at: Instant) -> Excess {
         throttle.begin();
         (0..answered).for_each(|_| throttle.answered(at));
-        throttle.skipped(place(first), at)
+        throttle.skipped(&[place(first), place(first + 1)], at)
     }
 
     #[test]
     fn the_pace_is_halved_from_what_was_answered_and_raised_slowly_until_it_is_none() {
         let (mut throttle, start) = (Throttle::default(), crate::time::now());
         assert_eq!(throttle.per_second(), None);
-        let too_fast = |is_new| Excess::TooFast { is_new };
+        let too_fast = |is_new| Excess {
+            is_new,
+            poison: Vec::new(),
+        };
         assert_eq!(
             connection(&mut throttle, 20, 21, start),
             too_fast(true),
@@ -203,17 +214,17 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_skipped_at_a_slow_pace_too_is_poison() {
+    fn messages_that_are_skipped_at_a_slow_pace_too_are_poison() {
         let (mut throttle, at) = (Throttle::default(), crate::time::now());
-        let excess: Vec<Excess> = (0..6)
-            .map(|_| connection(&mut throttle, 100, 7, at))
+        let poison: Vec<usize> = (0..8)
+            .map(|_| connection(&mut throttle, 100, 7, at).poison.len())
             .collect();
+        assert_eq!(poison, [0, 0, 0, 0, 0, 0, 2, 2]);
         assert_eq!(
-            excess.iter().position(|excess| *excess == Excess::Poison),
-            Some(4)
+            connection(&mut throttle, 100, 8, at).poison,
+            [place(8)],
+            "the other one is new"
         );
-        assert_eq!(excess[5], Excess::Poison);
-        assert_ne!(connection(&mut throttle, 100, 8, at), Excess::Poison);
         throttle.acquit();
         assert_eq!(throttle.per_second(), None);
     }

@@ -15,13 +15,13 @@ use tokio_rustls::rustls::{
 };
 
 use super::probable::without_links;
-use super::{Remote, Settings};
+use super::{Remote, UplinkSettings};
 use crate::files;
 use crate::time::rfc3339;
 
 /// A person's mistake: a file that is missing or is not what it should be.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub enum UplinkTlsError {
     /// The file cannot be used.
     #[error(
         "{path}: {what}; `uplinks[].{key}` must name a PEM file that the user who runs wellhead can read"
@@ -31,7 +31,7 @@ pub enum TlsError {
         path: PathBuf,
         /// The key of the YAML.
         key: &'static str,
-        /// What is wrong.
+        /// The mistake.
         what: String,
     },
     /// The machine has no authorities.
@@ -72,7 +72,7 @@ pub(super) fn explained(error: &io::Error, remote: &Remote) -> String {
     }
 }
 
-/// What an error of a connection that was made says about TLS, if it does.
+/// The TLS failure behind an error of an established connection, if there is one.
 pub(super) fn of_connection(error: &io::Error) -> Option<String> {
     let error = error
         .get_ref()
@@ -88,11 +88,11 @@ fn of_library(error: &Error, scheme: &str) -> String {
     };
     match error {
         Error::InvalidCertificate(Bad::ExpiredContext { not_after, .. }) => format!(
-            "the certificate of the remote has expired on {}; whoever runs it must renew it, if the clock of this machine is right",
+            "the certificate of the remote has expired on {}; its operator must renew it, if the clock of this machine is right",
             day(*not_after)
         ),
         Error::InvalidCertificate(Bad::Expired) => {
-            "the certificate of the remote has expired; whoever runs it must renew it, if the clock of this machine is right".to_owned()
+            "the certificate of the remote has expired; its operator must renew it, if the clock of this machine is right".to_owned()
         }
         Error::InvalidCertificate(Bad::NotValidYetContext { not_before, .. }) => {
             format!("the certificate of the remote is not valid before {}; check the clock of this machine", day(*not_before))
@@ -127,8 +127,11 @@ fn of_library(error: &Error, scheme: &str) -> String {
     }
 }
 
-fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fail = |what: String| TlsError::File {
+fn certificates(
+    path: &Path,
+    key: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, UplinkTlsError> {
+    let fail = |what: String| UplinkTlsError::File {
         path: path.to_owned(),
         key,
         what,
@@ -148,7 +151,7 @@ pub fn is_server_name(name: &str) -> bool {
     ServerName::try_from(name).is_ok()
 }
 
-/// What was read from the files, and what it was made into.
+/// The content of the files, and the configuration made of it.
 ///
 /// Sessions are resumed by connections of the same configuration (rustls keeps the tickets in memory): a reconnect then costs a
 /// fraction of the bytes of the first one. So files that hold what they held before make no new configuration.
@@ -173,7 +176,7 @@ type Digest = [u8; 32];
 
 impl Certificates {
     /// Reads the files of an uplink, if it needs any.
-    pub(super) fn of(settings: &Settings) -> Result<Self, TlsError> {
+    pub(super) fn of(settings: &UplinkSettings) -> Result<Self, UplinkTlsError> {
         if !settings.remotes.iter().any(Remote::is_tls) {
             return Ok(Self::default());
         }
@@ -188,10 +191,13 @@ impl Certificates {
     }
 
     /// Reads the files again, on a thread that may wait.
-    pub(super) async fn read_again(&mut self, settings: &Settings) -> Result<(), TlsError> {
+    pub(super) async fn read_again(
+        &mut self,
+        settings: &UplinkSettings,
+    ) -> Result<(), UplinkTlsError> {
         let files = settings.clone();
         let read = tokio::task::spawn_blocking(move || Material::read(&files)).await;
-        let material = read.map_err(|error| TlsError::Identity(error.to_string()))??;
+        let material = read.map_err(|error| UplinkTlsError::Identity(error.to_string()))??;
         if self
             .made
             .as_ref()
@@ -203,7 +209,7 @@ impl Certificates {
     }
 }
 
-/// What the files hold.
+/// The content of the files.
 struct Material {
     authorities: Vec<CertificateDer<'static>>,
     /// The file that holds them, if it is not that of the machine.
@@ -212,13 +218,13 @@ struct Material {
 }
 
 impl Material {
-    fn read(settings: &Settings) -> Result<Self, TlsError> {
+    fn read(settings: &UplinkSettings) -> Result<Self, UplinkTlsError> {
         let authorities = match &settings.ca {
             Some(path) => certificates(path, "ca")?,
             None => rustls_native_certs::load_native_certs().certs,
         };
         let identity = settings.identity.as_ref().map(|(cert, key)| {
-            let unusable = |what: String| TlsError::File {
+            let unusable = |what: String| UplinkTlsError::File {
                 path: key.clone(),
                 key: "key",
                 what,
@@ -259,13 +265,13 @@ impl Material {
     }
 
     /// The client side of a TLS connection.
-    fn make(self, alpn: &[String]) -> Result<Made, TlsError> {
+    fn make(self, alpn: &[String]) -> Result<Made, UplinkTlsError> {
         let of = self.digest(alpn);
         let mut roots = RootCertStore::empty();
         match self.ca {
             Some(path) => {
                 for certificate in self.authorities {
-                    roots.add(certificate).map_err(|e| TlsError::File {
+                    roots.add(certificate).map_err(|e| UplinkTlsError::File {
                         path: path.clone(),
                         key: "ca",
                         what: e.to_string(),
@@ -277,17 +283,17 @@ impl Material {
             }
         }
         if roots.is_empty() {
-            return Err(TlsError::NoAuthorities);
+            return Err(UplinkTlsError::NoAuthorities);
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|e| TlsError::Identity(e.to_string()))?
+            .map_err(|e| UplinkTlsError::Identity(e.to_string()))?
             .with_root_certificates(roots);
         let mut config = match self.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|e| TlsError::Identity(e.to_string()))?,
+                .map_err(|e| UplinkTlsError::Identity(e.to_string()))?,
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(Made {

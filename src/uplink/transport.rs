@@ -15,9 +15,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use super::dial::{Leg, Lost, Missed, Plan, Winner, race};
-use super::link::LinkError;
+use super::failure::LinkError;
 use super::probable::without_links;
-use super::{Proxy, Remote, Scheme, Settings, Tcp, header};
+use super::{Proxy, Remote, Scheme, Tcp, UplinkSettings, header};
 use crate::websocket;
 
 /// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by an alarm.
@@ -29,7 +29,10 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A TCP connection to the first of these remotes, or of the proxy before it, that takes one.
-pub(super) async fn reach(settings: &Settings, plan: Plan<'_>) -> Result<Winner<TcpStream>, Lost> {
+pub(super) async fn reach(
+    settings: &UplinkSettings,
+    plan: Plan<'_>,
+) -> Result<Winner<TcpStream>, Lost> {
     let (dial_within, lookup_within) = (settings.dial_within, settings.lookup_within);
     let look_up = |Leg { host, port, .. }: Leg| async move {
         match timeout(lookup_within, lookup_host((host.as_str(), port))).await {
@@ -59,7 +62,7 @@ pub(super) async fn reach(settings: &Settings, plan: Plan<'_>) -> Result<Winner<
 
 /// The stream to a remote over a TCP connection to it, or to the proxy before it.
 pub(super) async fn open(
-    settings: &Settings,
+    settings: &UplinkSettings,
     remote: &Remote,
     tls: Option<&TlsConnector>,
     tcp: TcpStream,
@@ -187,7 +190,7 @@ async fn through(
 
 /// MQTT in binary frames, subprotocol `mqtt` [MQTT-6.0.0-1], [MQTT-6.0.0-3].
 async fn web_socket(
-    settings: &Settings,
+    settings: &UplinkSettings,
     remote: &Remote,
     stream: Box<dyn Stream>,
 ) -> Result<Box<dyn Stream>, LinkError> {

@@ -31,7 +31,7 @@ use wellhead::mqtt::{
 
 use wellhead::outbox;
 use wellhead::tasks::{detach, stop_token};
-use wellhead::uplink::{self, Ends};
+use wellhead::uplink::{self, UplinkChannels};
 
 use super::support::{
     ALARM, Gateway, Pem, Process, free_port, gateway_with_uplink, mosquitto_sub, run, wait_for,
@@ -544,7 +544,7 @@ fn aws_iot_core_gets_what_it_takes_and_as_often_as_it_takes_it() {
     cloud.check_faults();
     let log = gateway.process.output();
     assert!(
-        !log.contains("the remote does not take every QoS"),
+        !log.contains("uplink.remote_limited"),
         "`check` has said so: {log}"
     );
 }
@@ -732,7 +732,7 @@ fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
         let (outbox, closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (switch, stop) = stop_token();
         let (is_up, mut up) = tokio::sync::watch::channel(false);
-        let ends = Ends {
+        let ends = UplinkChannels {
             live: None,
             inbound: None,
             is_up,

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use wellhead::config;
-use wellhead::uplink::{Password, Secret};
+use wellhead::uplink::{Password, RemoteSecret};
 
 use super::support::{peer, python};
 
@@ -205,7 +205,7 @@ fn references_to_the_environment_and_to_credentials_are_filled_in() {
     let login = settings.login.as_ref().unwrap();
     assert_eq!(
         (&login.user, &login.password),
-        (&home, &Password::Given(Secret("a$b".to_owned())))
+        (&home, &Password::Given(RemoteSecret("a$b".to_owned())))
     );
     let text = text
         .replace("cloud-host", "gone")

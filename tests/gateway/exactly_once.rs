@@ -15,7 +15,7 @@ use wellhead::outbox::{self, Outgoing, Stored};
 use wellhead::reading::Timestamp;
 use wellhead::tasks::stop_token;
 use wellhead::time::unix_ms;
-use wellhead::uplink::{self, Ends};
+use wellhead::uplink::{self, UplinkChannels};
 
 use super::support::{Link, Mosquitto, Pem, Process, peer, python, wait_for};
 
@@ -47,7 +47,7 @@ fn child_that_sends_until_it_is_killed() {
     runtime.block_on(async {
         let (outbox, _closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (_switch, stop) = stop_token();
-        let ends = Ends {
+        let ends = UplinkChannels {
             live: None,
             inbound: None,
             is_up: tokio::sync::watch::channel(false).0,

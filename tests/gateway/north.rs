@@ -587,10 +587,44 @@ uplinks:
     });
     assert!(!reader.output().contains("x/d/quiet"), "its classes only");
     first.resume();
-    gateway.process.wait_for_output("this one is closed");
+    gateway.process.wait_for_output("uplink.standby");
     let before = reader.output().len();
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(reader.output().len(), before, "it rests again");
+}
+
+#[test]
+fn a_backup_that_only_its_rate_holds_back_rests_as_soon_as_the_other_link_is_up() {
+    let (first, second) = (Remote::listen(), Remote::listen());
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+outbox: {{ folder: state }}
+uplinks:
+  - {{ name: cloud, to: 'mqtt://127.0.0.1:{}', presence: false, send: [ {{ filter: '#' }} ] }}
+  - {{ name: satellite, to: 'mqtt://127.0.0.1:{}', presence: false, use_when: cloud down for 1s, client_id: sat, rate: 1/min, send: [ {{ filter: '#' }} ] }}
+",
+        first.port, second.port
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(port);
+    let mut backup = second.accept(false, &[]);
+    let site = Site {
+        gateway,
+        port,
+        folder,
+    };
+    for payload in ["1", "2", "3"] {
+        site.publish("a/x", payload);
+    }
+    let publish = backup.publish();
+    backup.answer(PUBACK, publish.id, 0);
+    assert!(backup.read_within(Duration::from_millis(300)).is_none());
+    let _primary = first.accept(false, &[]);
+    assert_eq!(backup.read().kind(), 14, "two messages wait for the rate");
+    site.gateway.process.wait_for_output("uplink.standby");
 }
 
 #[test]

@@ -278,13 +278,13 @@ fn a_log_of_objects_says_at_debug_what_is_asked_and_answered() {
     let mut command = wellhead();
     command.arg("run").arg(&file).env("WELLHEAD_LOG", "debug");
     let mut gateway = Process::start(&mut command, &folder.join("gateway.log"));
-    gateway.wait_for_output("wellhead runs");
+    gateway.wait_for_output("gateway.started");
     gateway.wait_for_output("\"points\":\"voltage");
     let (code, _, error) = bench.ask(&["write", "meter", "setpoint", "7"]);
     assert_eq!(code, Some(0), "{error}");
     for told in [
         "\"device.points_written\"",
-        "\"what the client asked for\"",
+        "\"broker.client_terms\"",
         "\"keep_alive\":0",
         "\"session\":\"new\"",
     ] {
@@ -321,6 +321,6 @@ fn a_log_of_objects_says_at_debug_what_is_asked_and_answered() {
     let mut command = wellhead();
     command.args(["run", "--log-format", "text"]).arg(&file);
     let mut gateway = Process::start(&mut command, &folder.join("text.log"));
-    gateway.wait_for_output("INFO wellhead runs");
+    gateway.wait_for_output("INFO gateway started event=gateway.started");
     assert!(gateway.terminate().success());
 }

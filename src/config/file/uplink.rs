@@ -9,7 +9,7 @@ use crate::mqtt::TopicFilter;
 use crate::report::template::TopicTemplate;
 use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::cloud::CloudName;
-use crate::uplink::{Protocol, Proxy, Remote, Resolve, Secret};
+use crate::uplink::{Protocol, Proxy, Remote, RemoteSecret, Resolve};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,7 +45,7 @@ pub(in crate::config) struct UplinkConfig {
     pub(in crate::config) server_name: Option<String>,
     /// Headers of the request that opens a WebSocket, each with its value. Default none.
     #[serde(default)]
-    pub(in crate::config) headers: BTreeMap<String, Secret>,
+    pub(in crate::config) headers: BTreeMap<String, RemoteSecret>,
     /// How long the remote keeps the session while there is no link, at least 1m; MQTT 5 only. Default 30d.
     pub(in crate::config) max_session_expiry: Option<Span>,
     /// Protocols named in the TLS handshake. Default none.
@@ -54,7 +54,7 @@ pub(in crate::config) struct UplinkConfig {
     /// The user name at the remote.
     pub(in crate::config) user: Option<String>,
     /// The password; better in a file, see `password_file`.
-    pub(in crate::config) password: Option<Secret>,
+    pub(in crate::config) password: Option<RemoteSecret>,
     /// The password: the first line of a file, or a systemd credential; read at each connection.
     pub(in crate::config) password_file: Option<PathBuf>,
     /// The password: the first line that a command prints, which is run at each connection; a text for the shell, or a list of program

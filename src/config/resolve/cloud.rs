@@ -7,8 +7,8 @@ use super::{Check, at};
 use crate::config::{UplinkSetup, file};
 use crate::mqtt::TopicName;
 use crate::units::Rate;
-use crate::uplink::cloud::{Cloud, CloudName, Device, TOKEN_LIFE, too_long};
-use crate::uplink::{Login, Protocol, Scheme, Settings};
+use crate::uplink::cloud::{Cloud, CloudName, HubDevice, TOKEN_LIFE, too_long};
+use crate::uplink::{Protocol, RemoteLogin, Scheme, UplinkSettings};
 
 const ALPN: &str = "x-amzn-mqtt-ca";
 /// The port where AWS IoT Core wants no ALPN.
@@ -32,7 +32,7 @@ pub(super) fn apply(
     check: &mut Check<'_>,
     index: usize,
     uplink: &file::UplinkConfig,
-    settings: &mut Settings,
+    settings: &mut UplinkSettings,
 ) {
     let Some(name) = uplink.profile else {
         return;
@@ -74,7 +74,12 @@ pub(super) fn rate(
 }
 
 /// A hub has one topic for a device; that of the state is in the bag. It keeps nothing.
-fn presence(check: &mut Check<'_>, index: usize, device: &Device, settings: &mut Settings) {
+fn presence(
+    check: &mut Check<'_>,
+    index: usize,
+    device: &HubDevice,
+    settings: &mut UplinkSettings,
+) {
     let Some(presence) = &mut settings.presence else {
         return;
     };
@@ -89,7 +94,7 @@ fn presence(check: &mut Check<'_>, index: usize, device: &Device, settings: &mut
 }
 
 /// Limits of both clouds.
-fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Settings) {
+fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &UplinkSettings) {
     let cloud = name.title();
     if settings.remotes.iter().any(|remote| !remote.is_tls()) {
         check.fault(
@@ -148,7 +153,12 @@ fn no_exactly_once(check: &mut Check<'_>, index: usize, cloud: &str) {
     }
 }
 
-fn aws(check: &mut Check<'_>, index: usize, uplink: &file::UplinkConfig, settings: &mut Settings) {
+fn aws(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::UplinkConfig,
+    settings: &mut UplinkSettings,
+) {
     settings.cloud = Some(Cloud::AwsIot);
     settings.max_packet = settings.max_packet.or(Some(AWS_PACKET));
     let mut remotes = settings.remotes.iter();
@@ -183,7 +193,7 @@ fn aws(check: &mut Check<'_>, index: usize, uplink: &file::UplinkConfig, setting
     aws_subscriptions(check, index, settings);
 }
 
-fn aws_subscriptions(check: &mut Check<'_>, index: usize, settings: &Settings) {
+fn aws_subscriptions(check: &mut Check<'_>, index: usize, settings: &UplinkSettings) {
     if settings.receive.len() > MOST_SUBSCRIPTIONS {
         check.fault(
             &at!["uplinks", index, "receive"],
@@ -204,10 +214,10 @@ fn azure(
     check: &mut Check<'_>,
     index: usize,
     uplink: &file::UplinkConfig,
-    settings: &mut Settings,
+    settings: &mut UplinkSettings,
 ) {
     let hub = settings.remotes.first().map(|remote| remote.host.clone());
-    let device = Device {
+    let device = HubDevice {
         hub: hub.unwrap_or_default(),
         id: settings.client_id.clone(),
         token_life: TOKEN_LIFE,
@@ -247,7 +257,7 @@ fn azure(
 }
 
 /// True if a certificate is typed, even one with a fault.
-fn has_certificate(uplink: &file::UplinkConfig, settings: &Settings) -> bool {
+fn has_certificate(uplink: &file::UplinkConfig, settings: &UplinkSettings) -> bool {
     settings.identity.is_some() || uplink.cert.is_some() || uplink.key.is_some()
 }
 
@@ -256,8 +266,8 @@ fn device_key(
     check: &mut Check<'_>,
     index: usize,
     uplink: &file::UplinkConfig,
-    device: &Device,
-    login: Option<&Login>,
+    device: &HubDevice,
+    login: Option<&RemoteLogin>,
 ) {
     let key = if uplink.password.is_some() {
         "password"
@@ -279,7 +289,13 @@ fn device_key(
     }
 }
 
-fn largest(check: &mut Check<'_>, index: usize, settings: &Settings, most: u32, message: &str) {
+fn largest(
+    check: &mut Check<'_>,
+    index: usize,
+    settings: &UplinkSettings,
+    most: u32,
+    message: &str,
+) {
     if settings.max_packet.is_some_and(|size| size > most) {
         check.fault(&at!["uplinks", index, "max_packet"], message);
     }

@@ -11,7 +11,7 @@ use crate::config::file;
 use crate::files;
 use crate::time::{clock_is_set, rfc3339, unix_ms};
 use crate::uplink::cloud::CloudName;
-use crate::uplink::{Login, Password, Secret};
+use crate::uplink::{Password, RemoteLogin, RemoteSecret};
 
 /// A certificate that ends within this time is to be renewed, in days.
 const SOON_DAYS: i64 = 30;
@@ -125,7 +125,7 @@ pub(super) fn login(
     check: &mut Check<'_>,
     index: usize,
     uplink: &file::UplinkConfig,
-) -> Result<Option<Login>, ()> {
+) -> Result<Option<RemoteLogin>, ()> {
     let password = password(check, index, uplink)?;
     // A device of a hub has no user of its own.
     let is_azure = uplink.profile == Some(CloudName::AzureIotHub);
@@ -134,7 +134,7 @@ pub(super) fn login(
         user => user.clone(),
     };
     match (user, password) {
-        (Some(user), Some(password)) => Ok(Some(Login { user, password })),
+        (Some(user), Some(password)) => Ok(Some(RemoteLogin { user, password })),
         (None, None) => Ok(None),
         (Some(_), None) => {
             check.fault(
@@ -194,12 +194,12 @@ fn password(
 }
 
 /// A password as far as it can be known without running a command.
-pub(super) fn secret_of(password: &Password) -> Option<Secret> {
+pub(super) fn secret_of(password: &Password) -> Option<RemoteSecret> {
     match password {
         Password::Given(secret) => Some(secret.clone()),
         Password::File(path) => files::first_line(path)
             .ok()
-            .map(|secret| Secret(secret.text)),
+            .map(|secret| RemoteSecret(secret.text)),
         Password::Command(_) => None,
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn settings(
     index: usize,
     position: usize,
     uplink: &file::UplinkConfig,
-) -> Option<uplink::Settings> {
+) -> Option<uplink::UplinkSettings> {
     contradictions(check, index, uplink);
     let identity = credentials::certificates(check, index, uplink);
     let login = credentials::login(check, index, uplink);
@@ -36,7 +36,7 @@ pub(super) fn settings(
     let retry = retry(check, index, uplink);
     let use_when = use_when(check, index, uplink).filter(|_| uplink.enabled);
     let site = || check.file.site.clone().unwrap_or_default();
-    Some(uplink::Settings {
+    Some(uplink::UplinkSettings {
         name: uplink.name.clone(),
         index: position,
         remotes: uplink.to.0.clone(),
@@ -261,7 +261,7 @@ fn headers(
     check: &mut Check<'_>,
     index: usize,
     uplink: &file::UplinkConfig,
-) -> Vec<(String, uplink::Secret)> {
+) -> Vec<(String, uplink::RemoteSecret)> {
     let at = at!["uplinks", index, "headers"];
     let is_web_socket =
         |remote: &uplink::Remote| matches!(remote.scheme, uplink::Scheme::Ws | uplink::Scheme::Wss);

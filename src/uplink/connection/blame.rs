@@ -2,19 +2,21 @@
 
 use std::collections::HashSet;
 
-use super::{Choice, Connection};
+use super::RemoteConnection;
 use crate::mqtt::{QoS, ReasonCode, TopicFilter};
 use crate::outbox::{EntryId, LANES};
 use crate::time::now;
 use crate::uplink::Receive;
-use crate::uplink::link::{Accepted, Command, LinkError, time_to_pass};
+use crate::uplink::failure::LinkError;
+use crate::uplink::lanes::Choice;
+use crate::uplink::link::{Accepted, Command, time_to_pass};
 use crate::uplink::subscriptions::{Answer, MOST_FILTERS, raised};
 use crate::uplink::suspicion::Evidence;
 
 /// Messages of higher lanes that go before a suspect at most.
 const MOST_URGENT: usize = 64;
 
-impl Connection<'_> {
+impl RemoteConnection<'_> {
     /// Finds out what the remote is to be asked for, and asks.
     pub(super) fn subscribe(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
@@ -33,7 +35,7 @@ impl Connection<'_> {
             .cloned()
             .partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
         for receive in impossible {
-            tracing::error!(uplink = %uplink.settings.name, filter = %receive.filter, "the remote has no wildcards; name the topics in `receive` one by one");
+            tracing::error!(event = "uplink.wildcard_refused", uplink = %uplink.settings.name, filter = %receive.filter, "the remote supports no wildcards: no messages of this filter come in; name the topics in `receive` one by one");
         }
         // MQTT 3.1.1 sends everything retained again for a subscription that is asked for again.
         let is_there = |receive: &&Receive| {
@@ -101,7 +103,7 @@ impl Connection<'_> {
             }
             if !self.link.feed(Command::Subscribe(asked))? {
                 self.uplink.subscriptions.take_back();
-                tracing::error!(uplink = %self.uplink.settings.name, "the subscriptions are larger than the remote takes; use fewer or shorter filters in `receive`");
+                tracing::error!(event = "uplink.subscribe_too_large", uplink = %self.uplink.settings.name, "the subscriptions are larger than the remote takes; use fewer or shorter filters in `receive`");
             }
         }
         let needless = self.uplink.subscriptions.needless();
@@ -121,10 +123,10 @@ impl Connection<'_> {
                 Answer::Granted(receive) => uplink.session.granted(&receive),
                 Answer::Lowered(receive, granted) => {
                     let (wanted, granted) = (receive.qos as u8, granted as u8);
-                    tracing::warn!(uplink = %name, filter = %receive.filter, wanted, granted, "the remote grants this subscription with a lower QoS; at QoS 0 its messages can be lost, at QoS 1 they can come twice");
+                    tracing::warn!(event = "uplink.subscription_lowered", uplink = %name, filter = %receive.filter, wanted, granted, "the remote grants this subscription with a lower QoS; at QoS 0 its messages can be lost, at QoS 1 they can come twice");
                 }
                 Answer::Refused(receive) => {
-                    tracing::error!(uplink = %name, filter = %receive.filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
+                    tracing::error!(event = "uplink.subscription_refused", uplink = %name, filter = %receive.filter, "the remote does not allow this subscription: no messages of this filter come in; change `receive` or the rights of this gateway");
                 }
             }
         }
@@ -156,24 +158,13 @@ impl Connection<'_> {
         }
         if self.uplink.subscriptions.is_waiting() {
             self.uplink.rivals.is_explained();
-            let uplink = &mut *self.uplink;
-            let (asked, left_out) = uplink.subscriptions.closed(reason, now());
-            if !asked.is_empty() {
-                tracing::warn!(uplink = %uplink.settings.name, filters = asked.join(" "), "the remote closed the connection when it was asked for these filters; they are asked for again one by one");
-            }
-            if let Some(filter) = left_out {
-                tracing::error!(uplink = %uplink.settings.name, %filter, "the remote closes the connection when it is asked for this filter: no messages of this filter will come until it is tried again in an hour, or after the next start or reload; change `receive` or the rights of this gateway");
-                uplink
-                    .status
-                    .filters_missing(uplink.subscriptions.missing());
-            }
+            self.blame_subscribe(reason);
             return;
         }
         let Some(place) = self.uplink.session.first_unanswered_message() else {
             return;
         };
-        if reason == Some(ReasonCode::MESSAGE_RATE_TOO_HIGH)
-            && self.slows_down(place, self.uplink.session.on_wire())
+        if reason == Some(ReasonCode::MESSAGE_RATE_TOO_HIGH) && self.slow_down(&[place]).is_empty()
         {
             return;
         }
@@ -190,6 +181,21 @@ impl Connection<'_> {
             place,
             format!("the remote closes the connection when it gets this message{why}"),
         );
+    }
+
+    /// The remote ended the connection before it answered SUBSCRIBE.
+    fn blame_subscribe(&mut self, reason: Option<ReasonCode>) {
+        let uplink = &mut *self.uplink;
+        let (asked, left_out) = uplink.subscriptions.closed(reason, now());
+        if !asked.is_empty() {
+            tracing::warn!(event = "uplink.closed_at_subscribe", uplink = %uplink.settings.name, filters = asked.join(" "), "the remote closed the connection at this SUBSCRIBE; the uplink subscribes to each filter alone to find the one that is refused");
+        }
+        if let Some(filter) = left_out {
+            tracing::error!(event = "uplink.filter_left_out", uplink = %uplink.settings.name, %filter, "the remote closes the connection at a subscription to this filter: it is left out for an hour, or until the next start or reload; change `receive` or the rights of this gateway");
+            uplink
+                .status
+                .filters_missing(uplink.subscriptions.missing());
+        }
     }
 
     /// The remote has been silent for too long, or has answered other messages for long and not this one.
@@ -238,7 +244,7 @@ impl Connection<'_> {
         }
     }
 
-    /// What the close shows about the message that was first.
+    /// The evidence of the close against the message that was first.
     fn evidence(&mut self, first: EntryId) -> Evidence {
         let written = self.link.written();
         let uplink = &*self.uplink;

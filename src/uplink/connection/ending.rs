@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use super::state::LAST_ANSWER;
-use super::{Connection, Done};
+use super::{Done, RemoteConnection};
 use crate::time::{now, unix_ms};
-use crate::uplink::link::{Command, LinkError};
+use crate::uplink::failure::LinkError;
+use crate::uplink::link::Command;
 
 /// How long DISCONNECT, and what is before it, may take.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -34,7 +35,7 @@ impl Ending {
         Self { done, until: at }
     }
 
-    /// What was just sent has a moment.
+    /// Messages that were just sent have a moment to be acknowledged.
     pub(super) fn soon(done: Done, at: Instant) -> Self {
         Self {
             done,
@@ -43,8 +44,8 @@ impl Ending {
     }
 }
 
-impl Connection<'_> {
-    /// From here on nothing new is sent, so that the connection can end in order.
+impl RemoteConnection<'_> {
+    /// From here on nothing new is sent, so that the connection can end gracefully.
     pub(super) fn end(&mut self, done: Done) {
         let until = now() + self.uplink.pace.patience();
         self.ending = Some(Ending { done, until });
@@ -94,7 +95,7 @@ impl Connection<'_> {
         });
     }
 
-    /// When [`Connection::is_done`] may become true by itself.
+    /// When [`RemoteConnection::is_done`] may become true by itself.
     pub(super) fn ends_at(&self) -> Option<Instant> {
         self.ending
             .map(|ending| ending.until)
@@ -125,7 +126,7 @@ impl Connection<'_> {
                     done: Done::Stopped,
                     until,
                 });
-            } else if self.uplink.is_relieved() && is_empty {
+            } else if self.uplink.is_relieved() && (is_empty || self.waits_for_rate()) {
                 self.end(Done::NotNeeded);
             }
         }
@@ -138,7 +139,7 @@ impl Connection<'_> {
     /// will; the end is the same.
     pub(super) async fn say_goodbye(&mut self, done: Done) {
         if let Err(error) = self.say_last(done).await {
-            tracing::debug!(uplink = %self.uplink.settings.name, %error, "the link broke before DISCONNECT");
+            tracing::debug!(event = "uplink.disconnect_unsent", uplink = %self.uplink.settings.name, %error, "the link broke before DISCONNECT");
             return;
         }
         // A remote that closes first has read enough.

@@ -6,16 +6,16 @@
 use std::time::Duration;
 
 use super::ending::Ending;
-use super::{Connection, Done};
+use super::{Done, RemoteConnection};
 use crate::outbox::EntryId;
 use crate::time::now;
-use crate::uplink::link::LinkError;
-use crate::uplink::throttle::{Excess, SEVERAL};
+use crate::uplink::failure::LinkError;
+use crate::uplink::throttle::SEVERAL;
 
 /// The part of the time for an answer after which the remote is asked whether it reads.
 const ASKED_AFTER: u32 = 3;
 
-impl Connection<'_> {
+impl RemoteConnection<'_> {
     /// Looks for messages that the remote has left unanswered, and raises a pace that has proven itself.
     pub(super) fn check_excess(&mut self) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
@@ -59,40 +59,33 @@ impl Connection<'_> {
 
     /// The remote has left these messages unanswered.
     fn end_because_of(&mut self, skipped: &[EntryId]) {
-        let Some(first) = skipped.first().copied() else {
-            return;
-        };
-        let (at, others) = (
-            now(),
-            self.uplink.session.on_wire().saturating_sub(skipped.len()),
-        );
+        let at = now();
+        let others = self.uplink.session.on_wire().saturating_sub(skipped.len());
         self.ending = Some(if others == 0 {
             Ending::at_once(Done::Repeats, at)
         } else {
             Ending::soon(Done::Repeats, at)
         });
-        if self.slows_down(first, skipped.len()) {
+        let poison = self.slow_down(skipped);
+        if poison.is_empty() {
             return;
         }
-        if self.uplink.suspicion.overtaken(first) {
-            self.uplink.rates.throttle.acquit();
+        self.uplink.rates.throttle.acquit();
+        for place in poison {
             self.take_out(
-                first,
+                place,
                 "the remote answers messages behind this one, and never this one".to_owned(),
             );
         }
     }
 
-    /// From here on messages go more slowly. False if the pace is not why the remote left so many messages unanswered, `first` before
-    /// the others.
-    pub(super) fn slows_down(&mut self, first: EntryId, unanswered: usize) -> bool {
+    /// From here on messages go more slowly, because the remote left these unanswered. Returns those of them that it leaves unanswered
+    /// however slowly they come.
+    pub(super) fn slow_down(&mut self, skipped: &[EntryId]) -> Vec<EntryId> {
         let uplink = &mut *self.uplink;
-        let excess = uplink.rates.throttle.skipped(first, now());
-        let pace = uplink.rates.throttle.per_second();
-        uplink.status.set_pace(pace);
-        if let Excess::TooFast { is_new } = excess {
-            uplink.status.paced(unanswered, is_new);
-        }
-        excess != Excess::Poison
+        let excess = uplink.rates.throttle.skipped(skipped, now());
+        uplink.status.set_pace(uplink.rates.throttle.per_second());
+        uplink.status.paced(skipped.len(), excess.is_new);
+        excess.poison
     }
 }

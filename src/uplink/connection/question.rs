@@ -1,4 +1,4 @@
-//! What state the remote has retained of this gateway, asked before this gateway says its own: one of another run shows that another client
+//! The question which state of this gateway the remote has retained, before this gateway publishes its own: one of another run shows that another client
 //! uses its client identifier (`rivals`).
 //!
 //! SUBSCRIBE at QoS 0, and PINGREQ, whose answer shows that nothing more is retained. Everything else waits for that. The subscription is
@@ -7,10 +7,12 @@
 
 use std::time::Instant;
 
-use super::{Accepted, Command, Connection, LinkError};
+use super::RemoteConnection;
 use crate::mqtt::{QoS, TopicName};
 use crate::time::now;
+use crate::uplink::failure::LinkError;
 use crate::uplink::link::Received;
+use crate::uplink::link::{Accepted, Command};
 use crate::uplink::presence::mark_of;
 
 /// The question of one connection.
@@ -25,7 +27,7 @@ pub(super) struct Question {
     is_open: bool,
 }
 
-impl Connection<'_> {
+impl RemoteConnection<'_> {
     /// Asks, if it is time to. False if it is not, or the remote cannot be asked.
     pub(super) fn asks_for_state(&mut self, accepted: Accepted) -> Result<bool, LinkError> {
         let current = self.uplink.current;

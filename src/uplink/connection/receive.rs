@@ -1,19 +1,21 @@
-//! What comes from the remote on a connection: answers, messages, its farewell.
+//! Packets of the remote on a connection: answers, messages, DISCONNECT.
 
 use std::sync::Arc;
 
-use super::Connection;
+use super::RemoteConnection;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
-use crate::outbox::EntryId;
+use crate::outbox::{EntryId, Routes};
 use crate::time::now;
+use crate::uplink::client::Uplink;
+use crate::uplink::failure::LinkError;
 use crate::uplink::inbound::Delivery;
-use crate::uplink::link::{Command, Incoming, LinkError, Received};
-use crate::uplink::session::{STATE_ID, Verdict};
+use crate::uplink::link::{Command, Incoming, Received};
+use crate::uplink::session::{AckOutcome, STATE_ID};
 
-/// Packets taken from the remote before sending goes on.
+/// Packets taken from the remote before sending continues.
 const RECEIVE_BATCH: usize = 512;
 
-impl Connection<'_> {
+impl RemoteConnection<'_> {
     /// Takes a packet and those that are there already, so that one write and one settling serve many.
     pub(super) async fn receive(&mut self, first: Incoming) -> Result<(), LinkError> {
         if first == Incoming::Written {
@@ -38,6 +40,7 @@ impl Connection<'_> {
         outcome
     }
 
+    // A table of the packets.
     async fn take(
         &mut self,
         incoming: Incoming,
@@ -116,14 +119,14 @@ impl Connection<'_> {
     }
 
     /// Hands a message to the local broker, under its local topic.
-    async fn publish_here(&mut self, mut publish: Received) -> Result<(), LinkError> {
+    async fn publish_here(&mut self, publish: Received) -> Result<(), LinkError> {
         if self.is_answer(&publish)? {
             return self.left_out(publish.packet_id, publish.qos);
         }
         let routes = Arc::clone(&self.uplink.routes.borrow());
         let Some(arrival) = routes.inward(&publish.topic) else {
             // Of a filter that is not in the file any more, or never asked for.
-            tracing::debug!(uplink = %self.uplink.settings.name, topic = %publish.topic, "a message that no `receive` filter asks for is left out");
+            tracing::debug!(event = "uplink.message_unasked", uplink = %self.uplink.settings.name, topic = %publish.topic, "no `receive` filter covers this message of the remote; it is dropped");
             self.end_stray(&publish.topic)?;
             return self.left_out(publish.packet_id, publish.qos);
         };
@@ -134,54 +137,46 @@ impl Connection<'_> {
                 .unusable("the rule of `receive` makes no topic of it that is possible here");
             return self.left_out(publish.packet_id, publish.qos);
         };
-        let matching = uplink.subscriptions.matching(&publish.topic);
         let is_new = |packet_id: PacketId| uplink.session.is_new(packet_id);
         if publish.qos == QoS::ExactlyOnce && !publish.packet_id.is_none_or(is_new) {
             return Ok(());
         }
+        let matching = uplink.subscriptions.matching(&publish.topic);
         if uplink.copies.is_copy(&publish, matching, now()) {
             return self.left_out(publish.packet_id, publish.qos);
         }
-        publish.topic = topic;
-        publish.retain &= arrival.keeps_retained;
-        if let Some(there) = &publish.properties.response_topic {
-            match routes.answers_to(there) {
-                Some(local) => publish.properties.edit().response_topic = Some(local),
-                None => {
-                    tracing::debug!(uplink = %uplink.settings.name, response_topic = %there, "no `send` rule sends answers to this response topic: the message comes in without it");
-                    publish.properties.edit().response_topic = None;
-                }
-            }
-        }
-        uplink.status.counters.received.count();
-        let bytes = publish.payload.len();
-        tracing::debug!(uplink = %uplink.settings.name, topic = %publish.topic, qos = ?publish.qos, bytes, "message received");
-        uplink.deliveries.hand_over(publish).await;
+        let mut here = Received {
+            topic,
+            retain: publish.retain && arrival.keeps_retained,
+            ..publish
+        };
+        uplink.localize_response_topic(&mut here, &routes);
+        uplink.hand_over(here).await;
         Ok(())
     }
 
-    fn judge(&mut self, verdict: Verdict, settled: &mut Vec<EntryId>) {
+    fn judge(&mut self, verdict: AckOutcome, settled: &mut Vec<EntryId>) {
         self.uplink.pace.answered(&verdict, now());
         match verdict {
-            Verdict::Delivered(place) => {
-                tracing::debug!(uplink = %self.uplink.settings.name, seq = place.seq, "message acknowledged");
+            AckOutcome::Delivered(place) => {
+                tracing::debug!(event = "uplink.message_acknowledged", uplink = %self.uplink.settings.name, seq = place.seq, "message acknowledged");
                 self.has_taken(place);
                 if !self.uplink.session.has_refused() {
                     self.hold.reset();
                 }
                 settled.push(place);
             }
-            Verdict::Refused {
+            AckOutcome::Refused {
                 place,
                 reason,
                 message: Some(message),
             } => self.uplink.bury(place, message, reason.to_string()),
-            Verdict::Refused {
+            AckOutcome::Refused {
                 place,
                 message: None,
                 ..
             } => settled.push(place),
-            Verdict::Later(_, reason) => {
+            AckOutcome::Later(_, reason) => {
                 if reason == ReasonCode::PACKET_IDENTIFIER_IN_USE {
                     self.uplink.found_other_identifiers();
                 }
@@ -191,8 +186,10 @@ impl Connection<'_> {
                     self.hold_until = Some(now() + pause);
                 }
             }
-            Verdict::Going => {}
-            Verdict::Unknown => tracing::debug!("an answer to nothing in flight"),
+            AckOutcome::AwaitingPubcomp => {}
+            AckOutcome::Unknown => {
+                tracing::debug!(event = "uplink.answer_unexpected", uplink = %self.uplink.settings.name, "the remote acknowledged a message that is not in flight; ignored");
+            }
         }
     }
 
@@ -227,5 +224,26 @@ impl Connection<'_> {
             return Ok(());
         }
         self.link.feed(Command::PubAck(packet_id)).map(drop)
+    }
+}
+
+impl Uplink {
+    async fn hand_over(&mut self, publish: Received) {
+        self.status.counters.received.count();
+        let bytes = publish.payload.len();
+        tracing::debug!(event = "uplink.message_received", uplink = %self.settings.name, topic = %publish.topic, qos = ?publish.qos, bytes, "message received");
+        self.deliveries.hand_over(publish).await;
+    }
+
+    /// A response topic of the remote becomes the local one whose messages go there; without a `send` rule for it, it is left out.
+    fn localize_response_topic(&self, publish: &mut Received, routes: &Routes) {
+        let Some(there) = &publish.properties.response_topic else {
+            return;
+        };
+        let local = routes.answers_to(there);
+        if local.is_none() {
+            tracing::debug!(event = "uplink.response_topic_dropped", uplink = %self.settings.name, response_topic = %there, "no `send` rule sends answers to this response topic: the message comes in without it");
+        }
+        publish.properties.edit().response_topic = local;
     }
 }

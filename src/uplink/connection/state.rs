@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::Connection;
+use super::RemoteConnection;
 use crate::message::SessionLost;
 use crate::mqtt::{Properties, QoS, ReasonCode};
 use crate::outbox::Outgoing;
@@ -18,17 +18,18 @@ use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use crate::uplink::cloud::Cloud;
 use crate::uplink::connection::Done;
-use crate::uplink::link::{Accepted, Command, LinkError};
-use crate::uplink::presence::{Shown, offline, online, unsupervised};
+use crate::uplink::failure::LinkError;
+use crate::uplink::link::{Accepted, Command};
+use crate::uplink::presence::{StateAnswer, offline, online, unsupervised};
 use crate::uplink::session::STATE_ID;
 use crate::uplink::suspicion::speaks_of_itself;
 
 /// How long the answer to the last state is waited for.
 pub(super) const LAST_ANSWER: Duration = Duration::from_secs(2);
 
-/// What was said on one connection.
+/// The state as published on one connection.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct PresenceState {
     qos: QoS,
     is_said: bool,
     /// The remote has said anything after CONNACK.
@@ -41,7 +42,7 @@ pub(super) struct State {
     holds: Option<Accepted>,
 }
 
-impl State {
+impl PresenceState {
     /// For a remote that takes messages up to a QoS.
     pub(super) fn new(max_qos: QoS) -> Self {
         let qos = max_qos.min(QoS::AtLeastOnce);
@@ -65,7 +66,7 @@ impl State {
     }
 }
 
-impl Connection<'_> {
+impl RemoteConnection<'_> {
     /// Says that this gateway is online.
     pub(super) fn say_online(&mut self) -> Result<(), LinkError> {
         let current = self.uplink.current;
@@ -107,7 +108,7 @@ impl Connection<'_> {
         self.state.holds.is_some()
     }
 
-    /// What waited for the answer goes.
+    /// Sends what waited for the answer.
     fn stop_waiting(&mut self) -> Result<(), LinkError> {
         match self.state.holds.take() {
             Some(accepted) if self.ending.is_none() => self.subscribe(accepted),
@@ -138,7 +139,7 @@ impl Connection<'_> {
         };
         let packet_id = Some(STATE_ID).filter(|_| qos != QoS::AtMostOnce);
         if !self.link.feed(Command::State { packet_id, message })? {
-            tracing::debug!(uplink = %self.uplink.settings.name, "the state of this gateway is larger than the remote takes");
+            tracing::debug!(event = "uplink.state_too_large", uplink = %self.uplink.settings.name, "the state of this gateway is larger than the remote takes");
             return Ok(());
         }
         self.state.is_said = true;
@@ -162,8 +163,8 @@ impl Connection<'_> {
             .presence
             .state_answered(current, reason.is_error(), now())
         {
-            Shown::Nothing => {}
-            Shown::NotAsItWas => {
+            StateAnswer::Nothing => {}
+            StateAnswer::NotAsItWas => {
                 if self.uplink.settings.cloud == Some(Cloud::AwsIot) {
                     self.link.retain_nothing();
                 }
@@ -173,8 +174,8 @@ impl Connection<'_> {
                     Ok(())
                 };
             }
-            Shown::NotRetained => self.uplink.retained_refused(),
-            Shown::Refused => {
+            StateAnswer::NotRetained => self.uplink.retained_refused(),
+            StateAnswer::Refused => {
                 let remedy = self.uplink.settings.presence_remedy();
                 let why = format!(
                     "the remote does not take the state of this gateway ({reason}): it shows an old one or none; {remedy}, or write `presence: false`"
@@ -287,7 +288,7 @@ impl Connection<'_> {
             }
             Ok::<(), LinkError>(())
         };
-        // Whoever does not answer in time gets DISCONNECT all the same.
+        // DISCONNECT follows even if the answer does not come in time.
         timeout(LAST_ANSWER, answered).await.unwrap_or(Ok(()))
     }
 }

@@ -13,7 +13,24 @@ pub(super) fn taken_out(frame: &[u8]) -> Option<(BytesMut, Vec<u32>)> {
     let packet_id = if first & 6 == 0 { 0 } else { 2 };
     let (head, rest) = body.split_at_checked(text(body)? + packet_id)?;
     let (length, size) = number(rest)?;
-    let (mut properties, payload) = rest.get(length..)?.split_at_checked(size)?;
+    let (properties, payload) = rest.get(length..)?.split_at_checked(size)?;
+    let (kept, identifiers) = sorted(properties)?;
+    if identifiers.is_empty() {
+        return None;
+    }
+    let mut variable = BytesMut::from(head);
+    put_number(kept.len(), &mut variable);
+    let mut packet = BytesMut::with_capacity(frame.len());
+    packet.put_u8(first);
+    put_number(variable.len() + kept.len() + payload.len(), &mut packet);
+    for part in [&variable, &kept, payload] {
+        packet.put_slice(part);
+    }
+    Some((packet, identifiers))
+}
+
+/// The other properties of a PUBLISH, and its subscription identifiers.
+fn sorted(mut properties: &[u8]) -> Option<(BytesMut, Vec<u32>)> {
     let (mut kept, mut identifiers) = (BytesMut::new(), Vec::new());
     while let Some((kind, value)) = properties.split_first() {
         let size = match *kind {
@@ -35,18 +52,7 @@ pub(super) fn taken_out(frame: &[u8]) -> Option<(BytesMut, Vec<u32>)> {
         }
         properties = behind;
     }
-    if identifiers.is_empty() {
-        return None;
-    }
-    let mut variable = BytesMut::from(head);
-    put_number(kept.len(), &mut variable);
-    let mut packet = BytesMut::with_capacity(frame.len());
-    packet.put_u8(first);
-    put_number(variable.len() + kept.len() + payload.len(), &mut packet);
-    for part in [&variable, &kept, payload] {
-        packet.put_slice(part);
-    }
-    Some((packet, identifiers))
+    Some((kept, identifiers))
 }
 
 /// How long text with its length before it is.

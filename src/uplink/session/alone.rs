@@ -1,6 +1,6 @@
 //! A message that may make the remote close the connection: sent alone, or with QoS 1 instead of QoS 2. Pure.
 
-use super::{InFlight, QoS, Session, Stage};
+use super::{InFlight, QoS, SendStage, Session};
 use crate::message::SessionLost;
 use crate::outbox::{EntryId, Outgoing};
 
@@ -11,7 +11,7 @@ impl Session {
             .in_flight
             .iter()
             .find(|entry| entry.is_written() && entry.needs <= self.saved)?;
-        (first.stage != Stage::Released).then(|| first.place())
+        (first.stage != SendStage::Released).then(|| first.place())
     }
 
     /// The remote answers the message at `index`: those before it had left earlier.
@@ -95,7 +95,7 @@ impl Session {
     /// The remote takes QoS 1 and never took QoS 2: what was sent with QoS 2 and was not answered goes with QoS 1 too.
     pub(in crate::uplink) fn resend_all_with_qos_1(&mut self) {
         let is_open = |entry: &InFlight| {
-            entry.is_exact() && entry.stage == Stage::Sent && !entry.is_written()
+            entry.is_exact() && entry.stage == SendStage::Sent && !entry.is_written()
         };
         let open: Vec<EntryId> = self
             .in_flight
@@ -114,7 +114,7 @@ impl Session {
             .in_flight
             .index_of(place)
             .and_then(|index| self.in_flight.get(index));
-        entry.is_some_and(|entry| entry.stage == Stage::Released)
+        entry.is_some_and(|entry| entry.stage == SendStage::Released)
     }
 
     /// A person removes a message. True if the remote may have it: then it is ended there first, and settled with that.
@@ -125,7 +125,7 @@ impl Session {
         let may_be_there = self
             .in_flight
             .get(index)
-            .is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Sent);
+            .is_some_and(|entry| entry.is_exact() && entry.stage == SendStage::Sent);
         if !may_be_there {
             self.forget(place);
         } else if self.in_flight.get(index).is_some_and(InFlight::is_written) {

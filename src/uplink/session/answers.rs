@@ -1,6 +1,6 @@
-//! What the remote answers to messages of this side: PUBACK, PUBREC, PUBCOMP. Pure.
+//! Answers of the remote to messages of this side: PUBACK, PUBREC, PUBCOMP. Pure.
 
-use super::{InFlight, Session, Stage, Step, Verdict};
+use super::{AckOutcome, InFlight, SendAction, SendStage, Session};
 use crate::mqtt::{PacketId, ReasonCode};
 use crate::outbox::EntryId;
 
@@ -19,11 +19,11 @@ impl Session {
 
     /// The next packet that is no message: an answer, or the end of a message that the remote has (PUBREL). It frees what the remote keeps
     /// for it, so it does not wait where messages have to.
-    pub(in crate::uplink) fn next_end(&mut self) -> Option<Step> {
+    pub(in crate::uplink) fn next_end(&mut self) -> Option<SendAction> {
         if let Some(answer) = self.next_answer() {
             return Some(answer);
         }
-        let index = self.in_flight.next_unwritten_in(Stage::Released)?;
+        let index = self.in_flight.next_unwritten_in(SendStage::Released)?;
         if self.must_wait_for_another(index) {
             return None;
         }
@@ -35,7 +35,7 @@ impl Session {
             .filter(|entry| entry.needs <= saved)
             .and_then(InFlight::packet_id)?;
         self.in_flight.wrote(index);
-        Some(Step::Release(packet_id))
+        Some(SendAction::Release(packet_id))
     }
 
     /// PUBACK.
@@ -43,11 +43,11 @@ impl Session {
         &mut self,
         packet_id: PacketId,
         reason: ReasonCode,
-    ) -> Verdict {
+    ) -> AckOutcome {
         let Some(index) = self.find(packet_id, |entry| {
-            entry.is_written() && entry.stage != Stage::Released
+            entry.is_written() && entry.stage != SendStage::Released
         }) else {
-            return Verdict::Unknown;
+            return AckOutcome::Unknown;
         };
         self.note_overtaken(index);
         // Some remotes have no QoS 2, and answer as if it were QoS 1: they have the message.
@@ -64,7 +64,7 @@ impl Session {
         &mut self,
         packet_id: PacketId,
         reason: ReasonCode,
-    ) -> Verdict {
+    ) -> AckOutcome {
         if let Some(place) = self
             .recovered
             .iter()
@@ -73,23 +73,23 @@ impl Session {
         {
             // Before the message was repeated: the remote remembers it by itself.
             self.release_one(place);
-            return Verdict::Going;
+            return AckOutcome::AwaitingPubcomp;
         }
         let Some(index) = self.find(packet_id, |entry| {
-            entry.is_written() || entry.stage != Stage::Unsent
+            entry.is_written() || entry.stage != SendStage::Unsent
         }) else {
             // The remote holds something that is not known here any more; PUBREL ends it.
-            self.answers.push_back((0, Step::Release(packet_id)));
-            return Verdict::Unknown;
+            self.answers.push_back((0, SendAction::Release(packet_id)));
+            return AckOutcome::Unknown;
         };
         self.note_overtaken(index);
         let Some(entry) = self.in_flight.get(index).filter(|entry| entry.is_exact()) else {
-            return Verdict::Unknown;
+            return AckOutcome::Unknown;
         };
         // To a repetition "identifier in use" says that the remote has the message.
         let has_it = !reason.is_error()
             || (entry.is_repeated && reason == ReasonCode::PACKET_IDENTIFIER_IN_USE);
-        let (is_written, is_released) = (entry.is_written(), entry.stage == Stage::Released);
+        let (is_written, is_released) = (entry.is_written(), entry.stage == SendStage::Released);
         if !is_released && !has_it {
             return self.end(index, reason);
         }
@@ -99,39 +99,42 @@ impl Session {
         let needs = self.in_flight.get(index).map_or(0, |entry| entry.needs);
         // What is not written on this connection is released in its turn.
         if is_written {
-            self.answers.push_back((needs, Step::Release(packet_id)));
+            self.answers
+                .push_back((needs, SendAction::Release(packet_id)));
         }
-        Verdict::Going
+        AckOutcome::AwaitingPubcomp
     }
 
     /// PUBCOMP, with any reason: the remote has nothing under this identifier any more.
-    pub(in crate::uplink) fn completed(&mut self, packet_id: PacketId) -> Verdict {
+    pub(in crate::uplink) fn completed(&mut self, packet_id: PacketId) -> AckOutcome {
         match self.find(packet_id, |entry| {
-            entry.stage == Stage::Released && entry.is_written()
+            entry.stage == SendStage::Released && entry.is_written()
         }) {
             Some(index) => self.end(index, ReasonCode::SUCCESS),
-            None => Verdict::Unknown,
+            None => AckOutcome::Unknown,
         }
     }
 
-    fn end(&mut self, index: usize, reason: ReasonCode) -> Verdict {
+    fn end(&mut self, index: usize, reason: ReasonCode) -> AckOutcome {
         let refusals = self.in_flight.get(index).map_or(0, InFlight::refusals);
         if is_for_later(reason) && (refusals < MAX_REFUSALS || promises_more(reason)) {
             let place = self.take_back(index);
-            return place.map_or(Verdict::Unknown, |place| Verdict::Later(place, reason));
+            return place.map_or(AckOutcome::Unknown, |place| {
+                AckOutcome::Later(place, reason)
+            });
         }
         match self.remove(index) {
-            Some(entry) if reason.is_error() => Verdict::Refused {
+            Some(entry) if reason.is_error() => AckOutcome::Refused {
                 place: entry.place(),
                 reason,
                 message: entry.into_message(),
             },
-            Some(entry) => Verdict::Delivered(entry.place()),
-            None => Verdict::Unknown,
+            Some(entry) => AckOutcome::Delivered(entry.place()),
+            None => AckOutcome::Unknown,
         }
     }
 
-    /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what stood behind it and
+    /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what was behind it and
     /// was not taken either follows it again, in order.
     /// Returns its place.
     pub(super) fn take_back(&mut self, index: usize) -> Option<EntryId> {

@@ -1,6 +1,6 @@
 //! QoS 2 messages of the remote: taken once, remembered until they are released. Pure.
 
-use super::{RECEIVED_IN, Session, Step};
+use super::{RECEIVED_IN, SendAction, Session};
 use crate::mqtt::PacketId;
 
 impl Session {
@@ -10,7 +10,7 @@ impl Session {
             return true;
         }
         self.answers
-            .push_back((self.newest_change(), Step::Received(packet_id)));
+            .push_back((self.newest_change(), SendAction::Received(packet_id)));
         false
     }
 
@@ -18,7 +18,7 @@ impl Session {
     pub(in crate::uplink) fn taken(&mut self, packet_id: PacketId) {
         self.received.insert(packet_id.get());
         self.answers
-            .push_back((self.next_save, Step::Received(packet_id)));
+            .push_back((self.next_save, SendAction::Received(packet_id)));
         self.change(RECEIVED_IN);
     }
 
@@ -27,11 +27,11 @@ impl Session {
         if self.received.remove(&packet_id.get()) {
             self.change(RECEIVED_IN);
             self.answers
-                .push_back((self.next_save, Step::Complete(packet_id)));
+                .push_back((self.next_save, SendAction::Complete(packet_id)));
         } else {
             // Forgotten already, but perhaps not durably so.
             self.answers
-                .push_back((self.newest_change(), Step::Complete(packet_id)));
+                .push_back((self.newest_change(), SendAction::Complete(packet_id)));
         }
     }
 

@@ -1,6 +1,6 @@
 //! How many QoS 2 messages may be at the remote at a time. Pure.
 
-use super::{InFlight, MAX_EXACT, Session, Stage};
+use super::{InFlight, MAX_EXACT, SendStage, Session};
 
 impl Session {
     /// How many QoS 2 messages the remote takes at a time. To be called before [`Session::connected`].
@@ -19,9 +19,10 @@ impl Session {
         let is_new = self
             .in_flight
             .get(index)
-            .is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Unsent);
+            .is_some_and(|entry| entry.is_exact() && entry.stage == SendStage::Unsent);
         is_new && self.in_flight.exact() > self.max_exact && {
-            let is_at_remote = |entry: &&InFlight| entry.is_exact() && entry.stage != Stage::Unsent;
+            let is_at_remote =
+                |entry: &&InFlight| entry.is_exact() && entry.stage != SendStage::Unsent;
             self.in_flight.iter().filter(is_at_remote).count() >= self.max_exact
         }
     }

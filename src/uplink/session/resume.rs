@@ -1,6 +1,7 @@
-//! Where a session goes on: after a restart, at another remote, and when the remote has forgotten it. Pure.
+//! How a session resumes: after a restart, at another remote, and when the remote has forgotten it. Pure.
 
-use super::{Forgotten, InFlight, LAST_PACKET_ID, RECEIVED_IN, Session, Stage};
+use super::packet_ids::LAST_PACKET_ID;
+use super::{Forgotten, InFlight, RECEIVED_IN, SendStage, Session};
 use crate::message::SessionLost;
 use crate::mqtt::QoS;
 use crate::outbox::EntryId;
@@ -16,7 +17,7 @@ impl Session {
                 place,
                 None,
                 held.packet_id,
-                Stage::Released,
+                SendStage::Released,
             ));
         } else {
             self.recovered.insert(place, (held.packet_id, held.stage));
@@ -36,7 +37,7 @@ impl Session {
         self.change(RECEIVED_IN);
     }
 
-    /// The remote has accepted; `is_known` if it goes on with a session. To be called before [`Session::connected`].
+    /// The remote has accepted; `is_known` if it resumes a session. To be called before [`Session::connected`].
     pub(in crate::uplink) fn reached(&mut self, remote: u32, is_known: bool) {
         let before = (self.known.clone(), self.left_behind.clone());
         if !is_known {
@@ -161,21 +162,21 @@ impl Session {
                 .message()
                 .is_some_and(|message| message.if_session_lost == SessionLost::Drop);
             match entry.stage {
-                Stage::Released => told
+                SendStage::Released => told
                     .presumed
                     .extend(self.remove(index).map(|entry| entry.place())),
-                Stage::Sent if never_twice => told.dropped.extend(
+                SendStage::Sent if never_twice => told.dropped.extend(
                     self.remove(index)
                         .map(|entry| (entry.place(), entry.into_message())),
                 ),
-                Stage::Sent => {
+                SendStage::Sent => {
                     // To this session it is a new message.
-                    entry.stage = Stage::Unsent;
+                    entry.stage = SendStage::Unsent;
                     entry.is_resent = true;
                     told.resent += 1;
                     index += 1;
                 }
-                Stage::Unsent => index += 1,
+                SendStage::Unsent => index += 1,
             }
         }
         told
@@ -191,7 +192,7 @@ impl Session {
             let Some(entry) = self
                 .in_flight
                 .get(index)
-                .filter(|entry| entry.stage == Stage::Unsent)
+                .filter(|entry| entry.stage == SendStage::Unsent)
             else {
                 continue;
             };

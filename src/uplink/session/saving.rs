@@ -1,6 +1,6 @@
-//! What goes to disk: the memories of lanes that changed, one save at a time. Pure.
+//! Saves to disk: the memories of lanes that changed, one save at a time. Pure.
 
-use super::{RECEIVED_IN, Session, Stage};
+use super::{RECEIVED_IN, SendStage, Session};
 use crate::uplink::memory::{Held, HeldStage, Memory};
 
 impl Session {
@@ -18,7 +18,7 @@ impl Session {
             .collect()
     }
 
-    /// What [`Session::begin_save`] returned last is durable.
+    /// The memories that [`Session::begin_save`] returned last are durable.
     pub(in crate::uplink) fn saved(&mut self) {
         self.is_saving = false;
         self.saved = self.next_save - 1;
@@ -50,7 +50,7 @@ impl Session {
             .iter()
             .filter(|entry| entry.place().queue == queue && entry.is_exact())
         {
-            let stage = if entry.stage == Stage::Released {
+            let stage = if entry.stage == SendStage::Released {
                 HeldStage::Released
             } else {
                 HeldStage::Sent

@@ -51,12 +51,12 @@ fn connected(window: u16, receive_maximum: u16) -> Session {
 fn written(session: &mut Session) -> Vec<String> {
     std::iter::from_fn(|| session.next())
         .map(|step| match step {
-            Step::Publish(send) => {
+            SendAction::Publish(send) => {
                 format!("{}{}", send.place.seq, if send.dup { " again" } else { "" })
             }
-            Step::Release(id) => format!("release {id}"),
-            Step::Received(id) => format!("received {id}"),
-            Step::Complete(id) => format!("complete {id}"),
+            SendAction::Release(id) => format!("release {id}"),
+            SendAction::Received(id) => format!("received {id}"),
+            SendAction::Complete(id) => format!("complete {id}"),
         })
         .collect()
 }
@@ -75,7 +75,7 @@ fn restarted(memory: Memory) -> Session {
     Session::new(10, vec![Memory::default(), memory, Memory::default()])
 }
 
-/// So many messages of QoS 2 were sent and not answered.
+/// A number of QoS 2 messages were sent and not answered.
 fn on_its_way(count: u64) -> Session {
     let mut session = connected(10, 10);
     for seq in 1..=count {
@@ -86,7 +86,7 @@ fn on_its_way(count: u64) -> Session {
     session
 }
 
-/// So many messages of QoS 2 were on their way, the first of them released; then came a crash, and the remote is there again.
+/// A number of QoS 2 messages were on their way, the first of them released; then came a crash, and the remote is there again.
 fn crashed_after_release(count: u64) -> Session {
     let mut session = on_its_way(count);
     session.received(id(1), ReasonCode::SUCCESS);
@@ -104,7 +104,7 @@ fn what_was_in_flight_goes_first_and_marked_after_a_reconnect() {
     assert_eq!(written(&mut session), ["1", "2", "3"]);
     assert_eq!(
         session.acknowledged(id(2), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(2))
+        AckOutcome::Delivered(place(2))
     );
     session.connected(true, 1, QoS::ExactlyOnce);
     session.offer(waiting(4, QoS::AtLeastOnce));
@@ -115,7 +115,7 @@ fn what_was_in_flight_goes_first_and_marked_after_a_reconnect() {
     );
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(1))
+        AckOutcome::Delivered(place(1))
     );
     assert_eq!(written(&mut session), ["3 again"]);
 }
@@ -149,7 +149,10 @@ fn qos_2_waits_for_the_disk_at_every_step() {
         }]
     );
     assert_eq!(written(&mut session), ["1", "2"]);
-    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert_eq!(
+        session.received(id(1), ReasonCode::SUCCESS),
+        AckOutcome::AwaitingPubcomp
+    );
     assert!(
         written(&mut session).is_empty(),
         "PUBREL waits for the PUBREC to be durable"
@@ -163,7 +166,7 @@ fn qos_2_waits_for_the_disk_at_every_step() {
         }]
     );
     assert_eq!(written(&mut session), ["release 1"]);
-    assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
+    assert_eq!(session.completed(id(1)), AckOutcome::Delivered(place(1)));
     assert!(
         session.used_ids.contains(&id(1)),
         "the identifier is free only when that is durable"
@@ -191,7 +194,7 @@ fn what_is_done_before_the_outbox_offers_it_is_not_sent_again() {
     let mut session = crashed_after_release(2);
     assert_eq!(written(&mut session), ["release 1"]);
     // The outbox has read 1 to 3 by now; the answer comes before they are offered.
-    assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
+    assert_eq!(session.completed(id(1)), AckOutcome::Delivered(place(1)));
     for seq in 1..=3 {
         assert!(session.offer(waiting(seq, QoS::ExactlyOnce)).is_none());
     }
@@ -209,8 +212,8 @@ fn after_a_crash_messages_go_on_where_the_disk_knows_them() {
     }
     save(&mut session);
     assert_eq!(written(&mut session), ["release 2", "3 again", "4"]);
-    assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
-    assert_eq!(session.completed(id(2)), Verdict::Delivered(place(2)));
+    assert_eq!(session.completed(id(1)), AckOutcome::Delivered(place(1)));
+    assert_eq!(session.completed(id(2)), AckOutcome::Delivered(place(2)));
 }
 
 #[test]
@@ -264,7 +267,7 @@ fn a_receipt_for_something_unknown_is_released() {
     let mut session = connected(10, 10);
     assert_eq!(
         session.received(id(77), ReasonCode::SUCCESS),
-        Verdict::Unknown
+        AckOutcome::Unknown
     );
     assert_eq!(written(&mut session), ["release 77"]);
 }
@@ -277,7 +280,7 @@ fn a_remote_without_qos_2_gets_what_it_can_take() {
     assert_eq!(written(&mut session), ["1"]);
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(1))
+        AckOutcome::Delivered(place(1))
     );
 }
 
@@ -315,7 +318,10 @@ fn a_receipt_that_comes_before_the_repetition_is_taken_and_ends_in_its_turn() {
     written(&mut session);
     // On the next connection, before anything was repeated.
     session.connected(true, 10, QoS::ExactlyOnce);
-    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert_eq!(
+        session.received(id(1), ReasonCode::SUCCESS),
+        AckOutcome::AwaitingPubcomp
+    );
     assert!(
         written(&mut session).is_empty(),
         "not before that is durable"
@@ -325,7 +331,10 @@ fn a_receipt_that_comes_before_the_repetition_is_taken_and_ends_in_its_turn() {
     // And after a restart, before the outbox has brought it.
     let mut session = restarted(memory);
     session.connected(true, 10, QoS::ExactlyOnce);
-    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert_eq!(
+        session.received(id(1), ReasonCode::SUCCESS),
+        AckOutcome::AwaitingPubcomp
+    );
     assert!(session.offer(waiting(1, QoS::ExactlyOnce)).is_none());
     session.offer(waiting(2, QoS::ExactlyOnce));
     save(&mut session);
@@ -414,7 +423,7 @@ fn what_has_not_been_sent_follows_the_qos_of_a_new_remote() {
     assert_eq!(written(&mut session), ["1"]);
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(1))
+        AckOutcome::Delivered(place(1))
     );
 }
 
@@ -422,10 +431,13 @@ fn what_has_not_been_sent_follows_the_qos_of_a_new_remote() {
 fn totals_follow_refusals_lower_qos_and_messages_that_are_given_up() {
     let mut session = on_its_way(4);
     session.offer(waiting(5, QoS::AtLeastOnce));
-    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert_eq!(
+        session.received(id(1), ReasonCode::SUCCESS),
+        AckOutcome::AwaitingPubcomp
+    );
     assert!(matches!(
         session.received(id(2), ReasonCode::QUOTA_EXCEEDED),
-        Verdict::Later(..)
+        AckOutcome::Later(..)
     ));
     session.in_flight.check_invariants();
     assert!(session.has_refused());
@@ -471,9 +483,9 @@ struct Remote {
 }
 
 impl Remote {
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: SendAction) {
         match step {
-            Step::Publish(Send {
+            SendAction::Publish(Send {
                 packet_id: Some(packet_id),
                 place,
                 message,
@@ -489,7 +501,7 @@ impl Remote {
                     self.answers.push_back(('r', packet_id));
                 }
             }
-            Step::Release(packet_id) => {
+            SendAction::Release(packet_id) => {
                 self.held.remove(&packet_id);
                 self.answers.push_back(('c', packet_id));
             }
@@ -551,7 +563,7 @@ proptest! {
                             'r' => session.received(packet_id, ReasonCode::SUCCESS),
                             _ => session.completed(packet_id),
                         };
-                        if let Verdict::Delivered(place) = verdict {
+                        if let AckOutcome::Delivered(place) = verdict {
                             settled.insert(place.seq);
                         }
                     }

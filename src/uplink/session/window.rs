@@ -13,7 +13,7 @@ use crate::outbox::{EntryId, Outgoing};
 
 /// How far a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum SendStage {
     /// Not written on any connection.
     Unsent,
     /// Perhaps at the remote.
@@ -37,7 +37,7 @@ pub(super) struct InFlight {
     /// How often the remote could not take it.
     refusals: u8,
     ordinal: u64,
-    pub(super) stage: Stage,
+    pub(super) stage: SendStage,
     /// The save that makes its newest step durable.
     pub(super) needs: u64,
     /// It was written with DUP on this session.
@@ -50,7 +50,7 @@ impl InFlight {
     /// A message that has no packet identifier.
     pub(super) fn new(place: EntryId, message: Outgoing) -> Self {
         let is_exact = message.qos == QoS::ExactlyOnce;
-        Self::with(place, Some(message), None, is_exact, Stage::Unsent)
+        Self::with(place, Some(message), None, is_exact, SendStage::Unsent)
     }
 
     /// A QoS 2 message of an earlier run; without `message` the remote has it.
@@ -58,7 +58,7 @@ impl InFlight {
         place: EntryId,
         message: Option<Outgoing>,
         packet_id: PacketId,
-        stage: Stage,
+        stage: SendStage,
     ) -> Self {
         Self::with(place, message, Some(packet_id), true, stage)
     }
@@ -68,7 +68,7 @@ impl InFlight {
         message: Option<Outgoing>,
         packet_id: Option<PacketId>,
         is_exact: bool,
-        stage: Stage,
+        stage: SendStage,
     ) -> Self {
         Self {
             place,
@@ -125,7 +125,7 @@ impl InFlight {
     }
 }
 
-/// What is in flight.
+/// All messages in flight.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     entries: VecDeque<InFlight>,
@@ -145,7 +145,7 @@ impl Window {
         self.entries.len()
     }
 
-    /// What the messages weigh together, in bytes.
+    /// Weight of all messages, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -218,7 +218,7 @@ impl Window {
     }
 
     /// The first entry of a stage that was not written on this connection.
-    pub(super) fn next_unwritten_in(&self, stage: Stage) -> Option<usize> {
+    pub(super) fn next_unwritten_in(&self, stage: SendStage) -> Option<usize> {
         self.unwritten()
             .find(|(_, entry)| entry.stage == stage)
             .map(|(index, _)| index)
@@ -228,7 +228,7 @@ impl Window {
     pub(super) fn unwritten_messages(&self) -> (usize, usize) {
         let messages = self
             .unwritten()
-            .filter(|(_, entry)| entry.stage != Stage::Released);
+            .filter(|(_, entry)| entry.stage != SendStage::Released);
         messages.fold((0, 0), |(count, bytes), (_, entry)| {
             (count + 1, bytes + entry.weight())
         })
@@ -294,7 +294,7 @@ impl Window {
         };
         self.on_wire -= usize::from(entry.is_written);
         self.refused += usize::from(entry.refusals == 0);
-        entry.stage = Stage::Unsent;
+        entry.stage = SendStage::Unsent;
         entry.is_written = false;
         entry.refusals = entry.refusals.saturating_add(1);
         self.written = self.written.min(index);
@@ -303,7 +303,7 @@ impl Window {
     /// The remote has a QoS 2 message: what goes out for it from here on is its identifier.
     pub(super) fn release(&mut self, index: usize) {
         if let Some(entry) = self.entries.get_mut(index) {
-            entry.stage = Stage::Released;
+            entry.stage = SendStage::Released;
         }
     }
 
@@ -321,15 +321,15 @@ impl Window {
         let Some(entry) = self
             .entries
             .get_mut(index)
-            .filter(|entry| entry.stage == Stage::Released && entry.message.is_some())
+            .filter(|entry| entry.stage == SendStage::Released && entry.message.is_some())
         else {
             return false;
         };
-        entry.stage = Stage::Sent;
+        entry.stage = SendStage::Sent;
         true
     }
 
-    /// What is of a higher lane than `queue` goes before everything else; otherwise the order stays. Before anything is written.
+    /// Messages of higher lanes than `queue` go first; otherwise the order stays. Before anything is written.
     pub(super) fn put_higher_lanes_first(&mut self, queue: usize) {
         debug_assert!(self.on_wire == 0, "the order is that of the wire");
         self.entries

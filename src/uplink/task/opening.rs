@@ -9,23 +9,18 @@ use tokio::time::{sleep_until, timeout_at};
 use super::{Uplink, name_of};
 use crate::tasks::Stop;
 use crate::time::{now, unix_ms};
+use crate::uplink::client::Cleaned;
 use crate::uplink::cloud::Cloud;
 use crate::uplink::connection::Done;
 use crate::uplink::dial::{Leg, Plan, Winner, apart};
-use crate::uplink::link::{Accepted, Hello, Link, LinkError, Start};
-use crate::uplink::presence::Will;
-use crate::uplink::{Remote, Settings, leads_back, transport};
+use crate::uplink::failure::LinkError;
+use crate::uplink::link::{Accepted, Hello, Link, Start};
+use crate::uplink::presence::PresenceWill;
+use crate::uplink::{Remote, UplinkSettings, leads_back, transport};
 
 /// First and longest pause between two CONNECT packets when the first one only ended an old session: AWS IoT Core allows one a second
 /// and client identifier, and closes for more.
 const BETWEEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-
-/// When a remote whose old session has been ended may be connected to again.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::uplink) struct Cleaned {
-    pause: Duration,
-    not_before: Instant,
-}
 
 /// Remotes that did not accept.
 struct Failed {
@@ -36,6 +31,7 @@ struct Failed {
 
 impl Uplink {
     /// The first of the remotes that accepts; `None` if the stop order came.
+    // One loop over the remotes, with everything that an attempt may end in.
     pub(super) async fn open(
         &mut self,
         mut stop: Stop,
@@ -65,20 +61,24 @@ impl Uplink {
                 self.doubt_subscriptions().await;
             }
             // An answer says more than silence.
-            let is_worse = matches!(error, LinkError::Silent(_)) && last.is_some();
-            last = if is_worse { last } else { Some(error) };
+            if last.is_none() || !matches!(error, LinkError::Silent(_)) {
+                last = Some(error);
+            }
             left.retain(|index| !remotes.contains(index));
         }
         let error = last.unwrap_or_else(|| LinkError::Unreachable("no address".to_owned()));
-        if !self.unheard.is_empty()
-            && !matches!(error, LinkError::Silent(_) | LinkError::Unanswered(_))
-        {
-            // The pauses are short, because a remote answers; what does not is left out of them.
+        self.mute_unheard(&error);
+        Some(Err(error))
+    }
+
+    /// Leaves out the addresses that did not answer for a while, if a remote answered: the pauses are short then.
+    fn mute_unheard(&mut self, error: &LinkError) {
+        let is_silence = matches!(error, LinkError::Silent(_) | LinkError::Unanswered(_));
+        if !self.unheard.is_empty() && !is_silence {
             let pause = self.rest_of_silence();
             self.addresses
                 .mute(std::mem::take(&mut self.unheard), now() + pause);
         }
-        Some(Err(error))
     }
 
     /// How long what did not answer is left alone.
@@ -149,27 +149,15 @@ impl Uplink {
         let dial_within = self
             .silence
             .dial_within(self.settings.dial_within, self.pace.usual());
-        let settings = Settings {
+        let settings = UplinkSettings {
             dial_within,
             ..self.settings.clone()
         };
-        let leg = |index: &usize| {
-            let remote = settings.remotes.get(*index)?;
-            let (host, port) = settings
-                .proxy
-                .as_ref()
-                .map_or((&remote.host, remote.port), |proxy| {
-                    (&proxy.host, proxy.port)
-                });
-            Some(Leg {
-                remote: *index,
-                name: name_of(remote),
-                host: host.clone(),
-                port,
-            })
-        };
         let plan = Plan {
-            legs: remotes.iter().filter_map(leg).collect(),
+            legs: remotes
+                .iter()
+                .filter_map(|index| leg(&settings, *index))
+                .collect(),
             addresses: &self.addresses,
             resolve: settings.resolve,
             apart: apart(self.pace.usual()),
@@ -202,21 +190,11 @@ impl Uplink {
         until: Instant,
     ) -> Result<(Link, Accepted), LinkError> {
         let name = name_of(remote);
-        let (mut reached, mut until) = (reached, until);
-        if self.session.is_strange_to(name) {
-            let index = reached.leg.remote;
-            self.end_session(remote, reached, until).await?;
-            self.heartbeat
-                .through(sleep_until((now() + BETWEEN.0).into()))
-                .await;
-            // A token may be good for one connection only.
-            self.credentials
-                .read(&self.settings)
-                .await
-                .map_err(LinkError::Unreachable)?;
-            until = now() + self.settings.connect_within;
-            reached = self.reach(&[index], until).await?;
-        }
+        let (reached, until) = if self.session.is_strange_to(name) {
+            self.begin_session(remote, reached, until).await?
+        } else {
+            (reached, until)
+        };
         let address = reached.address;
         let will = self.next_will(name);
         let has_will = will.is_some();
@@ -231,19 +209,35 @@ impl Uplink {
             accepted.retain_available = false;
         }
         self.judge_will(name, has_will, opened.as_ref().err());
-        match &opened {
-            Ok(_) => {
-                self.cleaned = None;
-                self.addresses.worked(name, address);
-            }
-            Err(_) => {
-                if let Some(cleaned) = self.cleaned.as_mut() {
-                    cleaned.pause = (cleaned.pause * 2).min(BETWEEN.1);
-                    cleaned.not_before = now() + cleaned.pause;
-                }
-            }
+        if opened.is_ok() {
+            self.cleaned = None;
+            self.addresses.worked(name, address);
+        } else if let Some(cleaned) = &mut self.cleaned {
+            cleaned.pause = (cleaned.pause * 2).min(BETWEEN.1);
+            cleaned.not_before = now() + cleaned.pause;
         }
         opened
+    }
+
+    /// Ends the session that the remote has under this name, and connects again. Returns the connection and the time for it.
+    async fn begin_session(
+        &mut self,
+        remote: &Remote,
+        reached: Winner<TcpStream>,
+        until: Instant,
+    ) -> Result<(Winner<TcpStream>, Instant), LinkError> {
+        let index = reached.leg.remote;
+        self.end_session(remote, reached, until).await?;
+        self.heartbeat
+            .through(sleep_until((now() + BETWEEN.0).into()))
+            .await;
+        // A token may be good for one connection only.
+        self.credentials
+            .read(&self.settings)
+            .await
+            .map_err(LinkError::Unreachable)?;
+        let until = now() + self.settings.connect_within;
+        Ok((self.reach(&[index], until).await?, until))
     }
 
     /// A connection with Clean Start, which is closed at once: the remote forgets the session that it has under this name.
@@ -270,8 +264,8 @@ impl Uplink {
         Ok(())
     }
 
-    /// What CONNECT says; the token of a cloud is made for each.
-    fn hello(&mut self, start: Start, will: Option<Will>) -> Hello {
+    /// The content of CONNECT; the token of a cloud is made for each.
+    fn hello(&mut self, start: Start, will: Option<PresenceWill>) -> Hello {
         let login = self.credentials.login.clone();
         let Some(cloud) = &self.settings.cloud else {
             return Hello { start, will, login };
@@ -291,7 +285,11 @@ impl Uplink {
             Done::Renewed => self.status.token_renewed(),
             Done::TriesWill => self.status.tries_will(),
             Done::Repeats => self.status.repeats(),
-            _ => self
+            Done::NotNeeded => {
+                self.primary_down_since = now();
+                self.status.standing_by();
+            }
+            Done::Changed | Done::Stopped => self
                 .status
                 .disconnected("its settings are different from here on"),
         }
@@ -335,10 +333,26 @@ impl Uplink {
     }
 }
 
+/// The way to one of the remotes: to its host, or to the proxy before it.
+fn leg(settings: &UplinkSettings, index: usize) -> Option<Leg> {
+    let remote = settings.remotes.get(index)?;
+    let own = (&remote.host, remote.port);
+    let (host, port) = settings
+        .proxy
+        .as_ref()
+        .map_or(own, |proxy| (&proxy.host, proxy.port));
+    Some(Leg {
+        remote: index,
+        name: name_of(remote),
+        host: host.clone(),
+        port,
+    })
+}
+
 /// Bounds what a remote that was reached may take to accept.
 async fn in_time<T>(
     remote: &Remote,
-    settings: &Settings,
+    settings: &UplinkSettings,
     until: Instant,
     opening: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, LinkError> {

@@ -1,12 +1,12 @@
-//! What the end of a connection shows about another client with the same client identifier, and the pause that follows.
+//! Evidence of another client with the same client identifier at the end of a connection, and the pause that follows.
 
 use std::time::Duration;
 
 use super::Uplink;
 use crate::mqtt::ReasonCode;
 use crate::time::now;
-use crate::uplink::link::LinkError;
-use crate::uplink::rivals::Closed;
+use crate::uplink::failure::LinkError;
+use crate::uplink::rivals::CloseCause;
 
 impl Uplink {
     /// The pause after a connection that lived so long and that another client has ended; `None` if it was not that, as far as is known.
@@ -22,22 +22,22 @@ impl Uplink {
             LinkError::Closed {
                 reason: Some(ReasonCode::SESSION_TAKEN_OVER),
                 ..
-            } => Closed::ByRival(self.rivals.taken_over()),
+            } => CloseCause::ByRival(self.rivals.taken_over()),
             LinkError::Closed { reason: None, .. } => self.rivals.closed(),
-            LinkError::Closed { .. } => Closed::Alone,
+            LinkError::Closed { .. } => CloseCause::Alone,
             _ => {
                 self.rivals.broke();
-                Closed::Alone
+                CloseCause::Alone
             }
         };
         self.show_rivals();
         match closed {
-            Closed::Alone => None,
-            Closed::Often => {
+            CloseCause::Alone => None,
+            CloseCause::Often => {
                 self.status.closed_often(&self.settings.client_id);
                 None
             }
-            Closed::ByRival(pause) => {
+            CloseCause::ByRival(pause) => {
                 self.status.disconnected(&error.to_string());
                 if !were_there {
                     self.status.client_id_taken(&self.settings.client_id);
@@ -54,7 +54,7 @@ impl Uplink {
         self.show_rivals();
     }
 
-    /// What the remote has retained is of another client with the client identifier of this gateway.
+    /// The retained state at the remote is of another client with the client identifier of this gateway.
     pub(in crate::uplink) fn found_rival(&mut self) {
         self.suspicion.acquit();
         self.status.client_id_taken(&self.settings.client_id);

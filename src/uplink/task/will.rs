@@ -1,14 +1,14 @@
 //! The will of a connection, and what is learnt of a remote that does not take it.
 
-use super::{Update, Uplink};
+use super::{Uplink, UplinkUpdate};
 use crate::time::now;
-use crate::uplink::Settings;
-use crate::uplink::link::LinkError;
-use crate::uplink::presence::Will;
+use crate::uplink::UplinkSettings;
+use crate::uplink::failure::LinkError;
+use crate::uplink::presence::PresenceWill;
 
 impl Uplink {
     /// The will of the next connection.
-    pub(super) fn next_will(&mut self, remote: u32) -> Option<Will> {
+    pub(super) fn next_will(&mut self, remote: u32) -> Option<PresenceWill> {
         let presence = self.settings.presence.as_ref()?;
         self.presence
             .will(remote, presence, self.rivals.mark(), now())
@@ -33,16 +33,18 @@ impl Uplink {
     /// True if the settings to come are those of another remote, or have the state elsewhere or none.
     pub(in crate::uplink) fn moves_presence(&self) -> bool {
         let updates = self.updates.borrow();
-        let topic_of = |settings: &Settings| {
+        let topic_of = |settings: &UplinkSettings| {
             settings
                 .presence
                 .as_ref()
                 .map(|presence| presence.topic.clone())
         };
-        updates.as_ref().is_some_and(|Update { settings, .. }| {
-            settings.remotes != self.settings.remotes
-                || topic_of(settings) != topic_of(&self.settings)
-        })
+        updates
+            .as_ref()
+            .is_some_and(|UplinkUpdate { settings, .. }| {
+                settings.remotes != self.settings.remotes
+                    || topic_of(settings) != topic_of(&self.settings)
+            })
     }
 
     /// The remote has accepted a connection, or not.

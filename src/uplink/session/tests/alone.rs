@@ -29,7 +29,7 @@ fn a_suspect_goes_alone_and_after_what_is_more_urgent() {
     );
     assert!(matches!(
         session.acknowledged(id(4), ReasonCode::SUCCESS),
-        Verdict::Delivered(_)
+        AckOutcome::Delivered(_)
     ));
     assert!(
         written(&mut session).is_empty(),
@@ -41,7 +41,7 @@ fn a_suspect_goes_alone_and_after_what_is_more_urgent() {
     assert!(written(&mut session).is_empty(), "nothing goes beside it");
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(1))
+        AckOutcome::Delivered(place(1))
     );
     assert_eq!(written(&mut session), ["2 again", "3 again", "4"]);
 }
@@ -77,28 +77,28 @@ fn puback_for_qos_2_settles_the_message_and_the_next_ones_go_with_qos_1() {
     assert!(!session.lacks_qos_2());
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(1))
+        AckOutcome::Delivered(place(1))
     );
     assert!(session.lacks_qos_2());
     assert_eq!(
         session.acknowledged(id(2), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(2))
+        AckOutcome::Delivered(place(2))
     );
     session.offer(waiting(4, QoS::ExactlyOnce));
     save(&mut session);
     let qos = |session: &mut Session| match session.next() {
-        Some(Step::Publish(send)) => (send.place.seq, send.message.qos),
+        Some(SendAction::Publish(send)) => (send.place.seq, send.message.qos),
         other => panic!("{other:?}"),
     };
     assert_eq!(qos(&mut session), (3, QoS::AtLeastOnce));
     assert_eq!(qos(&mut session), (4, QoS::AtLeastOnce));
     assert_eq!(
         session.acknowledged(id(3), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(3))
+        AckOutcome::Delivered(place(3))
     );
     assert_eq!(
         session.acknowledged(id(4), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(4))
+        AckOutcome::Delivered(place(4))
     );
     session.in_flight.check_invariants();
     assert_eq!(save(&mut session), Memory::default());
@@ -110,7 +110,7 @@ fn puback_for_a_release_changes_nothing() {
     session.received(id(1), ReasonCode::SUCCESS);
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::SUCCESS),
-        Verdict::Unknown
+        AckOutcome::Unknown
     );
     assert!(!session.lacks_qos_2());
 }
@@ -196,12 +196,12 @@ fn the_identifier_of_a_lowered_message_is_free_only_when_its_end_is_durable() {
     // PUBACK: this remote has no QoS 2.
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(1))
+        AckOutcome::Delivered(place(1))
     );
     assert_eq!(written(&mut session), ["2"]);
     assert_eq!(
         session.acknowledged(id(2), ReasonCode::SUCCESS),
-        Verdict::Delivered(place(2))
+        AckOutcome::Delivered(place(2))
     );
     assert!(
         session.used_ids.contains(&id(2)),
@@ -225,7 +225,7 @@ fn a_remote_that_takes_qos_0_only_gets_what_was_not_sent_before_without_an_ident
         );
         save(&mut session);
         assert!(session.used_ids.is_empty());
-        let Some(Step::Publish(send)) = session.next() else {
+        let Some(SendAction::Publish(send)) = session.next() else {
             panic!("the message")
         };
         assert_eq!((send.packet_id, send.message.qos), (None, QoS::AtMostOnce));

@@ -1,9 +1,9 @@
-//! What the remote does not take, now or ever.
+//! Refusals of the remote, for now or for ever.
 #![cfg(test)]
 
 use super::*;
 use crate::time;
-use crate::uplink::pace::Pace;
+use crate::uplink::pace::LinkPace;
 
 #[test]
 fn a_refusal_tells_later_from_never() {
@@ -14,11 +14,11 @@ fn a_refusal_tells_later_from_never() {
     written(&mut session);
     assert_eq!(
         session.acknowledged(id(1), ReasonCode::QUOTA_EXCEEDED),
-        Verdict::Later(place(1), ReasonCode::QUOTA_EXCEEDED)
+        AckOutcome::Later(place(1), ReasonCode::QUOTA_EXCEEDED)
     );
     assert_eq!(
         session.received(id(2), ReasonCode::QUOTA_EXCEEDED),
-        Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
+        AckOutcome::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
     );
     save(&mut session);
     assert_eq!(
@@ -28,15 +28,15 @@ fn a_refusal_tells_later_from_never() {
     );
     let verdict = session.acknowledged(id(3), ReasonCode::NOT_AUTHORIZED);
     assert!(
-        matches!(verdict, Verdict::Refused { place, reason: ReasonCode::NOT_AUTHORIZED, message: Some(_) } if place.seq == 1)
+        matches!(verdict, AckOutcome::Refused { place, reason: ReasonCode::NOT_AUTHORIZED, message: Some(_) } if place.seq == 1)
     );
     assert_eq!(
         session.acknowledged(id(3), ReasonCode::SUCCESS),
-        Verdict::Unknown
+        AckOutcome::Unknown
     );
     assert!(matches!(
         session.received(id(4), ReasonCode::NOT_AUTHORIZED),
-        Verdict::Refused { .. }
+        AckOutcome::Refused { .. }
     ));
     assert_eq!(session.in_flight(), 0);
 }
@@ -44,21 +44,24 @@ fn a_refusal_tells_later_from_never() {
 #[test]
 fn what_is_refused_for_now_goes_before_what_stood_behind_it() {
     let mut session = on_its_way(4);
-    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert_eq!(
+        session.received(id(1), ReasonCode::SUCCESS),
+        AckOutcome::AwaitingPubcomp
+    );
     assert_eq!(
         session.received(id(2), ReasonCode::QUOTA_EXCEEDED),
-        Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
+        AckOutcome::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
     );
     assert_eq!(
         session.received(id(3), ReasonCode::QUOTA_EXCEEDED),
-        Verdict::Later(place(3), ReasonCode::QUOTA_EXCEEDED)
+        AckOutcome::Later(place(3), ReasonCode::QUOTA_EXCEEDED)
     );
     assert_eq!(session.oldest_unanswered(), Some(place(4)));
     save(&mut session);
     assert_eq!(written(&mut session), ["release 1", "2", "3"]);
     assert_eq!(
         session.received(id(5), ReasonCode::QUOTA_EXCEEDED),
-        Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
+        AckOutcome::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
     );
     save(&mut session);
     session.connected(true, 10, QoS::ExactlyOnce);
@@ -76,7 +79,7 @@ fn identifier_in_use_means_that_a_repetition_has_arrived_and_that_a_new_message_
     assert_eq!(written(&mut session), ["1"]);
     assert_eq!(
         session.received(id(1), ReasonCode::PACKET_IDENTIFIER_IN_USE),
-        Verdict::Later(place(1), ReasonCode::PACKET_IDENTIFIER_IN_USE)
+        AckOutcome::Later(place(1), ReasonCode::PACKET_IDENTIFIER_IN_USE)
     );
     save(&mut session);
     assert_eq!(written(&mut session), ["1"], "under identifier 2");
@@ -84,7 +87,7 @@ fn identifier_in_use_means_that_a_repetition_has_arrived_and_that_a_new_message_
     assert_eq!(written(&mut session), ["1 again"]);
     assert_eq!(
         session.received(id(2), ReasonCode::PACKET_IDENTIFIER_IN_USE),
-        Verdict::Going
+        AckOutcome::AwaitingPubcomp
     );
     save(&mut session);
     assert_eq!(written(&mut session), ["release 2"]);
@@ -96,11 +99,11 @@ fn an_error_after_a_receipt_changes_nothing() {
     session.received(id(1), ReasonCode::SUCCESS);
     assert_eq!(
         session.received(id(1), ReasonCode::QUOTA_EXCEEDED),
-        Verdict::Going
+        AckOutcome::AwaitingPubcomp
     );
     save(&mut session);
     assert_eq!(written(&mut session), ["release 1", "release 1"]);
-    assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
+    assert_eq!(session.completed(id(1)), AckOutcome::Delivered(place(1)));
 }
 
 #[test]
@@ -109,16 +112,16 @@ fn what_is_refused_without_a_promise_is_given_up_in_the_end() {
     session.offer(waiting(1, QoS::AtLeastOnce));
     let mut refusals = 0;
     let refused = loop {
-        let Some(Step::Publish(send)) = session.next() else {
+        let Some(SendAction::Publish(send)) = session.next() else {
             panic!("it is offered again")
         };
         match session.acknowledged(send.packet_id.unwrap(), ReasonCode::IMPLEMENTATION_SPECIFIC) {
-            Verdict::Later(..) => refusals += 1,
+            AckOutcome::Later(..) => refusals += 1,
             verdict => break verdict,
         }
     };
     assert!(
-        matches!(refused, Verdict::Refused { .. }) && refusals == 5,
+        matches!(refused, AckOutcome::Refused { .. }) && refusals == 5,
         "{refusals}"
     );
 }
@@ -135,7 +138,7 @@ proptest! {
     /// Refusals, removals, cuts: what is not on the wire any more takes no room on the link.
     #[test]
     fn no_byte_is_on_its_way_when_nothing_is_on_the_wire(choices in prop::collection::vec((0_u8..8, 0_u64..4), 20..200)) {
-        let (mut session, mut pace, at) = (connected(4, 4), Pace::default(), time::now());
+        let (mut session, mut pace, at) = (connected(4, 4), LinkPace::default(), time::now());
         let (mut next_seq, mut end) = (1, 0);
         for (choice, which) in choices {
             let first = session.oldest_unanswered();
@@ -165,7 +168,7 @@ proptest! {
                 _ => {
                     save(&mut session);
                     while let Some(step) = session.next() {
-                        if let Step::Publish(Send { place, .. }) = step {
+                        if let SendAction::Publish(Send { place, .. }) = step {
                             pace.sent(place, end..end + 100, at);
                             end += 100;
                         }

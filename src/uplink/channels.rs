@@ -1,4 +1,4 @@
-//! What an uplink is connected with inside the gateway.
+//! The channels between an uplink and the rest of the gateway.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::metrics::Counter;
 use crate::outbox::Routes;
 
 /// The channels of an uplink to the rest of the gateway.
-pub struct Ends {
+pub struct UplinkChannels {
     /// Takes its status to local clients.
     pub live: Option<mpsc::Sender<Message>>,
     /// Takes what the remote has for this site.

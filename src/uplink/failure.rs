@@ -1,10 +1,36 @@
-//! What went wrong with a link, from errors of the system and of TLS.
+//! Why there is no link, from errors of the system, of TLS and of the remote.
 
 use std::io;
 
-use super::LinkError;
-use crate::uplink::probable::without_links;
-use crate::uplink::{Protocol, tls};
+use super::probable::without_links;
+use super::{Protocol, tls};
+use crate::mqtt::ReasonCode;
+
+/// Why there is no link. Weather, except for the refusals a person must mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LinkError {
+    /// Nothing answers: there is no link, and trying costs nothing.
+    #[error("{0}")]
+    Silent(String),
+    /// The remote was reached and did not accept in time; it may have accepted unheard.
+    #[error("{0}")]
+    Unanswered(String),
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("the remote broker refuses this gateway: {what}")]
+    Refused {
+        what: String,
+        reason: Option<ReasonCode>,
+    },
+    #[error("{0}")]
+    Broken(String),
+    /// The remote has ended the connection, perhaps with a reason.
+    #[error("{what}")]
+    Closed {
+        what: String,
+        reason: Option<ReasonCode>,
+    },
+}
 
 impl LinkError {
     pub(super) fn closed(what: String) -> Self {
