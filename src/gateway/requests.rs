@@ -193,7 +193,7 @@ impl PurgeTarget {
     }
 }
 
-/// UplinkChannels the session of a client of the local broker, and replies how that went.
+/// Ends the session of a client of the local broker, and replies how that went.
 fn end_session(client_id: String, reply: oneshot::Sender<Reply>, broker: Option<Broker>) {
     detach(async move {
         let refusal = match broker {
