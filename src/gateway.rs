@@ -29,7 +29,7 @@ use tokio::time::sleep_until;
 use crate::broker::admission::Admission;
 use crate::broker::engine::{Engine, Setup, Tap};
 use crate::broker::net::{self, BoundListener, ListenError, Tls};
-use crate::broker::{self, Broker, Forward, Source, Way};
+use crate::broker::{self, Broker, EngineSource, Forward, TapSender};
 use crate::config;
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
@@ -139,7 +139,7 @@ struct North {
     /// Whether each is up, told by its uplink.
     is_up: Vec<watch::Sender<bool>>,
     taps: Vec<Tap>,
-    queues: Vec<Way>,
+    queues: Vec<TapSender>,
     forwards: Vec<mpsc::Receiver<Forward>>,
 }
 
@@ -162,7 +162,8 @@ impl North {
             .into_iter()
             .zip(&self.queues)
             .zip(&self.is_up);
-        let queue = |((messages, way), is_up): ((_, &Way), &watch::Sender<bool>), name: &str| {
+        let queue = |((messages, way), is_up): ((_, &TapSender), &watch::Sender<bool>),
+                     name: &str| {
             ForwardQueue {
                 messages,
                 dropped: way.dropped.clone(),
@@ -251,7 +252,7 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
             not_from: Origin::Uplink(index),
         });
         north.outboxes.push(outbox);
-        north.queues.push(Way {
+        north.queues.push(TapSender {
             sender: queue,
             dropped,
         });
@@ -539,7 +540,7 @@ async fn start_broker(
         filters: south::set_filters(config),
         not_from: Origin::Own,
     });
-    queues.push(Way {
+    queues.push(TapSender {
         sender: queue,
         dropped: Arc::default(),
     });
@@ -561,13 +562,13 @@ async fn start_broker(
     }
     let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     let source = if spec.is_durable {
-        Source::Disk(Box::new(broker::durable::open(
+        EngineSource::Disk(Box::new(broker::durable::open(
             &config.folder.join("broker"),
             setup,
             config.outbox.save_every,
         )?))
     } else {
-        Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())))
+        EngineSource::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())))
     };
     let parts = broker::broker(source, Admission::new(spec.admission), queues)?;
     parts

@@ -1,10 +1,10 @@
-//! Who may connect, and what they may read and write. Pure: comparing a password with its hash takes long and is its caller's.
+//! Users and their permissions. Pure: comparing a password with its hash takes long and is left to the caller.
 //!
 //! Invariants:
 //! * What no rule allows is forbidden, and a rule that denies wins.
-//! * A client identifier or user name that stands for `%c` or `%u` in a rule adds no wildcard and no level.
+//! * A client identifier or user name in place of `%c` or `%u` in a rule adds no wildcard and no level.
 //! * A user who does not exist takes as long to refuse as one whose password is wrong.
-//! * A client identifier that fits the rule of some user is for users whose rules fit it best, and for nobody else.
+//! * A client identifier that fits the rule of some user is for the users whose rules fit it best, and for no others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 pub use super::hash::{Hash, Workspace};
-use super::scram::{self, Secret};
+use super::scram::{self, ScramSecret};
 use crate::mqtt::{ReasonCode, TopicError, TopicFilter, TopicName};
 
-/// What a rule says about: the filter may hold `%c` (client identifier) and `%u` (user name).
+/// The filter of a rule, which may hold `%c` (client identifier) and `%u` (user name).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(String);
+pub struct TopicPattern(String);
 
-impl Pattern {
+impl TopicPattern {
     /// Checks `text` as a filter.
     pub fn new(text: impl Into<String>) -> Result<Self, TopicError> {
         let text = text.into();
@@ -45,7 +45,7 @@ impl Pattern {
     }
 }
 
-/// Which client identifiers a user may have: a text with `%u` for the user name; a `#` at its end stands for any rest, also none.
+/// The client identifiers of a user: a text with `%u` for the user name; a `#` at its end matches any rest, also none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdPattern {
     text: String,
@@ -83,24 +83,24 @@ impl IdPattern {
 
 /// The rules of one user as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules {
+pub struct AccessRules {
     /// Topics whose messages they get.
-    pub read: Vec<Pattern>,
+    pub read: Vec<TopicPattern>,
     /// Topics they may publish to.
-    pub write: Vec<Pattern>,
+    pub write: Vec<TopicPattern>,
     /// Filters they may subscribe to; without any, those that overlap with what they may read.
-    pub subscribe: Vec<Pattern>,
+    pub subscribe: Vec<TopicPattern>,
     /// Exceptions from `read`.
-    pub deny_read: Vec<Pattern>,
+    pub deny_read: Vec<TopicPattern>,
     /// Exceptions from `write`.
-    pub deny_write: Vec<Pattern>,
+    pub deny_write: Vec<TopicPattern>,
     /// Filters they may not subscribe to, whatever they may read.
-    pub deny_subscribe: Vec<Pattern>,
+    pub deny_subscribe: Vec<TopicPattern>,
     /// Everything that no `deny` forbids; the topics on which instruments are written to need a rule all the same.
     pub allows_all: bool,
 }
 
-/// What one session may do.
+/// The permissions of one session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
     read: Vec<TopicFilter>,
@@ -123,8 +123,8 @@ fn any(filters: &[TopicFilter], topic: &TopicName) -> bool {
 }
 
 impl Rights {
-    fn of(rules: &Rules, client_id: &str, user: &str) -> Option<Self> {
-        let filters = |patterns: &[Pattern]| {
+    fn of(rules: &AccessRules, client_id: &str, user: &str) -> Option<Self> {
+        let filters = |patterns: &[TopicPattern]| {
             patterns
                 .iter()
                 .map(|pattern| pattern.filter(client_id, user))
@@ -218,26 +218,26 @@ pub struct User {
     /// Of the password, in the PHC format; without one there is no login by password.
     pub hash: Option<Hash>,
     /// For SCRAM-SHA-256.
-    pub scram: Option<Secret>,
-    /// The client identifiers they may have; without any, those that fit nobody's.
+    pub scram: Option<ScramSecret>,
+    /// The client identifiers they may have; without any, those that fit no other user's.
     pub client_ids: Vec<IdPattern>,
-    /// What they may do.
-    pub rules: Rules,
+    /// Their permissions.
+    pub rules: AccessRules,
 }
 
-/// What a login by CONNECT needs.
+/// The next step of a login by CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Login {
     /// Nothing more.
     Granted {
-        /// `None` for somebody without a name.
+        /// `None` for a client without a name.
         user: Option<ByteString>,
     },
     /// The password must be compared with this hash.
     Verify {
-        /// Who says to be there; `None` if there is no such user and the answer is no whatever the comparison says.
+        /// The user; `None` if there is no such user, and the login fails whatever the comparison says.
         user: Option<ByteString>,
-        /// What the password is compared with.
+        /// The hash that the password is compared with.
         hash: Hash,
     },
     /// Nothing helps.
@@ -249,16 +249,16 @@ pub enum Login {
 pub struct Access {
     users: HashMap<ByteString, User>,
     /// Of those without a name; `None` if they may not connect.
-    anonymous: Option<Rules>,
+    anonymous: Option<AccessRules>,
     /// Rights without `%c` and `%u`, by user.
     shared: HashMap<Option<ByteString>, Arc<Rights>>,
-    /// What secrets of users who do not exist are made up from: the same as long as the users are.
+    /// The seed for made-up secrets of users who do not exist: the same as long as the users are.
     decoy: [u8; 32],
 }
 
 impl Access {
-    /// The users, and what somebody without a name may do.
-    pub fn new(users: HashMap<ByteString, User>, anonymous: Option<Rules>) -> Self {
+    /// The users, and the rules of clients without a name.
+    pub fn new(users: HashMap<ByteString, User>, anonymous: Option<AccessRules>) -> Self {
         let all = users
             .iter()
             .map(|(name, user)| (Some(name.clone()), &user.rules))
@@ -276,7 +276,7 @@ impl Access {
     }
 
     /// Memory that logins take, in bytes, however many come: the area in which one password at a time is compared, as large as the
-    /// hash that needs most. Nothing where nobody has a password.
+    /// hash that needs most. Nothing where no user has a password.
     pub fn login_memory(&self) -> usize {
         let of_users = self
             .users
@@ -287,18 +287,18 @@ impl Access {
         of_users.map_or(0, |most| most.max(Hash::of_nobody().memory()))
     }
 
-    /// Everybody may do everything, except write to instruments.
+    /// Every client may do everything, except write to instruments.
     pub fn open() -> Self {
         Self::new(
             HashMap::new(),
-            Some(Rules {
+            Some(AccessRules {
                 allows_all: true,
-                ..Rules::default()
+                ..AccessRules::default()
             }),
         )
     }
 
-    /// What is to be done before somebody may connect. `certificate` is the name in one that was checked.
+    /// The next step of a login. `certificate` is the name in one that was checked.
     pub fn login(
         &self,
         certificate: Option<&ByteString>,
@@ -348,8 +348,8 @@ impl Access {
         }
     }
 
-    /// What a SCRAM login is checked against: made up if there is no such user, so that nobody can tell.
-    pub fn scram(&self, name: &str) -> (Option<ByteString>, Secret) {
+    /// The secret for a SCRAM login: made up if there is no such user, so that no client learns that.
+    pub fn scram(&self, name: &str) -> (Option<ByteString>, ScramSecret) {
         let known = self
             .users
             .get_key_value(name)
@@ -357,7 +357,7 @@ impl Access {
         known.unwrap_or_else(|| (None, scram::made_up(name, &self.decoy)))
     }
 
-    /// Whether somebody may have a client identifier.
+    /// Whether a user may have a client identifier.
     pub fn may_have(&self, user: Option<&ByteString>, client_id: &str) -> Result<(), &'static str> {
         let own = user.and_then(|user| self.fit(user, client_id));
         if own.is_none()
@@ -394,7 +394,7 @@ impl Access {
             .max()
     }
 
-    /// What a session may do; `None` if there is no such user any more, or its client identifier cannot stand in a rule.
+    /// The rights of a session; `None` if there is no such user any more, or its client identifier must not be put into a rule.
     pub fn rights(&self, user: Option<&ByteString>, client_id: &str) -> Option<Arc<Rights>> {
         if let Some(shared) = self.shared.get(&user.cloned()) {
             return Some(shared.clone());
@@ -407,7 +407,7 @@ impl Access {
     }
 }
 
-fn is_personal(rules: &Rules) -> bool {
+fn is_personal(rules: &AccessRules) -> bool {
     let lists = [
         &rules.read,
         &rules.write,
@@ -418,21 +418,21 @@ fn is_personal(rules: &Rules) -> bool {
     ];
     lists
         .iter()
-        .any(|list| list.iter().any(Pattern::is_personal))
+        .any(|list| list.iter().any(TopicPattern::is_personal))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+    fn patterns(texts: &[&str]) -> Vec<TopicPattern> {
         texts
             .iter()
-            .map(|text| Pattern::new(*text).unwrap())
+            .map(|text| TopicPattern::new(*text).unwrap())
             .collect()
     }
 
-    fn rights(rules: &Rules) -> Rights {
+    fn rights(rules: &AccessRules) -> Rights {
         Rights::of(rules, "pump", "anna").unwrap()
     }
 
@@ -442,10 +442,10 @@ mod tests {
 
     #[test]
     fn what_no_rule_allows_is_forbidden_and_deny_wins() {
-        let rules = Rules {
+        let rules = AccessRules {
             read: patterns(&["plant/#"]),
             deny_read: patterns(&["plant/secret/#"]),
-            ..Rules::default()
+            ..AccessRules::default()
         };
         let rights = rights(&rules);
         assert!(
@@ -463,15 +463,15 @@ mod tests {
 
     #[test]
     fn somebody_who_may_do_everything_needs_a_rule_for_instruments() {
-        let rules = Rules {
+        let rules = AccessRules {
             allows_all: true,
-            ..Rules::default()
+            ..AccessRules::default()
         };
         assert!(
             rights(&rules).may_write(&topic("a/set"), false)
                 && !rights(&rules).may_write(&topic("a/set"), true)
         );
-        let named = Rules {
+        let named = AccessRules {
             write: patterns(&["+/set"]),
             ..rules
         };
@@ -481,23 +481,23 @@ mod tests {
     #[test]
     fn the_state_of_a_bridge_needs_a_rule_or_is_that_of_the_client_itself() {
         let state = topic("$SYS/broker/connection/pump/state");
-        let may = |rules: &Rules| {
+        let may = |rules: &AccessRules| {
             [true, false].map(|is_own| rights(rules).may_write_state(&state, is_own))
         };
-        let open = Rules {
+        let open = AccessRules {
             allows_all: true,
-            ..Rules::default()
+            ..AccessRules::default()
         };
         assert_eq!(may(&open), [true, false]);
-        let denied = Rules {
+        let denied = AccessRules {
             deny_write: patterns(&["$SYS/#"]),
             ..open
         };
         assert_eq!(may(&denied), [false, false]);
         assert_eq!(
-            may(&Rules {
+            may(&AccessRules {
                 write: patterns(&["#"]),
-                ..Rules::default()
+                ..AccessRules::default()
             }),
             [false, false],
             "a wildcard does not cover $ topics"
@@ -508,9 +508,9 @@ mod tests {
             "$SYS/#",
         ] {
             assert_eq!(
-                may(&Rules {
+                may(&AccessRules {
                     write: patterns(&[rule]),
-                    ..Rules::default()
+                    ..AccessRules::default()
                 }),
                 [true, true],
                 "{rule}"
@@ -520,10 +520,10 @@ mod tests {
 
     #[test]
     fn what_may_be_read_depends_on_the_client_identifier_only_where_a_rule_holds_it() {
-        let rules = Rules {
+        let rules = AccessRules {
             read: patterns(&["plant/#", "dev/%c/#", "user/%u/#"]),
             deny_read: patterns(&["log/%c"]),
-            ..Rules::default()
+            ..AccessRules::default()
         };
         let by_client_id =
             |filter: &str| rights(&rules).read_by_client_id(&TopicFilter::new(filter).unwrap());
@@ -535,9 +535,9 @@ mod tests {
 
     #[test]
     fn names_in_rules_add_nothing_but_themselves() {
-        let rules = Rules {
+        let rules = AccessRules {
             write: patterns(&["dev/%c/%u"]),
-            ..Rules::default()
+            ..AccessRules::default()
         };
         assert!(rights(&rules).may_write(&topic("dev/pump/anna"), false));
         for (client_id, user) in [
@@ -579,7 +579,7 @@ mod tests {
                 .into_iter()
                 .map(|(name, user)| (name.into(), user))
                 .collect(),
-            Some(Rules::default()),
+            Some(AccessRules::default()),
         );
         for (user, client_id, may, owns) in [
             (Some("anna"), "hmi-anna-1", true, true),

@@ -1,4 +1,4 @@
-//! Who may open a connection: how many there are, from where, and how fast they come.
+//! Admission of connections: bounds on their number, by address, and on their rate.
 //!
 //! Invariants:
 //! * What is remembered of addresses is bounded.
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::lockout::Lockout;
 use crate::log::network;
 
-/// Where a client is.
+/// The address of a client.
 pub type Address = IpAddr;
 
 /// Addresses that are remembered, or more where more can have connections; beyond it those without a connection are forgotten.
@@ -32,7 +32,7 @@ const NETWORK_PLACES: usize = 4;
 /// How long a program of this machine waits that connects too fast: all programs together are not refused for one of them.
 const PACE: Duration = Duration::from_millis(500);
 
-/// What is allowed.
+/// The bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionLimits {
     /// Connections at a time.
@@ -79,7 +79,7 @@ pub enum Refused {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownAddress {
     connections: usize,
     /// New connections it may open now.
     allowance: f64,
@@ -92,7 +92,7 @@ struct Counted {
     most: usize,
     /// New connections a second; twice as many at once.
     rate: f64,
-    known: HashMap<Address, Known>,
+    known: HashMap<Address, KnownAddress>,
     /// Those that are remembered: more than can have connections.
     room: usize,
 }
@@ -108,14 +108,14 @@ impl Counted {
         }
     }
 
-    /// What is known of an address, as of now.
-    fn look(&mut self, address: Address, now: Instant) -> &mut Known {
+    /// The counts of an address, as of now.
+    fn refreshed(&mut self, address: Address, now: Instant) -> &mut KnownAddress {
         if self.known.len() >= self.room && !self.known.contains_key(&address) {
             self.known.retain(|_, known| known.connections > 0);
         }
         debug_assert!(self.known.len() <= self.room);
         let burst = self.rate * 2.0;
-        let known = self.known.entry(address).or_insert(Known {
+        let known = self.known.entry(address).or_insert(KnownAddress {
             connections: 0,
             allowance: burst,
             seen: now,
@@ -127,14 +127,14 @@ impl Counted {
     }
 
     /// Whether an address may have one connection more.
-    fn judge(&mut self, address: Address, now: Instant) -> Result<(), Refused> {
+    fn check(&mut self, address: Address, now: Instant) -> Result<(), Refused> {
         // Programs of this machine share their address with all others.
         let most = if address.is_loopback() {
             usize::MAX
         } else {
             self.most
         };
-        let known = self.look(address, now);
+        let known = self.refreshed(address, now);
         if known.connections >= most {
             return Err(Refused::AddressFull);
         }
@@ -146,7 +146,7 @@ impl Counted {
     }
 
     fn take(&mut self, address: Address, now: Instant) {
-        let known = self.look(address, now);
+        let known = self.refreshed(address, now);
         known.allowance = (known.allowance - 1.0).max(0.0);
         known.connections += 1;
     }
@@ -159,7 +159,7 @@ impl Counted {
 }
 
 #[derive(Debug)]
-struct State {
+struct AdmissionState {
     connections: usize,
     addresses: Counted,
     /// Of IPv6.
@@ -173,7 +173,7 @@ struct State {
 #[derive(Debug)]
 pub struct Admission {
     limits: AdmissionLimits,
-    state: Mutex<State>,
+    state: Mutex<AdmissionState>,
 }
 
 /// One place; given back when it is dropped.
@@ -186,7 +186,7 @@ pub struct Admitted {
 }
 
 impl Admission {
-    /// Nobody is there.
+    /// Without connections.
     pub fn new(limits: AdmissionLimits) -> Self {
         let lockout = |times: u32| Lockout::new(limits.failed_logins.saturating_mul(times));
         let (by_address, by_network) = (lockout(OF_ADDRESS), lockout(OF_NETWORK));
@@ -202,7 +202,7 @@ impl Admission {
         let addresses = Counted::new(limits.per_address, limits.rate, limits.connections);
         Self {
             limits,
-            state: Mutex::new(State {
+            state: Mutex::new(AdmissionState {
                 connections: 0,
                 addresses,
                 networks,
@@ -213,12 +213,12 @@ impl Admission {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Whole between statements, whoever panicked.
+    fn lock(&self) -> MutexGuard<'_, AdmissionState> {
+        // Whole between statements, whatever panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place; `None` stands for a Unix socket, which is bounded by the total only.
+    /// Takes a place; `None` means a Unix socket, which is bounded by the total only.
     pub fn admit(
         self: &Arc<Self>,
         address: Option<IpAddr>,
@@ -226,7 +226,7 @@ impl Admission {
     ) -> Result<Admitted, Refused> {
         let address = address.map(|address| address.to_canonical());
         let mut state = self.lock();
-        let judged = self.judge(&mut state, address, now);
+        let judged = self.check(&mut state, address, now);
         match judged {
             Ok(_) => state.connections += 1,
             Err(_) => state.refused += 1,
@@ -239,9 +239,9 @@ impl Admission {
     }
 
     /// Takes a place for an address. Returns how long the connection must wait.
-    fn judge(
+    fn check(
         &self,
-        state: &mut State,
+        state: &mut AdmissionState,
         address: Option<IpAddr>,
         now: Instant,
     ) -> Result<Duration, Refused> {
@@ -259,8 +259,8 @@ impl Admission {
         }
         let judged = state
             .addresses
-            .judge(address, now)
-            .and_then(|()| network.map_or(Ok(()), |network| state.networks.judge(network, now)));
+            .check(address, now)
+            .and_then(|()| network.map_or(Ok(()), |network| state.networks.check(network, now)));
         let pause = match judged {
             Ok(()) => Duration::ZERO,
             Err(Refused::TooFast) if address.is_loopback() => PACE,
@@ -273,7 +273,7 @@ impl Admission {
         Ok(pause)
     }
 
-    /// Somebody at this address did not know a password. Nobody on this machine is counted.
+    /// A login at this address failed. Addresses of this machine are not counted.
     pub fn login_failed(&self, address: Option<IpAddr>, now: Instant) {
         let Some(address) = address
             .map(|address| address.to_canonical())

@@ -1,4 +1,4 @@
-//! What the log says of clients: who came, who was refused, who left, and why. One place decides which lines are too many.
+//! Log lines about clients that connect, are refused and leave. One place decides which lines are too many.
 //!
 //! Invariants: a line names its address before anything that a client has chosen, so that programs such as fail2ban can rely on it;
 //! a network causes at most [`BURST`] lines of a kind at once and one in [`EVERY`] after that, whatever its clients call themselves; what
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::admission::Address;
-use super::engine::{Note, Noted, Notice, NoticeKind, Terms};
+use super::engine::{ClientNote, Noted, Notice, NoticeKind, Terms};
 use crate::log::{LogLimiter, Source, chosen};
 use crate::mqtt::TopicName;
 
@@ -34,7 +34,7 @@ impl Default for ClientLog {
 
 impl ClientLog {
     fn lock(&self) -> MutexGuard<'_, LogLimiter<&'static str, Source>> {
-        // Whole between statements, whoever panicked.
+        // Whole between statements, whatever panicked.
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -50,8 +50,8 @@ impl ClientLog {
             .map(Suppressed)
     }
 
-    /// Writes what the engine has noted.
-    pub(super) fn note(&self, note: &Note, now: Instant) {
+    /// Writes a note of the engine.
+    pub(super) fn note(&self, note: &ClientNote, now: Instant) {
         let event = note.what.event();
         let Some(suppressed) = self.permit(event, note.address, now) else {
             return;
@@ -90,17 +90,18 @@ impl ClientLog {
         {
             let session = if is_resumed { "resumed" } else { "new" };
             tracing::debug!(
+                event = "broker.client_terms",
                 client_id,
                 ?version,
                 keep_alive,
                 session,
                 session_expiry_s = outlives_s,
-                "what the client asked for"
+                "terms of the client's CONNECT"
             );
         }
     }
 
-    /// Says how many lines of a kind were left out of networks that are quiet again. To be called now and then.
+    /// Logs how many lines of a kind were left out of networks that are quiet again. To be called now and then.
     pub(super) fn settle(&self, now: Instant) {
         let overdue = self.lock().overdue(now);
         overdue
@@ -152,39 +153,39 @@ pub(super) fn notice(notice: &Notice) {
     match kind {
         NoticeKind::RefusedMessage => {
             warn!(
-                "a message is refused and dropped; clients before MQTT 5, and at QoS 0, cannot be told"
+                "message refused and dropped; no packet tells so to a client before MQTT 5 or at QoS 0"
             );
         }
         NoticeKind::RefusedWill => {
             warn!(
-                "a will is refused and dropped; give its user a `write` rule for the topic, or change the will"
+                "will refused and dropped; give its user a `write` rule for the topic, or change the will"
             );
         }
         NoticeKind::RetainedCommand => {
             warn!(
-                "a command to an instrument came with the retain flag and is not retained; publish commands without it"
+                "command to an instrument not retained; publish commands without the retain flag"
             );
         }
         NoticeKind::NotRetained => {
-            warn!("a message is delivered but not retained, because there is no room");
+            warn!("message delivered but not retained: no room");
         }
         NoticeKind::FullQueue => {
-            warn!("a message for a client is dropped, because a queue is full");
+            warn!("message to a client dropped: queue full");
         }
         NoticeKind::ReplayWaits => {
             warn!(
-                "retained messages for a new subscription wait until sessions use less memory; their topics are long"
+                "retained messages for a new subscription delayed until sessions use less memory; their topics are long"
             );
         }
         NoticeKind::WrongAcknowledgement => {
             warn!(
-                "a client is disconnected, because it acknowledged a message with the wrong packet type; update the client"
+                "client disconnected: it acknowledged a message with the wrong packet type; update the client"
             );
         }
     }
 }
 
-/// Says how many lines of a kind were left out, of all clients together.
+/// Logs how many lines of a kind were left out, of all clients together.
 pub(super) fn left_out(of: &'static str, suppressed: u64) {
     tracing::info!(
         event = "broker.lines_suppressed",

@@ -1,4 +1,4 @@
-//! The task that owns the engine: takes everything that waits, lets the engine handle it, hands out what came of it. A turn.
+//! The task that owns the engine. In each turn it gives the engine everything that waits, and hands out what the engine has for others.
 //!
 //! Invariants: a connection is woken once a turn, and gets all that the turn has for it; records of a turn are one batch.
 
@@ -14,8 +14,8 @@ use super::access::{Hash, Workspace};
 use super::admission::Admission;
 use super::client_log::ClientLog;
 use super::durable::Durable;
-use super::engine::{ConnectionId, Engine, Input, Output, TapAnswer, Ticket};
-use super::inbox::{Event, Inbox, Wire};
+use super::engine::{ConnectionId, Engine, Input, Lsn, Output, Peer, TapAnswer, Ticket};
+use super::inbox::{ConnectionHandle, Inbox, InboxEvent};
 use super::login_queue::{Claim, LoginQueue};
 use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
 use crate::message::Message;
@@ -24,7 +24,7 @@ use crate::mqtt::QoS;
 use crate::tasks::{Stop, detach};
 use crate::time::{known_unix_ms, now};
 
-/// Bytes of messages that may be on their way to one tap.
+/// Bytes of messages that may wait for one tap.
 const TAP_BYTES: usize = 8 << 20;
 /// Messages of the gateway taken in one turn.
 const BATCH: usize = 256;
@@ -41,25 +41,25 @@ pub struct Forward {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
-/// The end of the way to a tap that the broker holds.
+/// The broker's end of the queue to a tap.
 #[derive(Debug, Clone)]
-pub struct Way {
-    /// Takes what the tap is to store.
+pub struct TapSender {
+    /// Takes the messages that the tap is to store.
     pub sender: mpsc::Sender<Forward>,
-    /// Counts messages that nobody waits for and that found no room.
+    /// Counts QoS 0 messages that found no room.
     pub dropped: Arc<Counter>,
 }
 
-/// The way to one tap, bounded in messages and in bytes.
+/// The queue to one tap, bounded in messages and in bytes.
 #[derive(Debug)]
-pub(super) struct TapQueue {
+struct TapQueue {
     sender: mpsc::Sender<Forward>,
     dropped: Arc<Counter>,
     room: Arc<Semaphore>,
 }
 
 impl TapQueue {
-    pub(super) fn new(Way { sender, dropped }: Way) -> Self {
+    fn new(TapSender { sender, dropped }: TapSender) -> Self {
         Self {
             sender,
             dropped,
@@ -67,7 +67,7 @@ impl TapQueue {
         }
     }
 
-    /// False if there is no room. QoS 0 may use half of the queue only: it must never push out what is promised.
+    /// False if there is no room. QoS 0 may use half of the queue only: it must never take the place of a message that is acknowledged.
     fn offer(&self, message: Arc<Message>, ticket: Option<Ticket>) -> bool {
         let may_be_lost = ticket.is_none() && message.qos == QoS::AtMostOnce;
         if may_be_lost
@@ -94,91 +94,141 @@ impl TapQueue {
     }
 }
 
-/// Passwords are compared one at a time, each in the same memory: one core, and as much memory as the hash that needs most, are what
-/// logins may take, however many come. `wellhead passwd` makes hashes that need 19 MiB.
+/// Passwords are compared one at a time, in the same memory: logins take one core, and as much memory as the hash that needs most,
+/// however many come. `wellhead passwd` makes hashes that need 19 MiB.
 #[derive(Debug, Default)]
-pub(super) struct Logins {
+struct Logins {
     waiting: LoginQueue<(Hash, Bytes)>,
-    /// Whose password is being compared.
+    /// The login whose password is being compared.
     current: Option<Claim>,
     /// Locked by the one comparison that runs.
     workspace: Arc<Mutex<Workspace>>,
 }
 
-/// The task that owns the engine.
+/// The queues between the gateway and the broker.
 #[derive(Debug)]
-pub struct Driver {
-    pub(super) engine: Engine,
-    pub(super) durable: Option<Durable>,
-    pub(super) inbox: Arc<Inbox>,
+pub(super) struct Queues {
+    /// Messages of this gateway to local clients.
     pub(super) live: mpsc::Receiver<Message>,
+    /// Messages of remote brokers, each answered when it is safe here.
     pub(super) inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
-    pub(super) receipts: HashMap<u64, oneshot::Sender<()>>,
-    pub(super) next_receipt: u64,
-    pub(super) connections: HashMap<ConnectionId, Arc<Wire>>,
-    pub(super) taps: Vec<TapQueue>,
-    pub(super) admission: Arc<Admission>,
-    pub(super) logins: Logins,
-    pub(super) log: Arc<ClientLog>,
-    pub(super) clock_at: Instant,
-    pub(super) heartbeat: Heartbeat,
-    pub(super) is_stopping: bool,
+    pub(super) taps: Vec<TapSender>,
 }
 
-impl Driver {
+/// The inputs that wait for the engine; emptied once a turn.
+#[derive(Debug, Default)]
+struct Turn {
+    events: Vec<InboxEvent>,
+    messages: Vec<Message>,
+    inbound: Vec<(Message, oneshot::Sender<()>)>,
+}
+
+/// The task that owns the engine.
+#[derive(Debug)]
+pub struct BrokerDriver {
+    engine: Engine,
+    durable: Option<Durable>,
+    inbox: Arc<Inbox>,
+    live: mpsc::Receiver<Message>,
+    inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
+    receipts: HashMap<u64, oneshot::Sender<()>>,
+    next_receipt: u64,
+    connections: HashMap<ConnectionId, Arc<ConnectionHandle>>,
+    taps: Vec<TapQueue>,
+    admission: Arc<Admission>,
+    logins: Logins,
+    log: Arc<ClientLog>,
+    clock_at: Instant,
+    heartbeat: Heartbeat,
+    is_stopping: bool,
+}
+
+impl BrokerDriver {
+    /// The taps are in the order of the engine's taps.
+    pub(super) fn new(
+        engine: Engine,
+        durable: Option<Durable>,
+        broker: &super::Broker,
+        queues: Queues,
+        heartbeat: Heartbeat,
+    ) -> Self {
+        Self {
+            engine,
+            durable,
+            inbox: broker.inbox.clone(),
+            live: queues.live,
+            inbound: queues.inbound,
+            receipts: HashMap::new(),
+            next_receipt: 0,
+            connections: HashMap::new(),
+            taps: queues.taps.into_iter().map(TapQueue::new).collect(),
+            admission: broker.admission.clone(),
+            logins: Logins::default(),
+            log: broker.log.clone(),
+            clock_at: now(),
+            heartbeat,
+            is_stopping: false,
+        }
+    }
+
     /// Runs until the stop order was given and every connection is closed.
     pub async fn run(mut self, mut stop: Stop) {
-        let mut events = Vec::new();
-        let mut messages = Vec::with_capacity(BATCH);
-        let mut inbound = Vec::with_capacity(BATCH);
+        let mut turn = Turn::default();
         let mut alarm = pin!(tokio::time::sleep_until(now().into()));
         while !(self.is_stopping && self.connections.is_empty()) {
-            let come_round = now() + BEAT_INTERVAL;
-            let deadline = self
-                .engine
-                .next_deadline()
-                .map_or(come_round, |deadline| deadline.min(come_round))
-                .into();
+            let deadline = self.deadline().into();
             if alarm.deadline() != deadline {
                 alarm.as_mut().reset(deadline);
             }
-            let goes_on =
+            let has_work =
                 self.engine.has_work() || self.durable.as_ref().is_some_and(Durable::wants_turns);
             tokio::select! {
                 () = self.inbox.ready.notified() => {}
-                _ = self.live.recv_many(&mut messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
-                _ = self.inbound.recv_many(&mut inbound, BATCH), if !self.inbound.is_closed() || !self.inbound.is_empty() => {}
+                _ = self.live.recv_many(&mut turn.messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
+                _ = self.inbound.recv_many(&mut turn.inbound, BATCH), if !self.inbound.is_closed() || !self.inbound.is_empty() => {}
                 () = alarm.as_mut() => {}
-                () = std::future::ready(()), if goes_on => {}
+                () = std::future::ready(()), if has_work => {}
                 () = stop.wait(), if !self.is_stopping => {
                     self.is_stopping = true;
                     self.inbox.close();
                     self.engine.shut_down(now());
                 }
             }
-            let at = now();
-            self.heartbeat.beat(at);
-            self.set_clock(at);
-            self.inbox.take(&mut events);
-            for event in events.drain(..) {
-                self.take(event, at);
-            }
-            for message in messages.drain(..) {
-                self.engine.handle(Input::Publish(message), at);
-            }
-            for (message, safe) in inbound.drain(..) {
-                self.next_receipt += 1;
-                self.receipts.insert(self.next_receipt, safe);
-                self.engine
-                    .handle(Input::Inbound(self.next_receipt, message), at);
-            }
-            self.engine.tick(at);
-            self.engine.go_on(at);
-            self.dispatch(at);
-            if self.is_stopping {
-                // Nobody can publish any more, wills included: the forwarders see the end of their queues.
-                self.taps.clear();
-            }
+            self.take_turn(&mut turn, now());
+        }
+    }
+
+    /// When the engine has something to do, or the heartbeat is due.
+    fn deadline(&self) -> Instant {
+        let heartbeat = now() + BEAT_INTERVAL;
+        self.engine
+            .next_deadline()
+            .map_or(heartbeat, |deadline| deadline.min(heartbeat))
+    }
+
+    /// Gives the engine everything that waits, and hands out what it has for others.
+    fn take_turn(&mut self, turn: &mut Turn, at: Instant) {
+        self.heartbeat.beat(at);
+        self.set_clock(at);
+        self.inbox.take(&mut turn.events);
+        for event in turn.events.drain(..) {
+            self.process_event(event, at);
+        }
+        for message in turn.messages.drain(..) {
+            self.engine.handle(Input::Publish(message), at);
+        }
+        for (message, safe) in turn.inbound.drain(..) {
+            self.next_receipt += 1;
+            self.receipts.insert(self.next_receipt, safe);
+            self.engine
+                .handle(Input::Inbound(self.next_receipt, message), at);
+        }
+        self.engine.tick(at);
+        self.engine.fetch_retained(at);
+        self.dispatch(at);
+        if self.is_stopping {
+            // Nothing is published any more, wills included: the forwarders see the end of their queues.
+            self.taps.clear();
         }
     }
 
@@ -199,61 +249,69 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, event: Event, at: Instant) {
+    /// Hands an event to the engine, or does what it asks for.
+    fn process_event(&mut self, event: InboxEvent, at: Instant) {
         let input = match event {
-            Event::Opened(wire, _) if self.is_stopping => {
-                wire.order(|orders| orders.closes = true);
-                return;
-            }
-            Event::Opened(wire, peer) => {
-                let id = wire.id;
-                self.connections.insert(id, wire);
-                Input::Opened(id, peer)
-            }
-            Event::Packet(id, packet) => Input::Packet(id, packet),
-            Event::Invalid(id, error) => Input::Invalid(id, error),
-            Event::Closed(id) => {
+            InboxEvent::Opened(wire, peer) => self.opened(wire, peer),
+            InboxEvent::Packet(id, packet) => Some(Input::Packet(id, packet)),
+            InboxEvent::Invalid(id, error) => Some(Input::Invalid(id, error)),
+            InboxEvent::Closed(id) => {
                 self.connections.remove(&id);
                 self.logins.waiting.remove(id);
-                Input::Closed(id)
+                Some(Input::Closed(id))
             }
-            Event::Written(id, bytes) => Input::Written(id, bytes),
-            Event::Stored(ticket, answer) => Input::Stored { ticket, answer },
-            Event::Verified(id, is_right) => {
-                let claim = self.logins.current.take();
-                self.verify_next();
-                if let Some(claim) = claim.filter(|_| !is_right && !self.engine.has_connection(id))
-                {
-                    // Who does not wait for the answer has tried all the same.
-                    self.admission.login_failed(claim.address, at);
-                }
-                Input::Verified(id, is_right)
+            InboxEvent::Written(id, bytes) => Some(Input::Written(id, bytes)),
+            InboxEvent::Stored(ticket, answer) => Some(Input::Stored { ticket, answer }),
+            InboxEvent::Verified(id, is_right) => {
+                self.verified(id, is_right, at);
+                Some(Input::Verified(id, is_right))
             }
-            Event::Durable(position) => match self
-                .durable
-                .as_mut()
-                .and_then(|durable| durable.reported(position))
-            {
-                Some(position) => Input::Durable(position),
-                None => return,
-            },
-            Event::Changed(change) => {
+            InboxEvent::Durable(position) => self.reported(position),
+            InboxEvent::Changed(change) => {
                 self.engine.change(*change, at);
-                return;
+                None
             }
-            Event::EndSession(client_id, reply) => {
-                // Whoever asked may be gone.
+            InboxEvent::EndSession(client_id, reply) => {
+                // The command may have given up waiting.
                 let _ = reply.send(self.engine.end_session(&client_id, at));
-                return;
+                None
             }
-            Event::DiskWorks => {
+            InboxEvent::DiskWorks => {
                 if let Some(durable) = &mut self.durable {
-                    durable.works_again(&mut self.engine);
+                    durable.recovered(&mut self.engine);
                 }
-                return;
+                None
             }
         };
-        self.engine.handle(input, at);
+        if let Some(input) = input {
+            self.engine.handle(input, at);
+        }
+    }
+
+    /// A batch is durable, if the engine may rely on it.
+    fn reported(&mut self, position: Lsn) -> Option<Input> {
+        let reported = self.durable.as_mut()?.reported(position)?;
+        Some(Input::Durable(reported))
+    }
+
+    /// A connection that was opened after the stop order is closed at once.
+    fn opened(&mut self, wire: Arc<ConnectionHandle>, peer: Peer) -> Option<Input> {
+        if self.is_stopping {
+            wire.order(|orders| orders.closes = true);
+            return None;
+        }
+        let id = wire.id;
+        self.connections.insert(id, wire);
+        Some(Input::Opened(id, peer))
+    }
+
+    /// A password was compared: the next one has its turn. A wrong one counts also if its client has not waited for the answer.
+    fn verified(&mut self, id: ConnectionId, is_right: bool, at: Instant) {
+        let claim = self.logins.current.take();
+        self.verify_next();
+        if let Some(claim) = claim.filter(|_| !is_right && !self.engine.has_connection(id)) {
+            self.admission.login_failed(claim.address, at);
+        }
     }
 
     fn dispatch(&mut self, at: Instant) {
@@ -268,7 +326,7 @@ impl Driver {
                 break;
             }
             for output in outputs {
-                self.obey(output, at);
+                self.carry_out(output, at);
             }
         }
         if let Some(durable) = &mut self.durable {
@@ -276,7 +334,7 @@ impl Driver {
         }
     }
 
-    fn obey(&mut self, output: Output, at: Instant) {
+    fn carry_out(&mut self, output: Output, at: Instant) {
         match output {
             Output::Pause(id) => self.order(id, |orders| orders.is_paused = true),
             Output::Resume(id) => self.order(id, |orders| orders.is_paused = false),
@@ -296,16 +354,12 @@ impl Driver {
                 hash,
                 password,
             } => {
-                self.verify(
-                    Claim {
-                        connection,
-                        address,
-                        user,
-                    },
-                    hash,
-                    password,
-                    at,
-                );
+                let claim = Claim {
+                    connection,
+                    address,
+                    user,
+                };
+                self.verify(claim, hash, password, at);
             }
             Output::Notice(notice) => super::client_log::notice(&notice),
             Output::LeftOut { event, count } => super::client_log::left_out(event, count),
@@ -319,13 +373,13 @@ impl Driver {
         }
     }
 
-    fn order(&self, id: ConnectionId, change: impl FnOnce(&mut super::inbox::Orders)) {
+    fn order(&self, id: ConnectionId, change: impl FnOnce(&mut super::inbox::ConnectionOrders)) {
         if let Some(wire) = self.connections.get(&id) {
             wire.order(change);
         }
     }
 
-    /// Lets a login wait for its turn; where there is no room, somebody is told that the broker is busy.
+    /// Lets a login wait for its turn; where there is no room, a client gets "server busy".
     fn verify(&mut self, claim: Claim, hash: Hash, password: Bytes, at: Instant) {
         if let Some(busy) = self.logins.waiting.push(claim, (hash, password)) {
             self.engine.handle(Input::Busy(busy), at);
@@ -354,7 +408,7 @@ impl Driver {
                 )
             };
             let is_right = tokio::task::spawn_blocking(compare).await.unwrap_or(false);
-            inbox.push(Event::Verified(id, is_right));
+            inbox.push(InboxEvent::Verified(id, is_right));
         });
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * What one check may cost is bounded when a hash is read: [`MOST_KIB`] of memory and [`MOST_WORK`] of memory times passes.
-//! * A check of a hash of mosquitto takes no less time than one of argon2: how long a refusal takes tells nobody who has which.
+//! * A check of a hash of mosquitto takes no less time than one of argon2: the time of a refusal does not show which it was.
 //! * Checks that share a [`Workspace`] share its memory: a thousand logins take no more than the one that needs most.
 
 use std::fmt;
@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::{digest, pbkdf2};
 use subtle::ConstantTimeEq;
 
-/// Compared with the passwords of users who do not exist; nobody knows a password for it.
+/// Compared with the passwords of users who do not exist; there is no password for it.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$d2VsbGhlYWQtbm9ib2R5$vRaNlbvMDmMrRkHcfLQnAe2BpVkUGAkqm2C8jZcKkZA";
 
 /// Memory of one check, in KiB: 64 MiB, what RFC 9106 recommends for machines with little memory.
@@ -52,7 +52,7 @@ impl fmt::Debug for Workspace {
 const MOST_ITERATIONS: u32 = 200_000;
 const SHA512: usize = 64;
 
-/// What `mosquitto_passwd` writes.
+/// A hash of `mosquitto_passwd`.
 struct OfMosquitto {
     /// Of PBKDF2; `None` for one pass of SHA-512 over password and salt.
     iterations: Option<NonZeroU32>,
@@ -167,7 +167,7 @@ impl Hash {
     pub fn matches(&self, password: &[u8], workspace: &mut Workspace) -> bool {
         if let Some(found) = OfMosquitto::parse(&self.0) {
             let is_right = found.matches(password);
-            // As long as for a user who does not exist; nobody has this password.
+            // As long as for a user who does not exist; no password fits it.
             let is_nobody = Self::of_nobody().matches(password, workspace);
             return is_right && !is_nobody;
         }

@@ -1,4 +1,4 @@
-//! What the connections have for the engine, and what it has for each of them. Locks are held for a few instructions only.
+//! Events from connections to the engine, and its orders to each of them. Locks are held for a few instructions only.
 //!
 //! Invariants: connections stop reading while the inbox is full; what the engine has for a connection is bounded by the engine.
 
@@ -10,23 +10,23 @@ use bytestring::ByteString;
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
-use super::engine::{Change, ConnectionId, OutputBuffer, Peer, Position, TapAnswer, Ticket};
+use super::engine::{Change, ConnectionId, Lsn, OutputBuffer, Peer, TapAnswer, Ticket};
 use crate::mqtt::{DecodeError, Packet};
 
 /// Events that may wait for the engine; beyond it connections stop reading.
 const MOST_EVENTS: usize = 16 * 1024;
 
-/// What happens.
+/// An event for the engine.
 #[derive(Debug)]
-pub(super) enum Event {
-    Opened(Arc<Wire>, Peer),
+pub(super) enum InboxEvent {
+    Opened(Arc<ConnectionHandle>, Peer),
     Packet(ConnectionId, Packet),
     Invalid(ConnectionId, DecodeError),
     Closed(ConnectionId),
     Written(ConnectionId, usize),
     Stored(Ticket, TapAnswer),
     Verified(ConnectionId, bool),
-    Durable(Position),
+    Durable(Lsn),
     /// The disk takes records again after a long time.
     DiskWorks,
     Changed(Box<Change>),
@@ -35,8 +35,8 @@ pub(super) enum Event {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    events: Vec<Event>,
+struct InboxQueue {
+    events: Vec<InboxEvent>,
     /// Of connections that want to read.
     wakers: Vec<Waker>,
     /// Times the engine has taken everything.
@@ -46,7 +46,7 @@ struct Waiting {
 /// The way to the engine.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<InboxQueue>,
     is_closed: AtomicBool,
     pub(super) ready: Notify,
     next_connection: AtomicU64,
@@ -56,12 +56,12 @@ pub(super) struct Inbox {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whole between statements, whoever panicked.
+    // Whole between statements, whatever panicked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inbox {
-    pub(super) fn push(&self, event: Event) {
+    pub(super) fn push(&self, event: InboxEvent) {
         let mut waiting = lock(&self.waiting);
         let is_first = waiting.events.is_empty();
         waiting.events.push(event);
@@ -72,7 +72,7 @@ impl Inbox {
     }
 
     /// The turn of the engine before it takes these; `None` if there are none.
-    pub(super) fn push_all(&self, events: &mut Vec<Event>) -> Option<u64> {
+    pub(super) fn push_all(&self, events: &mut Vec<InboxEvent>) -> Option<u64> {
         if events.is_empty() {
             return None;
         }
@@ -113,7 +113,7 @@ impl Inbox {
     }
 
     /// Everything that waits, into `events`, which must be empty.
-    pub(super) fn take(&self, events: &mut Vec<Event>) {
+    pub(super) fn take(&self, events: &mut Vec<InboxEvent>) {
         let mut waiting = lock(&self.waiting);
         std::mem::swap(&mut waiting.events, events);
         waiting.turn += 1;
@@ -128,47 +128,47 @@ impl Inbox {
     }
 
     /// Tells the engine of a connection; `None` if it is gone.
-    pub(super) fn open(&self, peer: Peer) -> Option<Arc<Wire>> {
+    pub(super) fn open(&self, peer: Peer) -> Option<Arc<ConnectionHandle>> {
         if self.is_closed.load(Ordering::Acquire) {
             return None;
         }
         let id = 1 + self.next_connection.fetch_add(1, Ordering::Relaxed);
-        let wire = Arc::new(Wire {
+        let wire = Arc::new(ConnectionHandle {
             id,
             state: Mutex::default(),
             task: AtomicWaker::new(),
         });
-        self.push(Event::Opened(wire.clone(), peer));
+        self.push(InboxEvent::Opened(wire.clone(), peer));
         Some(wire)
     }
 }
 
-/// What the engine has for one connection.
+/// The engine's end of one connection.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct ConnectionHandle {
     pub(super) id: ConnectionId,
-    state: Mutex<Orders>,
+    state: Mutex<ConnectionOrders>,
     task: AtomicWaker,
 }
 
-/// To be obeyed by the connection.
+/// The orders of the engine to a connection.
 #[derive(Debug, Default)]
-pub(super) struct Orders {
+pub(super) struct ConnectionOrders {
     pub(super) output: OutputBuffer,
     pub(super) is_paused: bool,
     /// Write what is there, then close.
     pub(super) closes: bool,
 }
 
-impl Wire {
+impl ConnectionHandle {
     /// Changes the orders and wakes the connection.
-    pub(super) fn order(&self, change: impl FnOnce(&mut Orders)) {
+    pub(super) fn order(&self, change: impl FnOnce(&mut ConnectionOrders)) {
         change(&mut lock(&self.state));
         self.task.wake();
     }
 
     /// Moves what is to be written behind `output`. Returns whether nothing may be read, and whether it is over.
-    pub(super) fn obey(&self, output: &mut OutputBuffer) -> (bool, bool) {
+    pub(super) fn collect(&self, output: &mut OutputBuffer) -> (bool, bool) {
         let mut state = lock(&self.state);
         output.append(&mut state.output);
         (state.is_paused, state.closes)

@@ -1,7 +1,7 @@
 //! Wrong passwords, counted: who has had too many within a minute is locked for a minute. Pure.
 //!
-//! Invariants: what is remembered is bounded; a lock is never forgotten before its time. Where [`MOST_KNOWN`] are locked, whoever else
-//! comes is neither counted nor locked: each lock has cost somebody as many comparisons of a password, which are slow.
+//! Invariants: what is remembered is bounded; a lock is never forgotten before its time. Where [`MOST_KNOWN`] are locked, every other
+//! comes is neither counted nor locked: each lock has cost many comparisons of a password, which are slow.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How long wrong passwords count, and how long a lock lasts.
 pub(super) const MEMORY: Duration = Duration::from_secs(60);
-/// What is remembered; each takes a few dozen bytes.
+/// Keys that are remembered; each takes a few dozen bytes.
 const MOST_KNOWN: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +144,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(8))]
 
-        /// However many names somebody tries, the table stays bounded and a lock holds.
+        /// However many names a client tries, the table stays bounded and a lock holds.
         #[test]
         fn names_without_end_neither_grow_the_table_nor_open_a_lock(seed in any::<u64>()) {
             let (mut lockout, now) = (Lockout::new(2), crate::time::now());

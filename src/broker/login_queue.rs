@@ -1,9 +1,9 @@
 //! Logins whose passwords wait to be compared, which takes long. Pure.
 //!
 //! Invariants:
-//! * At most [`MOST_WAITING`] logins wait, whoever comes.
+//! * At most [`MOST_WAITING`] logins wait.
 //! * Sources take turns, and share the places: a source with many logins gives the latest of them up for one with fewer. A source is
-//!   a network; on this machine, where every program has the same address, it is a user name, and one more for names nobody has.
+//!   a network; on this machine, where every program has the same address, it is a user name, and one more for unknown names.
 //! * Within a source each pair of address and user name has its share in the same way.
 
 use std::collections::{HashSet, VecDeque};
@@ -17,7 +17,7 @@ use crate::log::network;
 /// Logins that may wait; at the pace of a small machine about five seconds' worth.
 const MOST_WAITING: usize = 32;
 
-/// Whose login it is.
+/// The login of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) connection: ConnectionId,
@@ -27,18 +27,18 @@ pub(super) struct Claim {
     pub(super) user: Option<ByteString>,
 }
 
-/// Who shares places with others.
+/// A source of logins, which shares the places with the others.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Source {
+enum LoginSource {
     Network(Address),
     Local(Option<ByteString>),
 }
 
 impl Claim {
-    fn source(&self) -> Source {
+    fn source(&self) -> LoginSource {
         match self.address.filter(|address| !address.is_loopback()) {
-            Some(address) => Source::Network(network(address)),
-            None => Source::Local(self.user.clone()),
+            Some(address) => LoginSource::Network(network(address)),
+            None => LoginSource::Local(self.user.clone()),
         }
     }
 
@@ -53,7 +53,7 @@ pub(super) struct LoginQueue<T> {
     /// In the order they came.
     waiting: VecDeque<(Claim, T)>,
     /// Sources in the order of their last turns, the latest last; not longer than the queue may be.
-    served: VecDeque<Source>,
+    served: VecDeque<LoginSource>,
 }
 
 impl<T> Default for LoginQueue<T> {
@@ -66,7 +66,7 @@ impl<T> Default for LoginQueue<T> {
 }
 
 impl<T> LoginQueue<T> {
-    /// Lets a login wait. Returns the connection that finds no place: this one, or one of somebody who has more than their share.
+    /// Lets a login wait. Returns the connection that finds no place: this one, or one of a source with more than its share.
     pub(super) fn push(&mut self, claim: Claim, job: T) -> Option<ConnectionId> {
         let refused = if self.waiting.len() < MOST_WAITING {
             None
@@ -88,7 +88,7 @@ impl<T> LoginQueue<T> {
 
     /// The login whose turn it is: the oldest one of the source that had its last turn longest ago.
     pub(super) fn pop(&mut self) -> Option<(Claim, T)> {
-        let turn = |source: &Source| {
+        let turn = |source: &LoginSource| {
             self.served
                 .iter()
                 .rposition(|served| served == source)
@@ -116,46 +116,53 @@ impl<T> LoginQueue<T> {
             .retain(|(claim, _)| claim.connection != connection);
     }
 
-    /// Takes the latest login of whoever has most out; `None` if the newcomer would have as much.
-    fn make_room(&mut self, newcomer: &Claim) -> Option<ConnectionId> {
-        let source = newcomer.source();
-        let held = |wanted: &Source| {
-            self.waiting
-                .iter()
-                .filter(|(claim, _)| claim.source() == *wanted)
-                .count()
-        };
-        let sources: HashSet<Source> = self
+    /// Logins of a source that wait.
+    fn held(&self, source: &LoginSource) -> usize {
+        let waiting = self.waiting.iter();
+        waiting
+            .filter(|(claim, _)| claim.source() == *source)
+            .count()
+    }
+
+    /// The source with the most logins that wait, and how many.
+    fn largest(&self) -> Option<(LoginSource, usize)> {
+        let sources: HashSet<LoginSource> = self
             .waiting
             .iter()
             .map(|(claim, _)| claim.source())
             .collect();
-        let (largest, count) = sources
+        sources
             .into_iter()
-            .map(|source| (held(&source), source))
+            .map(|source| (self.held(&source), source))
             .max_by_key(|(count, _)| *count)
-            .map(|(n, s)| (s, n))?;
+            .map(|(count, source)| (source, count))
+    }
+
+    /// Takes the latest login out of the source and pair with most; `None` if the newcomer would have as much.
+    fn make_room(&mut self, newcomer: &Claim) -> Option<ConnectionId> {
+        let source = newcomer.source();
+        let (largest, count) = self.largest()?;
         // Within its own source a pair of address and name has its share, if no other source has more than this one.
-        let loser = if count > held(&source) + 1 {
+        let loser = if count > self.held(&source) + 1 {
             largest
         } else {
             source
         };
+        let of_loser = |claim: &Claim| claim.source() == loser;
         let pairs = |claim: &Claim| {
             self.waiting
                 .iter()
-                .filter(|(other, _)| other.source() == loser && other.pair() == claim.pair())
+                .filter(|(other, _)| of_loser(other) && other.pair() == claim.pair())
                 .count()
         };
-        let of_loser = self
+        let (index, most) = self
             .waiting
             .iter()
             .enumerate()
-            .filter(|(_, (claim, _))| claim.source() == loser);
-        let (index, most) = of_loser
+            .filter(|(_, (claim, _))| of_loser(claim))
             .map(|(index, (claim, _))| (index, pairs(claim)))
             .max_by_key(|(index, count)| (*count, *index))?;
-        if loser == newcomer.source() && most <= pairs(newcomer) + 1 {
+        if of_loser(newcomer) && most <= pairs(newcomer) + 1 {
             return None;
         }
         self.waiting
@@ -189,7 +196,7 @@ mod tests {
     fn a_flood_on_this_machine_leaves_places_and_turns_to_the_others() {
         let mut queue = LoginQueue::default();
         for connection in 0..100 {
-            // Guesses passwords of one user, and of names that nobody has.
+            // Guesses passwords of one user, and of unknown names.
             let refused = queue.push(
                 claim(
                     connection,
@@ -258,7 +265,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever floods, a source that has nothing in the queue finds a place, and is served after at most one turn of each other.
+        /// During a flood, a source that has nothing in the queue finds a place, and is served after at most one turn of each other.
         #[test]
         fn nobody_is_starved(floods in prop::collection::vec((0u8..4, 0u8..3), 0..200), pops in prop::collection::vec(any::<bool>(), 0..200)) {
             let mut queue = LoginQueue::default();
@@ -273,7 +280,7 @@ mod tests {
             }
             let refused = queue.push(claim(9999, "198.51.100.1", "hmi"), ());
             prop_assert_ne!(refused, Some(9999));
-            let sources: HashSet<Source> = queue.waiting.iter().map(|(claim, ())| claim.source()).collect();
+            let sources: HashSet<LoginSource> = queue.waiting.iter().map(|(claim, ())| claim.source()).collect();
             let served = (0..sources.len()).filter_map(|_| queue.pop()).any(|(claim, ())| claim.connection == 9999);
             prop_assert!(served);
         }

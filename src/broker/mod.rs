@@ -1,13 +1,12 @@
 //! The embedded MQTT broker: a pure engine, one task that drives it, a journal, listeners and connections.
 //!
 //! Invariants:
-//! * One task owns the [`engine::Engine`]; everybody else reaches it through one bounded inbox.
-//! * Nothing a connection does makes another one wait: what the engine has for it is bounded, and a connection that does not take it
-//!   is closed.
-//! * The broker never waits for an outbox or a disk: a client of whom much waits for one is read no further, everybody else goes on.
-//!   What a full queue to an outbox cannot take is not acknowledged (QoS 1 and 2) or dropped and counted (QoS 0).
+//! * One task owns the [`engine::Engine`]; all others reach it through one bounded inbox.
+//! * Nothing a connection does makes another one wait: its output is bounded, and a connection that does not take it is closed.
+//! * The broker never waits for an outbox or a disk: a client with much that waits for one is read no further, all others are served.
+//!   Messages that a full queue to an outbox cannot take are not acknowledged (QoS 1 and 2), or dropped and counted (QoS 0).
 //!
-//! What it does not do: it does not know what an uplink or an instrument is.
+//! It knows nothing of uplinks and instruments.
 
 pub mod access;
 pub mod admission;
@@ -17,12 +16,12 @@ pub mod durable;
 pub mod engine;
 mod hash;
 mod inbox;
+mod journal_writer;
 mod lockout;
 mod login_queue;
 pub mod net;
 pub mod scram;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,13 +33,13 @@ use crate::store::StoreError;
 use crate::time::now;
 use admission::Admission;
 use client_log::ClientLog;
-use driver::TapQueue;
-pub use driver::{Driver, Forward, Way};
+use driver::Queues;
+pub use driver::{BrokerDriver, Forward, TapSender};
 pub use engine::TapAnswer;
 use engine::{Change, Engine, Ticket};
-use inbox::{Event, Inbox};
+use inbox::{Inbox, InboxEvent};
 
-/// The driver never waits for anybody.
+/// The driver waits for nothing but its inputs: longer silence means that it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Messages of the gateway that may wait for the engine.
 const INPUT_QUEUE: usize = 1024;
@@ -54,59 +53,63 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Says that a forwarded message is stored, or why it could not be.
+    /// Reports that a forwarded message is stored, or why it could not be.
     pub fn stored(&self, ticket: Ticket, answer: TapAnswer) {
-        self.inbox.push(Event::Stored(ticket, answer));
+        self.inbox.push(InboxEvent::Stored(ticket, answer));
     }
 
     /// Ends the session of a client identifier, and its connection. False if there is none; an error if the broker is stopping.
     pub async fn end_session(&self, client_id: &str) -> Result<bool, oneshot::error::RecvError> {
         let (reply, told) = oneshot::channel();
-        self.inbox.push(Event::EndSession(client_id.into(), reply));
+        self.inbox
+            .push(InboxEvent::EndSession(client_id.into(), reply));
         told.await
     }
 
-    /// Tells what is different from here on.
+    /// Applies a change of permissions and taps.
     pub fn change(&self, change: Change) {
-        self.inbox.push(Event::Changed(Box::new(change)));
+        self.inbox.push(InboxEvent::Changed(Box::new(change)));
     }
 }
 
-/// What makes up a running broker.
+/// The parts of a running broker.
 #[derive(Debug)]
 pub struct Parts {
     /// For listeners and forwarders.
     pub broker: Broker,
-    /// Takes the messages of this gateway to local clients.
+    /// For messages of this gateway to local clients.
     pub live: mpsc::Sender<Message>,
-    /// Takes the messages of remote brokers; answered when they are safe here.
+    /// For messages of remote brokers; each is answered when it is safe here.
     pub inbound: mpsc::Sender<(Message, oneshot::Sender<()>)>,
     /// The task that must run.
-    pub driver: Driver,
+    pub driver: BrokerDriver,
     /// Of the driver, and of the thread of its journal.
     pub heartbeats: Vec<Heartbeat>,
-    /// Tells when the journal is closed.
+    /// Ready when the journal is closed.
     pub closed: Option<oneshot::Receiver<()>>,
 }
 
-/// Where the engine of a broker comes from.
+/// The origin of the engine of a broker.
 #[derive(Debug)]
-pub enum Source {
+pub enum EngineSource {
     /// Nothing survives it.
     Memory(Box<Engine>),
     /// From its journal.
-    Disk(Box<durable::Opened>),
+    Disk(Box<durable::RestoredEngine>),
 }
 
-/// A broker. `taps` stand in the order of the engine's taps.
-pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Parts, StoreError> {
+/// Builds a broker. `taps` are in the order of the engine's taps.
+pub fn broker(
+    source: EngineSource,
+    admission: Admission,
+    taps: Vec<TapSender>,
+) -> Result<Parts, StoreError> {
     let inbox = Arc::new(Inbox::default());
-    let (admission, log) = (Arc::new(admission), Arc::new(ClientLog::default()));
     let (live_sender, live) = mpsc::channel(INPUT_QUEUE);
     let (inbound_sender, inbound) = mpsc::channel(INPUT_QUEUE);
     let (engine, durable, closed) = match source {
-        Source::Memory(engine) => (*engine, None, None),
-        Source::Disk(opened) => {
+        EngineSource::Memory(engine) => (*engine, None, None),
+        EngineSource::Disk(opened) => {
             let (engine, durable, closed) = opened.start(inbox.clone())?;
             (engine, Some(durable), Some(closed))
         }
@@ -118,29 +121,19 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Pa
         .chain([&heartbeat])
         .cloned()
         .collect();
-    let driver = Driver {
-        engine,
-        durable,
-        inbox: inbox.clone(),
+    let broker = Broker {
+        inbox,
+        admission: Arc::new(admission),
+        log: Arc::default(),
+    };
+    let queues = Queues {
         live,
         inbound,
-        receipts: HashMap::new(),
-        next_receipt: 0,
-        connections: HashMap::new(),
-        taps: taps.into_iter().map(TapQueue::new).collect(),
-        admission: admission.clone(),
-        logins: driver::Logins::default(),
-        log: log.clone(),
-        clock_at: now(),
-        heartbeat,
-        is_stopping: false,
+        taps,
     };
+    let driver = BrokerDriver::new(engine, durable, &broker, queues, heartbeat);
     Ok(Parts {
-        broker: Broker {
-            inbox,
-            admission,
-            log,
-        },
+        broker,
         live: live_sender,
         inbound: inbound_sender,
         driver,

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 /// The name of the method in MQTT.
 pub const METHOD: &str = "SCRAM-SHA-256";
-/// What `wellhead passwd` uses, and what somebody who does not exist seems to use.
+/// Iterations of `wellhead passwd`, and of the made-up secrets of users who do not exist.
 pub const ITERATIONS: u32 = 4096;
 const KEY: usize = 32;
 /// Bytes of a client's first message: what it says is kept until its proof.
@@ -20,16 +20,16 @@ const LONGEST_FIRST: usize = 2048;
 /// More would keep clients busy for minutes.
 const MOST_ITERATIONS: u32 = 1_000_000;
 
-/// What the server keeps of a password: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in Base64.
+/// The part of a password that the server keeps: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in Base64.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret {
+pub struct ScramSecret {
     iterations: u32,
     salt: Vec<u8>,
     stored_key: [u8; KEY],
     server_key: [u8; KEY],
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for ScramSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
@@ -48,7 +48,7 @@ fn hash(bytes: &[u8]) -> [u8; KEY] {
     out
 }
 
-impl Secret {
+impl ScramSecret {
     /// From a password.
     pub fn of_password(password: &[u8], salt: &[u8], iterations: std::num::NonZeroU32) -> Self {
         let mut salted = [0; KEY];
@@ -73,7 +73,7 @@ impl Secret {
     }
 }
 
-impl fmt::Display for Secret {
+impl fmt::Display for ScramSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (salt, stored, server) = (
             STANDARD.encode(&self.salt),
@@ -84,7 +84,7 @@ impl fmt::Display for Secret {
     }
 }
 
-impl FromStr for Secret {
+impl FromStr for ScramSecret {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
@@ -110,8 +110,8 @@ impl FromStr for Secret {
     }
 }
 
-/// What made-up secrets come from: nobody can tell it who has not the secrets themselves.
-pub fn decoy<'a>(secrets: impl Iterator<Item = &'a Secret>) -> [u8; KEY] {
+/// The seed of made-up secrets, which cannot be guessed without the real ones.
+pub fn decoy<'a>(secrets: impl Iterator<Item = &'a ScramSecret>) -> [u8; KEY] {
     // The order of the users is not always the same.
     secrets.fold([0; KEY], |mut sum, secret| {
         sum.iter_mut()
@@ -121,10 +121,10 @@ pub fn decoy<'a>(secrets: impl Iterator<Item = &'a Secret>) -> [u8; KEY] {
     })
 }
 
-/// A secret nobody has the password of; the same for the same name.
-pub fn made_up(name: &str, secret: &[u8]) -> Secret {
+/// A secret without a password; the same for the same name.
+pub fn made_up(name: &str, secret: &[u8]) -> ScramSecret {
     let bytes = mac(secret, name.as_bytes());
-    Secret {
+    ScramSecret {
         iterations: ITERATIONS,
         salt: bytes[..16].to_vec(),
         stored_key: mac(&bytes, b"nobody has"),
@@ -132,17 +132,17 @@ pub fn made_up(name: &str, secret: &[u8]) -> Secret {
     }
 }
 
-/// What the client says first.
+/// The first message of the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct First {
-    /// Who it is.
+pub struct ClientFirst {
+    /// The user name.
     pub user: String,
     nonce: String,
     header: String,
     bare: String,
 }
 
-impl First {
+impl ClientFirst {
     /// Reads `n,,n=<user>,r=<nonce>`; `None` if it is anything else, or wants what is not offered.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes)
@@ -172,19 +172,19 @@ fn unescape(name: &str) -> Option<String> {
     (!rest.contains('=') && !name.is_empty()).then(|| name.replace("=2C", ",").replace("=3D", "="))
 }
 
-/// An exchange that waits for the client's proof.
+/// An exchange that waits for the proof of the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
-    secret: Secret,
+pub struct ScramExchange {
+    secret: ScramSecret,
     nonce: String,
     header: String,
     /// The first messages of both sides.
     said: String,
 }
 
-impl Exchange {
+impl ScramExchange {
     /// Answers the client's first message; `nonce` must be printable, unpredictable and new.
-    pub fn begin(first: &First, secret: Secret, nonce: &str) -> (Self, String) {
+    pub fn begin(first: &ClientFirst, secret: ScramSecret, nonce: &str) -> (Self, String) {
         let nonce = format!("{}{nonce}", first.nonce);
         let answer = format!(
             "r={nonce},s={},i={}",
@@ -238,11 +238,12 @@ mod tests {
     #[test]
     fn the_example_of_the_standard_works() {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
-        let secret = Secret::of_password(b"pencil", &salt, 4096.try_into().unwrap());
-        assert_eq!(secret.to_string().parse::<Secret>().unwrap(), secret);
-        let first = First::parse(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
+        let secret = ScramSecret::of_password(b"pencil", &salt, 4096.try_into().unwrap());
+        assert_eq!(secret.to_string().parse::<ScramSecret>().unwrap(), secret);
+        let first = ClientFirst::parse(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
         assert_eq!(first.user, "user");
-        let (exchange, answer) = Exchange::begin(&first, secret, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
+        let (exchange, answer) =
+            ScramExchange::begin(&first, secret, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
         assert_eq!(
             answer,
             "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
@@ -274,20 +275,23 @@ mod tests {
             "n,,m=1,n=a,r=x",
             "n,,n=a",
         ] {
-            assert_eq!(First::parse(wrong.as_bytes()), None, "{wrong}");
+            assert_eq!(ClientFirst::parse(wrong.as_bytes()), None, "{wrong}");
         }
         assert_eq!(
-            First::parse(format!("n,,n={},r=x", "a".repeat(LONGEST_FIRST)).as_bytes()),
+            ClientFirst::parse(format!("n,,n={},r=x", "a".repeat(LONGEST_FIRST)).as_bytes()),
             None
         );
-        assert_eq!(First::parse(b"n,,n=a=2Cb=3D,r=x").unwrap().user, "a,b=");
+        assert_eq!(
+            ClientFirst::parse(b"n,,n=a=2Cb=3D,r=x").unwrap().user,
+            "a,b="
+        );
     }
 
     #[test]
     fn a_secret_that_is_none_is_refused() {
         let keys = STANDARD.encode([7; KEY]);
         let with = |iterations: u32| {
-            format!("SCRAM-SHA-256${iterations}:c2FsdA==${keys}:{keys}").parse::<Secret>()
+            format!("SCRAM-SHA-256${iterations}:c2FsdA==${keys}:{keys}").parse::<ScramSecret>()
         };
         assert!(
             with(MOST_ITERATIONS).is_ok() && with(MOST_ITERATIONS + 1).is_err() && with(0).is_err()
@@ -298,7 +302,7 @@ mod tests {
             "SCRAM-SHA-256$4096:c2FsdA==$short:short",
             "$argon2id$x",
         ] {
-            assert!(wrong.parse::<Secret>().is_err(), "{wrong}");
+            assert!(wrong.parse::<ScramSecret>().is_err(), "{wrong}");
         }
     }
 }

@@ -7,7 +7,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::{Failure, put, say};
 use crate::broker::access::Hash;
-use crate::broker::scram::{ITERATIONS, Secret};
+use crate::broker::scram::{ITERATIONS, ScramSecret};
 
 const SALT: usize = 16;
 
@@ -29,7 +29,7 @@ pub(super) fn passwd(name: Option<&str>, scram: bool) -> Result<(), Failure> {
         let iterations = ITERATIONS.try_into().map_err(Failure::runtime)?;
         text.push_str(&format!(
             "  scram: '{}'\n",
-            Secret::of_password(password.as_bytes(), &salt()?, iterations)
+            ScramSecret::of_password(password.as_bytes(), &salt()?, iterations)
         ));
     }
     put(text.as_bytes()).map(drop)

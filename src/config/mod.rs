@@ -155,7 +155,7 @@ pub struct BrokerSetup {
     /// How many connections, and how fast.
     pub admission: AdmissionLimits,
     /// Limits on sessions, queues and packets.
-    pub limits: engine::Limits,
+    pub limits: engine::BrokerLimits,
     /// Sessions and retained messages survive it.
     pub is_durable: bool,
 }

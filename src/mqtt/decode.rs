@@ -4,41 +4,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::properties::{Place, read_properties};
+use super::wire::{BRIDGE, DecodeError, Reader, malformed, protocol_error, remaining_length};
 use super::{
-    Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS,
-    ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
-    Version, Will,
+    Ack, ConnAck, Connect, Disconnect, Grants, Packet, Properties, Publish, QoS, ReasonCode,
+    RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version,
+    Will,
 };
 
-/// Bytes that are no packet, or no packet that may stand here. The peer's fault: answer with the code, close, count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{what} ({reason})")]
-pub struct DecodeError {
-    /// The code for DISCONNECT or CONNACK.
-    pub reason: ReasonCode,
-    /// A constant description for the log.
-    pub what: &'static str,
-    /// The version of a CONNECT that is wrong otherwise: it can be answered.
-    pub version: Option<Version>,
-}
-
-pub(super) fn malformed(what: &'static str) -> DecodeError {
-    DecodeError {
-        reason: ReasonCode::MALFORMED_PACKET,
-        what,
-        version: None,
-    }
-}
-
-pub(super) fn protocol_error(what: &'static str) -> DecodeError {
-    DecodeError {
-        reason: ReasonCode::PROTOCOL_ERROR,
-        what,
-        version: None,
-    }
-}
-
-/// What became of the bytes so far.
+/// The outcome of decoding.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
     /// A packet, removed from the buffer.
@@ -68,7 +41,7 @@ impl Decoder {
         }
     }
 
-    /// The same, with a bound of its own for CONNECT: nobody is known before it.
+    /// The same, with a bound of its own for CONNECT: its sender is not known yet.
     #[must_use]
     pub fn with_first(self, max_first: usize) -> Self {
         Self {
@@ -124,11 +97,8 @@ impl Decoder {
             self.max_packet
         };
         if header_len + body_len > most {
-            return Err(DecodeError {
-                reason: ReasonCode::PACKET_TOO_LARGE,
-                what: "a packet larger than the maximum",
-                version: None,
-            });
+            let what = "a packet larger than the maximum";
+            return Err(DecodeError::new(ReasonCode::PACKET_TOO_LARGE, what));
         }
         Ok(Some((header, body_len, header_len)))
     }
@@ -189,28 +159,6 @@ fn check_header(header: u8, version: Option<Version>) -> Result<(), DecodeError>
     }
 }
 
-/// The value and its length in bytes; `None` if it is not complete [MQTT 5.0, 2.1.4].
-fn remaining_length(bytes: &[u8], is_strict: bool) -> Result<Option<(usize, usize)>, DecodeError> {
-    let mut value = 0_usize;
-    for (index, byte) in bytes.iter().take(4).enumerate() {
-        value |= usize::from(byte & 0x7F) << (7 * index);
-        if byte & 0x80 == 0 {
-            // [MQTT-1.5.5-1]; MQTT 3.1.1 does not forbid it.
-            let overlong = is_strict && index > 0 && *byte == 0;
-            return if overlong {
-                Err(malformed("a length that is longer than necessary"))
-            } else {
-                Ok(Some((value, index + 1)))
-            };
-        }
-    }
-    if bytes.len() >= 4 {
-        Err(malformed("a length of more than four bytes"))
-    } else {
-        Ok(None)
-    }
-}
-
 fn other(header: u8, version: Version, body: &mut Reader) -> Result<Packet, DecodeError> {
     Ok(match header >> 4 {
         2 => Packet::ConnAck(connack(version, body)?),
@@ -242,6 +190,15 @@ fn properties(
     }
 }
 
+/// Properties at the end of a packet, which may be left out.
+fn last_properties(place: Place, body: &mut Reader) -> Result<Properties, DecodeError> {
+    if body.is_empty() {
+        Ok(Properties::default())
+    } else {
+        read_properties(body, place)
+    }
+}
+
 /// The version in which the sender of a CONNECT understands an answer, from its first bytes; `None` if more of them are needed.
 pub fn claimed_version(begun: &[u8]) -> Result<Option<Version>, DecodeError> {
     let Some((header, rest)) = begun.split_first() else {
@@ -267,13 +224,10 @@ pub fn claimed_version(begun: &[u8]) -> Result<Option<Version>, DecodeError> {
     }
 }
 
-/// The highest bit of the protocol level.
-pub(super) const BRIDGE: u8 = 0x80;
-
 fn protocol_version(body: &mut Reader) -> Result<(Version, bool), DecodeError> {
     let name = body.binary()?;
     let level = body.u8()?;
-    // What comes after MQTT 5 is answered as MQTT 5 does; who speaks an older dialect knows return codes only.
+    // Later versions get the answer of MQTT 5; older dialects know return codes only.
     let answered_as = if &name[..] == b"MQTT" && level > 5 {
         Version::V5
     } else {
@@ -307,21 +261,10 @@ fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
         return Err(protocol_error("authentication data without a method"));
     }
     let client_id = body.owned_text()?;
-    let will = if flags & 0x04 != 0 {
-        Some(will(flags, version, body)?)
-    } else {
-        None
-    };
-    let username = if flags & 0x80 != 0 {
-        Some(body.text()?)
-    } else {
-        None
-    };
-    let password = if flags & 0x40 != 0 {
-        Some(body.binary()?)
-    } else {
-        None
-    };
+    let has = |flag: u8| flags & flag != 0;
+    let will = has(0x04).then(|| will(flags, version, body)).transpose()?;
+    let username = has(0x80).then(|| body.text()).transpose()?;
+    let password = has(0x40).then(|| body.binary()).transpose()?;
     let clean_start = flags & 0x02 != 0;
     Ok(Connect {
         version,
@@ -354,7 +297,7 @@ fn check_connect_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
 
 fn will(flags: u8, version: Version, body: &mut Reader) -> Result<Will, DecodeError> {
     let will_properties = properties(Place::WILL, version, body)?;
-    let topic = topic_name(body)?;
+    let topic = topic_name(body.text()?)?;
     let payload = body.binary()?;
     let qos = QoS::from_bits((flags >> 3) & 3).ok_or(malformed("will QoS 3"))?;
     Ok(Will {
@@ -378,7 +321,7 @@ fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> 
     let reason = if version == Version::V5 {
         ReasonCode(code)
     } else {
-        super::encode::reason_of_return_code(code)
+        reason_of_return_code(code)
     };
     if flags == 1 && (reason != ReasonCode::SUCCESS || version == Version::V31) {
         return Err(malformed(
@@ -392,20 +335,29 @@ fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> 
     })
 }
 
-fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
-    TopicName::of_any_depth(body.text()?).map_err(|_| DecodeError {
-        reason: ReasonCode::TOPIC_NAME_INVALID,
-        what: "a topic name that is none",
-        version: None,
-    })
+/// The reason code for a CONNACK return code of 3.1 and 3.1.1.
+fn reason_of_return_code(code: u8) -> ReasonCode {
+    match code {
+        0 => ReasonCode::SUCCESS,
+        1 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+        2 => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+        3 => ReasonCode::SERVER_UNAVAILABLE,
+        4 => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        5 => ReasonCode::NOT_AUTHORIZED,
+        _ => ReasonCode::UNSPECIFIED,
+    }
+}
+
+fn topic_name(text: ByteString) -> Result<TopicName, DecodeError> {
+    let what = "a topic name that is none";
+    TopicName::of_any_depth(text)
+        .map_err(|_| DecodeError::new(ReasonCode::TOPIC_NAME_INVALID, what))
 }
 
 fn topic_filter(body: &mut Reader) -> Result<TopicFilter, DecodeError> {
-    TopicFilter::of_any_depth(body.owned_text()?).map_err(|_| DecodeError {
-        reason: ReasonCode::TOPIC_FILTER_INVALID,
-        what: "a topic filter that is none",
-        version: None,
-    })
+    let what = "a topic filter that is none";
+    TopicFilter::of_any_depth(body.owned_text()?)
+        .map_err(|_| DecodeError::new(ReasonCode::TOPIC_FILTER_INVALID, what))
 }
 
 fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, DecodeError> {
@@ -422,12 +374,7 @@ fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, D
     } else if text.is_empty() && version == Version::V5 {
         return Err(protocol_error("neither topic nor topic alias"));
     } else {
-        let invalid = DecodeError {
-            reason: ReasonCode::TOPIC_NAME_INVALID,
-            what: "a topic name that is none",
-            version: None,
-        };
-        Some(TopicName::of_any_depth(text).map_err(|_| invalid)?)
+        Some(topic_name(text)?)
     };
     let dup = header & 0x08 != 0 && qos != QoS::AtMostOnce;
     Ok(Publish {
@@ -457,11 +404,7 @@ fn ack(place: Place, version: Version, body: &mut Reader) -> Result<Ack, DecodeE
     if !known {
         return Err(malformed("a reason code that may not stand in this packet"));
     }
-    let properties = if body.is_empty() {
-        Properties::default()
-    } else {
-        read_properties(body, place)?
-    };
+    let properties = last_properties(place, body)?;
     Ok(Ack {
         packet_id,
         reason,
@@ -575,81 +518,6 @@ fn disconnect(
     if !known {
         return Err(malformed("a reason code that may not stand in this packet"));
     }
-    let properties = if body.is_empty() {
-        Properties::default()
-    } else {
-        read_properties(body, place)?
-    };
+    let properties = last_properties(place, body)?;
     Ok(Disconnect { reason, properties })
-}
-
-/// The bytes of one packet, read from front to back; every read is checked.
-#[derive(Debug, Clone)]
-pub(super) struct Reader(Bytes);
-
-const SHORT: &str = "a packet that ends too early";
-
-impl Reader {
-    pub(super) fn new(bytes: Bytes) -> Self {
-        Self(bytes)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn take(&mut self, length: usize) -> Result<Bytes, DecodeError> {
-        if self.0.len() < length {
-            return Err(malformed(SHORT));
-        }
-        Ok(self.0.split_to(length))
-    }
-
-    pub(super) fn rest(&mut self) -> Bytes {
-        std::mem::take(&mut self.0)
-    }
-
-    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
-        self.0.try_get_u8().map_err(|_| malformed(SHORT))
-    }
-
-    pub(super) fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.0.try_get_u16().map_err(|_| malformed(SHORT))
-    }
-
-    pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
-        self.0.try_get_u32().map_err(|_| malformed(SHORT))
-    }
-
-    pub(super) fn varint(&mut self) -> Result<u32, DecodeError> {
-        let (value, length) = remaining_length(&self.0, true)?.ok_or(malformed(SHORT))?;
-        self.0.advance(length);
-        u32::try_from(value).map_err(|_| malformed("a length that is too large"))
-    }
-
-    pub(super) fn binary(&mut self) -> Result<Bytes, DecodeError> {
-        let length = self.u16()?;
-        self.take(usize::from(length))
-    }
-
-    /// [MQTT-1.5.4-1], [MQTT-1.5.4-2]
-    pub(super) fn text(&mut self) -> Result<ByteString, DecodeError> {
-        let text = ByteString::try_from(self.binary()?)
-            .map_err(|_| malformed("text that is not UTF-8"))?;
-        if text.as_bytes().contains(&0) {
-            Err(malformed("text with the character U+0000"))
-        } else {
-            Ok(text)
-        }
-    }
-
-    /// Text that is kept for long, and so must not keep the buffer of its packet.
-    fn owned_text(&mut self) -> Result<ByteString, DecodeError> {
-        Ok(ByteString::from(&*self.text()?))
-    }
-
-    /// [MQTT-2.2.1-3]
-    pub(super) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
-        PacketId::new(self.u16()?).ok_or(protocol_error("packet identifier 0"))
-    }
 }

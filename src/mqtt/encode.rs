@@ -2,14 +2,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::decode::BRIDGE;
 use super::properties::{Extras, encode_properties, encode_with};
+use super::wire::{BRIDGE, put_binary, put_text, put_varint};
 use super::{
     Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS,
-    ReasonCode, RetainHandling, SubscribeOptions, Version,
+    ReasonCode, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, Version,
 };
 
 /// Appends `packet` to `out` as `version` writes it. What a version does not know (properties, reason codes) is left out.
+// A table: one arm a packet, the first byte of its header first.
 pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
     match packet {
         Packet::Publish(publish) => put_publish(publish, version, out),
@@ -25,21 +26,14 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
         Packet::ConnAck(connack) => {
             put_body(0x20, out, |body| connack_body(connack, version, body));
         }
-        Packet::Subscribe(subscribe) => put_body(0x82, out, |body| {
-            body.put_u16(subscribe.packet_id.get());
-            put_properties(&subscribe.properties, version, body);
-            for (filter, options) in &subscribe.filters {
-                put_text(body, filter.as_str());
-                body.put_u8(option_bits(*options, version));
-            }
-        }),
-        Packet::Unsubscribe(unsubscribe) => put_body(0xA2, out, |body| {
-            body.put_u16(unsubscribe.packet_id.get());
-            put_properties(&unsubscribe.properties, version, body);
-            for filter in &unsubscribe.filters {
-                put_text(body, filter.as_str());
-            }
-        }),
+        Packet::Subscribe(subscribe) => {
+            put_body(0x82, out, |body| subscribe_body(subscribe, version, body));
+        }
+        Packet::Unsubscribe(unsubscribe) => {
+            put_body(0xA2, out, |body| {
+                unsubscribe_body(unsubscribe, version, body);
+            });
+        }
         Packet::SubAck(grants) => put_body(0x90, out, |body| grants_body(grants, version, body)),
         // UNSUBACK carries codes in MQTT 5 only.
         Packet::UnsubAck(grants) if version != Version::V5 => {
@@ -73,16 +67,31 @@ fn put_publish(publish: &Publish, version: Version, out: &mut BytesMut) {
         extras: Extras::default(),
     };
     let id_at = put_head(&head, &publish.properties, version, out);
-    let first = publish_header(publish.dup, publish.qos, publish.retain);
+    let first = publish_header(PublishFlags {
+        dup: publish.dup,
+        qos: publish.qos,
+        retain: publish.retain,
+    });
     patch(out, id_at, first, publish.packet_id);
     out.extend_from_slice(&publish.payload);
 }
 
-fn publish_header(dup: bool, qos: QoS, retain: bool) -> u8 {
-    0x30 | u8::from(dup) << 3 | (qos as u8) << 1 | u8::from(retain)
+/// The flags in the fixed header of a PUBLISH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishFlags {
+    /// A repeated delivery.
+    pub dup: bool,
+    /// Its QoS.
+    pub qos: QoS,
+    /// A retained message, or one to be retained.
+    pub retain: bool,
 }
 
-/// What stands before the payload of a PUBLISH.
+fn publish_header(flags: PublishFlags) -> u8 {
+    0x30 | u8::from(flags.dup) << 3 | (flags.qos as u8) << 1 | u8::from(flags.retain)
+}
+
+/// The part of a PUBLISH before its payload.
 struct Head<'a> {
     topic: &'a str,
     has_id: bool,
@@ -90,7 +99,7 @@ struct Head<'a> {
     extras: Extras<'a>,
 }
 
-/// Where a head begins in its buffer, and where its packet identifier stands.
+/// The places of a head and of its packet identifier in their buffer.
 #[derive(Debug, Clone, Copy)]
 struct HeadPlaces {
     first: usize,
@@ -132,6 +141,19 @@ fn patch(out: &mut [u8], places: HeadPlaces, first: u8, packet_id: Option<Packet
     }
 }
 
+/// The parts of a PUBLISH that all its receivers get.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishContent<'a> {
+    /// Empty if a topic alias stands for it.
+    pub topic: &'a str,
+    /// The message.
+    pub payload: &'a Bytes,
+    /// MQTT 5: those of the message.
+    pub properties: &'a Properties,
+    /// MQTT 5: those of its delivery.
+    pub extras: Extras<'a>,
+}
+
 /// A PUBLISH written once for all receivers of one protocol version; what differs between them (flags and packet identifier) is
 /// filled in for each.
 #[derive(Debug)]
@@ -139,7 +161,7 @@ pub struct PublishTemplate {
     /// With the payload, unless that is worth sharing.
     bytes: BytesMut,
     id_at: usize,
-    /// Empty if it stands in `bytes`.
+    /// Empty if it is in `bytes`.
     payload: Bytes,
 }
 
@@ -147,20 +169,20 @@ impl PublishTemplate {
     /// For QoS 0 or, with `has_id`, for QoS 1 and 2. Payloads of `share_from` bytes and more are shared, not copied. An empty topic
     /// needs a topic alias in `extras`. Before MQTT 5 there are no properties.
     pub fn new(
-        (topic, payload): (&str, &Bytes),
-        properties: &Properties,
-        extras: Extras<'_>,
-        (version, has_id): (Version, bool),
+        content: PublishContent<'_>,
+        version: Version,
+        has_id: bool,
         share_from: usize,
     ) -> Self {
         let mut bytes = BytesMut::new();
+        let payload = content.payload;
         let head = Head {
-            topic,
+            topic: content.topic,
             has_id,
             payload_len: payload.len(),
-            extras,
+            extras: content.extras,
         };
-        let places = put_head(&head, properties, version, &mut bytes);
+        let places = put_head(&head, content.properties, version, &mut bytes);
         if payload.len() >= share_from {
             return Self {
                 bytes,
@@ -181,11 +203,11 @@ impl PublishTemplate {
         self.bytes.len() + self.payload.len()
     }
 
-    /// Appends the packet to `out`, without the payload that is returned if it is shared. `packet_id` stands exactly if the template
+    /// Appends the packet to `out`, without the payload that is returned if it is shared. `packet_id` is there exactly if the template
     /// has one.
     pub fn write(
         &self,
-        (dup, qos, retain): (bool, QoS, bool),
+        flags: PublishFlags,
         packet_id: Option<PacketId>,
         out: &mut BytesMut,
     ) -> Option<&Bytes> {
@@ -197,7 +219,7 @@ impl PublishTemplate {
                 first,
                 id: first + self.id_at,
             },
-            publish_header(dup, qos, retain),
+            publish_header(flags),
             packet_id,
         );
         (!self.payload.is_empty()).then_some(&self.payload)
@@ -279,6 +301,23 @@ fn connack_body(connack: &ConnAck, version: Version, body: &mut BytesMut) {
     put_properties(&connack.properties, version, body);
 }
 
+fn subscribe_body(subscribe: &Subscribe, version: Version, body: &mut BytesMut) {
+    body.put_u16(subscribe.packet_id.get());
+    put_properties(&subscribe.properties, version, body);
+    for (filter, options) in &subscribe.filters {
+        put_text(body, filter.as_str());
+        body.put_u8(option_bits(*options, version));
+    }
+}
+
+fn unsubscribe_body(unsubscribe: &Unsubscribe, version: Version, body: &mut BytesMut) {
+    body.put_u16(unsubscribe.packet_id.get());
+    put_properties(&unsubscribe.properties, version, body);
+    for filter in &unsubscribe.filters {
+        put_text(body, filter.as_str());
+    }
+}
+
 fn grants_body(grants: &Grants, version: Version, body: &mut BytesMut) {
     body.put_u16(grants.packet_id.get());
     put_properties(&grants.properties, version, body);
@@ -316,52 +355,4 @@ fn return_code_of_reason(reason: ReasonCode) -> u8 {
         ReasonCode::NOT_AUTHORIZED => 5,
         _ => 3,
     }
-}
-
-/// The reason code for a CONNACK return code of 3.1 and 3.1.1.
-pub(super) fn reason_of_return_code(code: u8) -> ReasonCode {
-    match code {
-        0 => ReasonCode::SUCCESS,
-        1 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
-        2 => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
-        3 => ReasonCode::SERVER_UNAVAILABLE,
-        4 => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
-        5 => ReasonCode::NOT_AUTHORIZED,
-        _ => ReasonCode::UNSPECIFIED,
-    }
-}
-
-/// Bytes a variable byte integer takes.
-pub(super) fn varint_len(value: usize) -> usize {
-    match value {
-        0..=0x7F => 1,
-        0x80..=0x3FFF => 2,
-        0x4000..=0x1F_FFFF => 3,
-        _ => 4,
-    }
-}
-
-/// A variable byte integer; `value` must be below 2^28, which every bounded packet is.
-pub(super) fn put_varint(out: &mut BytesMut, mut value: usize) {
-    loop {
-        let low = u8::try_from(value & 0x7F).unwrap_or(0x7F);
-        value >>= 7;
-        if value == 0 {
-            out.put_u8(low);
-            return;
-        }
-        out.put_u8(low | 0x80);
-    }
-}
-
-/// A two-byte length and the text; at most 65,535 bytes of it.
-pub(super) fn put_text(out: &mut BytesMut, text: &str) {
-    put_binary(out, text.as_bytes());
-}
-
-/// A two-byte length and the bytes; at most 65,535 of them.
-pub(super) fn put_binary(out: &mut BytesMut, data: &[u8]) {
-    let length = u16::try_from(data.len()).unwrap_or(u16::MAX);
-    out.put_u16(length);
-    out.extend_from_slice(data.get(..usize::from(length)).unwrap_or_default());
 }

@@ -1,4 +1,4 @@
-//! How the topics of one side of an uplink are written on the other side: with a part taken off, a part put before, or by a template.
+//! Maps the topics of one side of an uplink to those of the other side: a part is taken off, a part is put before, or by a template.
 //! Pure.
 //!
 //! Invariants:
@@ -8,84 +8,20 @@
 //!   `oilco/` of `plant/` and `oilco//x` of `plant//x`.
 //! * No topic becomes one that begins with `$` unless the mapping itself says so, or it began with `$` before.
 
-use super::{TopicError, TopicFilter, TopicName};
-
-/// Why a mapping is impossible. Each names the remedy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MappingError {
-    /// `strip` does not fit the filter.
-    #[error(
-        "topics that match `{filter}` need not begin with `{strip}`; write `filter: '{strip}#'`, or another `strip`"
-    )]
-    Strip {
-        /// The filter.
-        filter: String,
-        /// What should be taken off.
-        strip: String,
-    },
-    /// Nothing would be left of the topic.
-    #[error(
-        "nothing is left of `{0}` without `strip`; add `prefix:`, or write the new topic as `to:`"
-    )]
-    Nothing(String),
-    /// `#` is not the last level.
-    #[error(
-        "`#` stands for the rest of the topic: it must be the last level of `to` and stand alone in it, as in `oilco/#`"
-    )]
-    MisplacedRest,
-    /// The filter has no `#`.
-    #[error(
-        "`{0}` has no `#` that `to` could carry over; remove `#` from `to`, or end the filter with `/#`"
-    )]
-    NoRest(String),
-    /// `+` is a part of a level.
-    #[error(
-        "`+` must stand alone in its level of `to`; write {{1}} for the first `+` of the filter to put it into a level, as in `pump-{{1}}`"
-    )]
-    MisplacedLevel,
-    /// More wildcards than the filter has.
-    #[error(
-        "`to` carries over {wanted} single levels, and `{filter}` has {has} `+`; remove what is too many from `to`, or write `+` in the filter"
-    )]
-    TooManyLevels {
-        /// The filter.
-        filter: String,
-        /// Wildcards of `to`.
-        wanted: usize,
-        /// Wildcards of the filter.
-        has: usize,
-    },
-    /// Both kinds of wildcards.
-    #[error("`to` has both `+` and numbers; number all of them, such as {{2}}/{{1}}, or none")]
-    Mixed,
-    /// Two wildcards in one level.
-    #[error("one level of `to` takes one number; put a slash between them, as in {{1}}/{{2}}")]
-    TwoInOneLevel,
-    /// A placeholder that is none.
-    #[error(
-        "`{{{0}}}` is not known in `to`; use {{site}}, or {{1}} for the first `+` of the filter"
-    )]
-    Placeholder(String),
-    /// `{` without `}`.
-    #[error("`to` has a {{ without a }}; placeholders are written {{site}} or {{1}}")]
-    Unclosed,
-    /// What comes out is no topic.
-    #[error("`{0}` is not a topic: {1}")]
-    Topic(String, TopicError),
-}
+use super::{MappingError, TopicError, TopicFilter, TopicName};
 
 /// One level of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Level {
     Text(String),
-    /// What a `+` of the filter stands for, with text around it.
+    /// The level that a `+` of the filter matched, with text around it.
     Wildcard {
         before: String,
         /// From 0.
         number: usize,
         after: String,
     },
-    /// What the `#` of the filter stands for; always the last one.
+    /// The rest that the `#` of the filter matched; always the last level.
     Rest,
 }
 
@@ -106,8 +42,11 @@ pub struct Mapping {
     way: Way,
 }
 
-/// The wildcards of a topic: the levels in place of each `+`, and the text in place of `#`; `None` for the parent level.
-type Captures<'t> = (Vec<&'t str>, Option<&'t str>);
+/// The parts of a topic in place of the wildcards: a level for each `+`, and the text for `#`; `None` for the parent level.
+struct Captures<'t> {
+    levels: Vec<&'t str>,
+    rest: Option<&'t str>,
+}
 
 /// The first level, and what is behind its slash.
 fn first_level(text: &str) -> (&str, Option<&str>) {
@@ -182,7 +121,7 @@ impl Mapping {
         }
     }
 
-    /// What it takes.
+    /// The filter of the topics that it takes.
     pub fn filter(&self) -> &TopicFilter {
         &self.filter
     }
@@ -192,7 +131,7 @@ impl Mapping {
         matches!(&self.way, Way::Prefix { strip, prefix } if strip == prefix)
     }
 
-    /// How a topic is written on the other side; `None` if the filter does not match it.
+    /// The topic on the other side; `None` if the filter does not match it.
     pub fn apply(&self, topic: &TopicName) -> Option<Result<TopicName, TopicError>> {
         if !self.filter.matches(topic) {
             return None;
@@ -353,7 +292,7 @@ impl Mapping {
         let (mut levels, mut left) = (Vec::new(), Some(topic));
         for wanted in self.filter.plain().split('/') {
             if wanted == "#" {
-                return Some((levels, left));
+                return Some(Captures { levels, rest: left });
             }
             let (level, behind) = first_level(left?);
             if wanted == "+" {
@@ -363,7 +302,7 @@ impl Mapping {
             }
             left = behind;
         }
-        left.is_none().then_some((levels, None))
+        left.is_none().then_some(Captures { levels, rest: None })
     }
 
     /// The filter with what a topic of the other side has in place of its wildcards.
@@ -424,7 +363,7 @@ fn replaced(text: &str, old: &str, new: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn fill(levels: &[Level], (wildcards, rest): &Captures<'_>) -> String {
+fn fill(levels: &[Level], captures: &Captures<'_>) -> String {
     let mut filled = Vec::new();
     for level in levels {
         match level {
@@ -436,10 +375,10 @@ fn fill(levels: &[Level], (wildcards, rest): &Captures<'_>) -> String {
             } => {
                 filled.push(format!(
                     "{before}{}{after}",
-                    wildcards.get(*number).copied().unwrap_or_default()
+                    captures.levels.get(*number).copied().unwrap_or_default()
                 ));
             }
-            Level::Rest => filled.extend(rest.map(str::to_owned)),
+            Level::Rest => filled.extend(captures.rest.map(str::to_owned)),
         }
     }
     filled.join("/")

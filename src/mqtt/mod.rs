@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! * A packet that was decoded is well formed: text is UTF-8 without U+0000, topic names hold no wildcard, topic filters are
-//!   valid, packet identifiers are not zero, reserved bits were right, properties are allowed in their packet and stand once.
-//!   Topics may have more levels than are allowed: whoever takes the packet refuses them, because its connection need not end.
+//!   valid, packet identifiers are not zero, reserved bits were right, properties are allowed in their packet and are there once.
+//!   Topics may have more levels than are allowed: the receiver of the packet refuses them, because the connection need not end.
 //! * "Incomplete" is only ever said of a frame whose bytes have not all arrived; everything else is an error with the reason
 //!   code that the standard prescribes.
 //! * Decoding never panics and never allocates more than the frame it was given.
@@ -11,21 +11,25 @@
 mod decode;
 mod encode;
 mod mapping;
+mod mapping_error;
 mod properties;
 mod reason;
 mod topic;
+mod wire;
 
 use std::num::NonZeroU16;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 
-pub use decode::{DecodeError, Decoder, Progress, claimed_version};
-pub use encode::{PublishTemplate, encode};
-pub use mapping::{Mapping, MappingError};
+pub use decode::{Decoder, Progress, claimed_version};
+pub use encode::{PublishContent, PublishFlags, PublishTemplate, encode};
+pub use mapping::Mapping;
+pub use mapping_error::MappingError;
 pub use properties::{Extras, Fields, Place, Properties, decode_properties, encode_properties};
 pub use reason::ReasonCode;
 pub use topic::{TopicError, TopicFilter, TopicName};
+pub use wire::DecodeError;
 
 /// A packet identifier; never zero [MQTT-2.2.1-3].
 pub type PacketId = NonZeroU16;
@@ -151,9 +155,9 @@ pub struct Connect {
 /// The will message of a CONNECT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Will {
-    /// Where it is published.
+    /// The topic it is published to.
     pub topic: TopicName,
-    /// What is published.
+    /// Its payload.
     pub payload: Bytes,
     /// Its QoS.
     pub qos: QoS,
@@ -196,7 +200,7 @@ pub struct Publish {
 /// PUBACK, PUBREC, PUBREL, PUBCOMP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ack {
-    /// Which message.
+    /// The identifier of the message.
     pub packet_id: PacketId,
     /// MQTT 5; success in older versions.
     pub reason: ReasonCode,
@@ -226,7 +230,7 @@ pub struct Subscribe {
     pub properties: Properties,
 }
 
-/// What comes with a filter in SUBSCRIBE.
+/// The options of a filter in SUBSCRIBE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SubscribeOptions {
     /// Highest QoS wanted.

@@ -1,4 +1,4 @@
-//! MQTT 5 properties: which exist, in which packet each may stand, and how they are written [MQTT 5.0, 2.2.2].
+//! MQTT 5 properties: their fields, the packets that may have them, and their encoding [MQTT 5.0, 2.2.2].
 //!
 //! Invariants: a decoded property was allowed in its packet and, unless the standard lets it repeat, stood there once. A packet
 //! without properties costs one pointer.
@@ -10,8 +10,9 @@ use std::sync::LazyLock;
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
-use super::decode::{DecodeError, Reader, malformed, protocol_error};
-use super::encode::{put_binary, put_text, put_varint, varint_len};
+use super::wire::{
+    DecodeError, Reader, malformed, protocol_error, put_binary, put_text, put_varint, varint_len,
+};
 use super::{ReasonCode, TopicName};
 
 /// The properties of one packet; dereferences to [`Fields`].
@@ -87,7 +88,7 @@ impl Deref for Properties {
     }
 }
 
-/// What the allocator takes for a text of its own, besides the text, in bytes, about.
+/// Bytes of the allocator for a text, besides the text, about.
 const ALLOCATION: usize = 16;
 
 impl Properties {
@@ -148,7 +149,7 @@ impl Properties {
     }
 }
 
-/// Where properties stand; the numbers are the packet types of the fixed header, 0 is the will.
+/// The packet that properties are in: its type in the fixed header; 0 is the will.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(pub(super) u8);
 
@@ -181,7 +182,7 @@ const EVERYWHERE: u16 = WILL
     | DISCONNECT
     | AUTH;
 
-/// The places where property `id` may stand, as bits by packet type; 0 for unknown identifiers [MQTT 5.0, table 2-4].
+/// The packets that may have property `id`, as bits by packet type; 0 for unknown identifiers [MQTT 5.0, table 2-4].
 fn allowed_places(id: u32) -> u16 {
     match id {
         0x01 | 0x02 | 0x03 | 0x08 | 0x09 => PUBLISH | WILL,
@@ -206,14 +207,6 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), DecodeError> {
     }
     *slot = Some(value);
     Ok(())
-}
-
-fn truth(byte: u8) -> Result<bool, DecodeError> {
-    match byte {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(protocol_error("a property must be 0 or 1")),
-    }
 }
 
 /// Reads a property section: its length, then the properties.
@@ -248,9 +241,10 @@ pub(super) fn read_properties(
     Ok(properties)
 }
 
+// A table in the order of the identifiers: one arm a property [MQTT 5.0, table 2-4].
 fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(), DecodeError> {
     match id {
-        0x01 => once(&mut fields.payload_is_text, truth(section.u8()?)?),
+        0x01 => once(&mut fields.payload_is_text, section.truth()?),
         0x02 => once(&mut fields.message_expiry, section.u32()?),
         0x03 => once(&mut fields.content_type, section.text()?),
         0x08 => {
@@ -270,15 +264,9 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
         0x13 => once(&mut fields.server_keep_alive, section.u16()?),
         0x15 => once(&mut fields.authentication_method, section.text()?),
         0x16 => once(&mut fields.authentication_data, section.binary()?),
-        0x17 => once(
-            &mut fields.request_problem_information,
-            truth(section.u8()?)?,
-        ),
+        0x17 => once(&mut fields.request_problem_information, section.truth()?),
         0x18 => once(&mut fields.will_delay, section.u32()?),
-        0x19 => once(
-            &mut fields.request_response_information,
-            truth(section.u8()?)?,
-        ),
+        0x19 => once(&mut fields.request_response_information, section.truth()?),
         0x1A => once(&mut fields.response_information, section.text()?),
         0x1C => once(&mut fields.server_reference, section.text()?),
         0x1F => once(&mut fields.reason_string, section.text()?),
@@ -289,15 +277,12 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
         }
         0x22 => once(&mut fields.topic_alias_maximum, section.u16()?),
         0x23 => {
-            let alias = NonZeroU16::new(section.u16()?).ok_or(DecodeError {
-                reason: ReasonCode::TOPIC_ALIAS_INVALID,
-                what: "topic alias 0",
-                version: None,
-            })?;
+            let zero = DecodeError::new(ReasonCode::TOPIC_ALIAS_INVALID, "topic alias 0");
+            let alias = NonZeroU16::new(section.u16()?).ok_or(zero)?;
             once(&mut fields.topic_alias, alias)
         }
-        0x24 => once(&mut fields.maximum_qos_is_1, truth(section.u8()?)?),
-        0x25 => once(&mut fields.retain_available, truth(section.u8()?)?),
+        0x24 => once(&mut fields.maximum_qos_is_1, section.truth()?),
+        0x25 => once(&mut fields.retain_available, section.truth()?),
         0x26 => {
             let pair = (section.text()?, section.text()?);
             fields.user.push(pair);
@@ -308,20 +293,17 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
                 NonZeroU32::new(section.u32()?).ok_or(protocol_error("maximum packet size 0"))?;
             once(&mut fields.maximum_packet_size, size)
         }
-        0x28 => once(&mut fields.wildcards_available, truth(section.u8()?)?),
+        0x28 => once(&mut fields.wildcards_available, section.truth()?),
         0x29 => once(
             &mut fields.subscription_identifiers_available,
-            truth(section.u8()?)?,
+            section.truth()?,
         ),
-        0x2A => once(
-            &mut fields.shared_subscriptions_available,
-            truth(section.u8()?)?,
-        ),
+        0x2A => once(&mut fields.shared_subscriptions_available, section.truth()?),
         _ => Err(malformed("an unknown property")),
     }
 }
 
-/// What a PUBLISH says about one delivery, beside the properties of the message.
+/// The properties of one delivery, beside those of the message.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extras<'a> {
     /// 0x02: seconds that are left.

@@ -32,7 +32,7 @@ reasons! {
     GRANTED_QOS_2 = 0x02, "granted QoS 2";
     /// 0x04 the client wants its will published.
     DISCONNECT_WITH_WILL = 0x04, "disconnect with will message";
-    /// 0x10 accepted, nobody subscribed.
+    /// 0x10 accepted, without subscribers.
     NO_MATCHING_SUBSCRIBERS = 0x10, "no matching subscribers";
     /// 0x11 there was no such subscription.
     NO_SUBSCRIPTION_EXISTED = 0x11, "no subscription existed";

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytestring::ByteString;
 
-/// What a shared subscription begins with.
+/// The beginning of a shared subscription.
 const SHARE: &str = "$share/";
 /// Longest topic in bytes [MQTT 5.0, 1.5.4].
 const MAX_BYTES: usize = 65_535;
@@ -92,7 +92,7 @@ impl TopicName {
         }
     }
 
-    /// The same for a packet: a topic that is too deep is refused by itself, not with its connection, by whoever takes the packet.
+    /// The same for a packet: the receiver of the packet refuses a topic that is too deep, and keeps the connection.
     pub fn of_any_depth(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_common(&text)?;
@@ -135,7 +135,7 @@ impl TopicFilter {
         }
     }
 
-    /// The same for a packet: a filter that is too deep is refused by itself, not with its connection, by whoever takes the packet.
+    /// The same for a packet: the receiver of the packet refuses a filter that is too deep, and keeps the connection.
     pub fn of_any_depth(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_common(&text)?;
@@ -176,7 +176,7 @@ impl TopicFilter {
         self.0.starts_with(SHARE)
     }
 
-    /// What is matched: the text without `$share/<name>/`.
+    /// The text that topics are matched with: without `$share/<name>/`.
     pub fn plain(&self) -> &str {
         self.0
             .strip_prefix(SHARE)

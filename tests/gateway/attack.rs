@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use wellhead::broker::engine::Limits;
+use wellhead::broker::engine::BrokerLimits;
 use wellhead::mqtt::{
     Connect, Packet, PacketId, Properties, Publish, QoS, Subscribe, SubscribeOptions, TopicFilter,
     TopicName, Version, Will, encode,
@@ -312,7 +312,7 @@ fn check(name: &str, attack: fn(u16) -> Held) {
         after / 1024,
         restarted / 1024
     );
-    let budget = Limits::default().max_sessions_bytes as u64 / 1024;
+    let budget = BrokerLimits::default().max_sessions_bytes as u64 / 1024;
     for (when, memory) in [
         ("during", during),
         ("after", after),

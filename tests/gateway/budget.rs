@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use wellhead::broker::access::{Access, Hash, Rules, User};
-use wellhead::broker::engine::{LeftOut, Limits, Peer, Setup};
+use wellhead::broker::access::{Access, AccessRules, Hash, User};
+use wellhead::broker::engine::{BrokerLimits, LeftOut, Peer, Setup};
 use wellhead::mqtt::{
     Connect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, TopicName, Version, Will,
 };
@@ -17,9 +17,9 @@ use super::far_side::{connect_as, subscribe};
 use super::stage::{SECRET, Stage, tight_limits as limits};
 
 fn stage() -> Stage {
-    let everything = || Rules {
+    let everything = || AccessRules {
         allows_all: true,
-        ..Rules::default()
+        ..AccessRules::default()
     };
     let user = || User {
         hash: Some(Hash::new(SECRET).unwrap()),
@@ -283,7 +283,7 @@ fn a_restart_with_a_smaller_budget_leaves_out_what_is_too_much() {
         (1..=10).for_each(|number| stage.send(id, &publish("t", QoS::ExactlyOnce, number, 0)));
         while stage.next_packet(id).is_some() {}
     }
-    stage.setup.limits = Limits {
+    stage.setup.limits = BrokerLimits {
         max_sessions: 2,
         max_session_bytes: 5000,
         max_user_bytes: 4000,
@@ -378,7 +378,7 @@ fn a_session_that_holds_much_goes_for_a_new_one_of_its_user_after_a_long_absence
 #[test]
 fn the_session_of_another_user_goes_when_all_hold_too_much_and_not_before() {
     let mut stage = stage();
-    stage.setup.limits = Limits {
+    stage.setup.limits = BrokerLimits {
         max_user_bytes: 60_000,
         ..limits()
     };
@@ -418,10 +418,10 @@ fn a_session_that_came_back_is_not_away() {
 
 #[test]
 fn states_of_bridges_have_a_few_places_of_their_own() {
-    let limits = Limits {
+    let limits = BrokerLimits {
         max_retained: 50,
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     let mut stage = Stage::new(Setup {
         limits,

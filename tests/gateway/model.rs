@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use wellhead::broker::access::Access;
-use wellhead::broker::engine::{Input, Limits, Peer, Setup};
+use wellhead::broker::engine::{BrokerLimits, Input, Peer, Setup};
 use wellhead::mqtt::{
     Ack, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions,
     TopicFilter, TopicName, Version,
@@ -103,11 +103,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits {
+        let limits = BrokerLimits {
             receive_maximum: 3,
             output_bytes: 40,
             sys_every: Duration::ZERO,
-            ..Limits::default()
+            ..BrokerLimits::default()
         };
         let setup = Setup {
             limits,

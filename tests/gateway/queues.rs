@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wellhead::broker::access::Access;
-use wellhead::broker::engine::{Limits, Peer, Setup};
+use wellhead::broker::engine::{BrokerLimits, Peer, Setup};
 use wellhead::mqtt::{Ack, Packet, PacketId, Properties, QoS, ReasonCode, Version};
 
 use super::far_side::{FarSide, connect, connect_as, subscribe};
 use super::stage::Stage;
 
 fn stage() -> Stage {
-    let limits = Limits {
+    let limits = BrokerLimits {
         max_queued_total: 20_000,
         receive_maximum: 64,
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     Stage::new(Setup {
         limits,
@@ -109,10 +109,10 @@ fn what_is_in_flight_takes_nothing_from_queues() {
 
 #[test]
 fn retained_messages_come_in_pieces_and_whole() {
-    let limits = Limits {
+    let limits = BrokerLimits {
         max_retained: 20_000,
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     let mut stage = Stage::new(Setup {
         limits,
@@ -143,11 +143,11 @@ fn arrived(stage: &mut Stage, id: u64) -> usize {
 
 #[test]
 fn what_a_client_cannot_take_any_more_leaves_room_for_what_it_can() {
-    let limits = Limits {
+    let limits = BrokerLimits {
         max_queued_bytes: 10_000,
         receive_maximum: 64,
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     let mut stage = Stage::new(Setup {
         limits,
@@ -189,11 +189,11 @@ fn what_a_client_cannot_take_any_more_leaves_room_for_what_it_can() {
 
 #[test]
 fn what_is_in_flight_counts_after_a_restart() {
-    let limits = Limits {
+    let limits = BrokerLimits {
         max_queued_bytes: 10_000,
         receive_maximum: 64,
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     let mut stage = Stage::new(Setup {
         limits,
@@ -267,10 +267,10 @@ fn a_client_that_acknowledges_nothing_never_gets_more_than_its_receive_maximum()
         (QoS::ExactlyOnce, false),
         (QoS::ExactlyOnce, true),
     ] {
-        let limits = Limits {
+        let limits = BrokerLimits {
             max_queued_total: 40_000,
             sys_every: Duration::ZERO,
-            ..Limits::default()
+            ..BrokerLimits::default()
         };
         let mut stage = Stage::new(Setup {
             limits,
@@ -353,9 +353,9 @@ fn a_message_in_flight_is_given_up_for_others_and_not_sent_again() {
 
 #[test]
 fn what_was_in_flight_is_within_smaller_limits_after_a_restart() {
-    let limits = Limits {
+    let limits = BrokerLimits {
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     for (total, own) in [(20_000, 4 << 20), (64 << 20, 20_000)] {
         let mut stage = Stage::new(Setup {
@@ -377,7 +377,7 @@ fn what_was_in_flight_is_within_smaller_limits_after_a_restart() {
             );
             stage.send(publisher, &packet);
         }
-        stage.setup.limits = Limits {
+        stage.setup.limits = BrokerLimits {
             max_queued_total: total,
             max_queued_bytes: own,
             ..limits.clone()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use wellhead::broker::access::Access;
-use wellhead::broker::engine::{Input, Limits, NoticeKind, Peer, QueueFull, Setup};
+use wellhead::broker::engine::{BrokerLimits, Input, NoticeKind, Peer, QueueFull, Setup};
 use wellhead::message::{Message, Origin};
 use wellhead::mqtt::{
     Ack, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions,
@@ -29,7 +29,7 @@ fn topic_of(number: usize) -> TopicName {
     .unwrap()
 }
 
-fn setup(limits: Limits) -> Setup {
+fn setup(limits: BrokerLimits) -> Setup {
     Setup {
         limits,
         access: Arc::new(Access::open()),
@@ -105,11 +105,11 @@ struct World {
 
 impl World {
     fn new(qos: QoS, output_bytes: usize) -> Self {
-        let limits = Limits {
+        let limits = BrokerLimits {
             receive_maximum: 7,
             output_bytes,
             sys_every: Duration::ZERO,
-            ..Limits::default()
+            ..BrokerLimits::default()
         };
         let mut world = Self {
             stage: Stage::new(setup(limits)),
@@ -430,9 +430,9 @@ fn enter(stage: &mut Stage, name: &str) -> u64 {
 }
 
 fn stage_with(count: usize, payload: usize) -> Stage {
-    let limits = Limits {
+    let limits = BrokerLimits {
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     let mut stage = Stage::new(setup(limits));
     for number in 0..count {
@@ -569,10 +569,10 @@ fn messages_that_are_too_large_for_the_client_hold_nothing_up() {
 
 #[test]
 fn a_full_total_slows_retained_messages_and_stops_none() {
-    let limits = Limits {
+    let limits = BrokerLimits {
         max_queued_total: 60_000,
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     let mut stage = Stage::new(setup(limits));
     for number in 0..200 {
@@ -626,22 +626,22 @@ fn payloads(stage: &mut Stage, id: u64) -> HashMap<String, Vec<String>> {
 
 #[test]
 fn a_new_value_that_finds_no_room_comes_as_a_retained_message() {
-    let small = Limits {
+    let small = BrokerLimits {
         sys_every: Duration::ZERO,
         max_queued: 5,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
-    let total = Limits {
+    let total = BrokerLimits {
         sys_every: Duration::ZERO,
         max_queued_total: 100_000,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     for (limits, queue_full) in [&small, &total]
         .into_iter()
         .flat_map(|one| [(one, QueueFull::DropNewest), (one, QueueFull::DropOldest)])
     {
         for qos in [QoS::AtLeastOnce, QoS::AtMostOnce] {
-            let mut stage = Stage::new(setup(Limits {
+            let mut stage = Stage::new(setup(BrokerLimits {
                 queue_full,
                 output_bytes: 5_000,
                 ..limits.clone()
@@ -801,10 +801,10 @@ fn a_subscription_looks_at_a_few_topics_within_its_packet() {
 fn what_waits_at_qos_0_is_sent_again_after_an_absence() {
     for count in [3, 20, 60, 100, 300] {
         for filters in [&["kept/+"][..], &["kept/+", "kept/#"]] {
-            let limits = Limits {
+            let limits = BrokerLimits {
                 sys_every: Duration::ZERO,
                 output_bytes: 1_500,
-                ..Limits::default()
+                ..BrokerLimits::default()
             };
             let mut stage = Stage::new(setup(limits));
             for number in 0..count {

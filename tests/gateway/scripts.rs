@@ -640,9 +640,9 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
         ..AdmissionLimits::default()
     });
     let parts = broker::broker(
-        broker::Source::Disk(Box::new(opened)),
+        broker::EngineSource::Disk(Box::new(opened)),
         admission,
-        vec![broker::Way {
+        vec![broker::TapSender {
             sender: queue,
             dropped: Arc::default(),
         }],

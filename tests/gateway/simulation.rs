@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wellhead::broker::access::Access;
-use wellhead::broker::engine::{Limits, Peer, Setup};
+use wellhead::broker::engine::{BrokerLimits, Peer, Setup};
 use wellhead::mqtt::{Packet, QoS, TopicFilter, TopicName};
 
 use super::far_side::{FarSide, connect, subscribe};
@@ -58,10 +58,10 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let limits = Limits {
+        let limits = BrokerLimits {
             receive_maximum: 16,
             sys_every: Duration::ZERO,
-            ..Limits::default()
+            ..BrokerLimits::default()
         };
         let stage = Stage::new(Setup {
             limits,

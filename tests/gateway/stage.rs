@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use wellhead::broker::access::{Access, Hash, Pattern, Rules, User, Workspace};
+use wellhead::broker::access::{Access, AccessRules, Hash, TopicPattern, User, Workspace};
 use wellhead::broker::engine::{
-    Engine, Input, LeftOut, Limits, Note, Notice, Output, Peer, Position, Restore, Setup, Tap,
-    Ticket,
+    BrokerLimits, ClientNote, Engine, Input, LeftOut, Lsn, Notice, Output, Peer, Restore, Setup,
+    Tap, Ticket,
 };
-use wellhead::broker::scram::Secret;
+use wellhead::broker::scram::ScramSecret;
 use wellhead::message::{Message, Origin};
 use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version, encode};
 
@@ -22,14 +22,14 @@ const UNIX_MS: i64 = 1_800_000_000_000;
 pub const SECRET: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
 
 /// Little memory for sessions.
-pub fn tight_limits() -> Limits {
-    Limits {
+pub fn tight_limits() -> BrokerLimits {
+    BrokerLimits {
         max_session_bytes: 20_000,
         max_user_bytes: 30_000,
         max_sessions_bytes: 60_000,
         max_sessions: 5,
         sys_every: Duration::ZERO,
-        ..Limits::default()
+        ..BrokerLimits::default()
     }
 }
 
@@ -39,17 +39,17 @@ pub fn access() -> Access {
     let patterns = |texts: &[&str]| {
         texts
             .iter()
-            .map(|text| Pattern::new(*text).unwrap())
+            .map(|text| TopicPattern::new(*text).unwrap())
             .collect::<Vec<_>>()
     };
-    let rules = Rules {
+    let rules = AccessRules {
         read: patterns(&["plant/#", "dev/%c/#"]),
         write: patterns(&["plant/#", "dev/%c/#", "$SYS/broker/connection/far.%c/state"]),
         deny_read: patterns(&["plant/secret/#"]),
         deny_write: patterns(&["plant/fixed"]),
-        ..Rules::default()
+        ..AccessRules::default()
     };
-    let scram = Secret::of_password(b"secret", b"salt of the test", 4096.try_into().unwrap());
+    let scram = ScramSecret::of_password(b"secret", b"salt of the test", 4096.try_into().unwrap());
     let anna = User {
         hash: Some(Hash::new(SECRET).unwrap()),
         scram: Some(scram),
@@ -58,23 +58,23 @@ pub fn access() -> Access {
     };
     Access::new(
         HashMap::from([("anna".into(), anna)]),
-        Some(Rules {
+        Some(AccessRules {
             allows_all: true,
-            ..Rules::default()
+            ..AccessRules::default()
         }),
     )
 }
 
 /// Small limits, a tap on `north/#`, an instrument that is written to on `plant/pump/set`.
 pub fn setup() -> Setup {
-    let limits = Limits {
+    let limits = BrokerLimits {
         sys_every: Duration::from_secs(1_000_000),
         max_queued: 5,
         receive_maximum: 4,
         topic_aliases: 3,
         max_keep_alive: Some(Duration::from_secs(1000)),
         max_session_expiry: Some(Duration::from_secs(1_000_000)),
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     Setup {
         limits,
@@ -105,7 +105,7 @@ pub struct Stage {
     pub setup: Setup,
     /// Durable.
     journal: Vec<Bytes>,
-    waiting: VecDeque<(Position, Bytes)>,
+    waiting: VecDeque<(Lsn, Bytes)>,
     /// Batches wait until [`Stage::commit`].
     pub is_disk_slow: bool,
     /// Passwords wait until [`Stage::verify`].
@@ -122,7 +122,7 @@ pub struct Stage {
     /// Notices that were left out and told later, by their event.
     pub suppressed: Vec<(&'static str, u64)>,
     /// Lines for the log.
-    pub notes: Vec<Note>,
+    pub notes: Vec<ClientNote>,
     next: u64,
     steps: u64,
     checkpoints: bool,
@@ -259,14 +259,14 @@ impl Stage {
         self.engine.set_clock(now, unix_ms);
         loop {
             self.engine.tick(self.now);
-            self.engine.go_on(self.now);
+            self.engine.fetch_retained(self.now);
             let outputs: Vec<Output> = self.engine.take_outputs().collect();
             let is_busy = self.take_bytes() || !outputs.is_empty();
             for output in outputs {
                 self.obey(output);
             }
             if self.checkpoints {
-                self.checkpoints = !self.engine.go_on_with_checkpoint(100);
+                self.checkpoints = !self.engine.continue_checkpoint(100);
             }
             let batch = self.engine.take_records();
             let is_done = !is_busy && batch.is_none() && !self.engine.has_work();

@@ -282,7 +282,7 @@ fn a_log_of_objects_says_at_debug_what_is_asked_and_answered() {
     assert_eq!(code, Some(0), "{error}");
     for told in [
         "\"points written\"",
-        "\"what the client asked for\"",
+        "\"broker.client_terms\"",
         "\"keep_alive\":0",
         "\"session\":\"new\"",
     ] {

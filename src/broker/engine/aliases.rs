@@ -8,9 +8,9 @@ use std::num::NonZeroU16;
 
 use crate::mqtt::TopicName;
 
-/// What an alias takes besides its topic, in bytes, about.
+/// Bytes of an alias besides its topic, about.
 const OVERHEAD: usize = 80;
-/// What an alias to the client may take on average; with more, fewer topics get one.
+/// Bytes that an alias to the client may take on average; with more, fewer topics get one.
 const AVERAGE: usize = 160;
 
 /// The aliases of one MQTT 5 connection.
@@ -38,7 +38,7 @@ impl Aliases {
         }
     }
 
-    /// What `maximum` aliases to a client may take.
+    /// Bytes that `maximum` aliases to a client may take.
     pub(super) fn allowance(maximum: u16) -> usize {
         usize::from(maximum) * AVERAGE
     }
@@ -48,7 +48,7 @@ impl Aliases {
         self.maximum > 0
     }
 
-    /// What all aliases may take.
+    /// Bytes that all aliases may take.
     pub(super) fn bytes(&self) -> usize {
         Self::allowance(self.maximum) + self.incoming_bytes
     }
@@ -59,7 +59,7 @@ impl Aliases {
             .and_then(Option::as_ref)
     }
 
-    /// What all aliases take if the client gives one of its own this topic.
+    /// Bytes of all aliases if the client gives one of its own this topic.
     pub(super) fn bytes_with(&self, topic: &TopicName, alias: NonZeroU16) -> usize {
         let places = usize::from(alias.get()).saturating_sub(self.incoming.len())
             * size_of::<Option<TopicName>>();

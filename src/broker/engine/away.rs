@@ -4,32 +4,35 @@
 //! reserve if it does; each list is in the order of the ends of their connections. A list that is empty is not kept.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::SessionKey;
 use super::budget::Owner;
 
-/// What an absent session is known by.
+/// Absence after which a session may have to make room for another one.
+pub(super) const LONG_AWAY: Duration = Duration::from_secs(3600);
+
+/// The facts that an absent session is found by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Absence {
     /// When its connection ended.
     pub(super) since: Instant,
-    /// Whose share of the budget it uses.
+    /// The owner whose share of the budget it uses.
     pub(super) owner: Owner,
     /// It holds more than every session may.
     pub(super) is_beyond_reserve: bool,
 }
 
-type Order = BTreeSet<(Instant, SessionKey)>;
+type AbsenceOrder = BTreeSet<(Instant, SessionKey)>;
 
 /// Sessions in the order of the ends of their connections, in all and by owner.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Orders {
-    all: Order,
-    by_owner: HashMap<Owner, Order>,
+struct AbsenceOrders {
+    all: AbsenceOrder,
+    by_owner: HashMap<Owner, AbsenceOrder>,
 }
 
-impl Orders {
+impl AbsenceOrders {
     fn insert(&mut self, key: SessionKey, absence: &Absence) {
         self.all.insert((absence.since, key));
         self.by_owner
@@ -63,8 +66,8 @@ impl Orders {
 #[derive(Debug, Default)]
 pub(super) struct Away {
     known: HashMap<SessionKey, Absence>,
-    orders: Orders,
-    beyond: Orders,
+    orders: AbsenceOrders,
+    beyond: AbsenceOrders,
 }
 
 impl Away {

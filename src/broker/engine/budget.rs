@@ -1,37 +1,37 @@
-//! What sessions hold besides messages, in bytes: names, subscriptions, wills, topic aliases and QoS 2 identifiers. One budget for a
+//! The bytes that sessions hold besides messages: names, subscriptions, wills, topic aliases and QoS 2 identifiers. One budget for a
 //! session, for a user (without a name: an address) and for all.
 //!
 //! A session may hold [`Budget::reserve`] bytes whatever the others hold: there is as much of it as there may be sessions. Only what
-//! is beyond comes out of a pool, of which one user gets no more than [`Limits::max_user_bytes`]. So whoever uses a share up can neither
-//! shut out others nor take what they have.
+//! is beyond comes out of a pool, of which one user gets no more than [`BrokerLimits::max_user_bytes`]. So an owner that uses its share up can
+//! neither shut out others nor take what they have.
 //!
 //! Invariants:
 //! * `held` is the sum of all accounts; `pooled` is the sum of what is beyond the reserve of each, in all and by owner.
 //! * An owner without accounts is not known.
 //! * A charge that is refused changes nothing.
 //!
-//! What it does not count: messages that wait or are in flight (`queue`, `in_flight`, [`Limits::max_queued_total`]), retained messages.
+//! It does not count messages that wait or are in flight (`queue`, `in_flight`, [`BrokerLimits::max_queued_total`]), retained messages.
 
 use std::collections::HashMap;
 
 use bytestring::ByteString;
 
-use super::Limits;
-use super::connection::Peer;
+use super::BrokerLimits;
+use super::lifecycle::Peer;
 use crate::broker::admission::Address;
 use crate::log::network;
 
-/// What every session may hold: enough for a client identifier, a small will and a handful of subscriptions.
+/// Bytes that every session may hold: enough for a client identifier, a small will and a handful of subscriptions.
 const RESERVE: usize = 6 << 10;
 
-/// Whose share of the budget a session uses.
+/// The owner of a session, whose share of the budget it uses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
     /// A user.
     User(ByteString),
-    /// Somebody without a name, at this address (of IPv6 the first 64 bits), or on a Unix socket.
+    /// Clients without a name, at this address (of IPv6 the first 64 bits), or on a Unix socket.
     Address(Option<Address>),
-    /// Somebody without a name, before the broker was started: nobody's share, only that of all.
+    /// Clients without a name, before the broker was started: they count for no owner, only for all.
     Unknown,
 }
 
@@ -48,9 +48,9 @@ impl Owner {
     }
 }
 
-/// What a session holds something for.
+/// The purpose of bytes that a session holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum BudgetPart {
     /// The session itself: client identifier, user name, rights of its own.
     Names,
     /// Its subscriptions, and their places in the tree.
@@ -61,20 +61,20 @@ pub(super) enum Part {
     Received,
     /// Topic aliases of its connection, both ways.
     Aliases,
-    /// How far retained messages for its subscriptions have come.
+    /// The places that replays of retained messages have reached.
     Replays,
 }
 
-const PARTS: [Part; 6] = [
-    Part::Names,
-    Part::Filters,
-    Part::Will,
-    Part::Received,
-    Part::Aliases,
-    Part::Replays,
+const PARTS: [BudgetPart; 6] = [
+    BudgetPart::Names,
+    BudgetPart::Filters,
+    BudgetPart::Will,
+    BudgetPart::Received,
+    BudgetPart::Aliases,
+    BudgetPart::Replays,
 ];
 
-/// What one session holds. Changed by its [`Budget`] only.
+/// The bytes that one session holds. Changed by its [`Budget`] only.
 #[derive(Debug)]
 pub(super) struct Account {
     owner: Owner,
@@ -88,17 +88,24 @@ impl Account {
     }
 
     /// Bytes held for something.
-    pub(super) fn part(&self, part: Part) -> usize {
+    pub(super) fn part(&self, part: BudgetPart) -> usize {
         self.parts.get(part as usize).copied().unwrap_or(0)
     }
 
-    /// Whose share it is.
+    /// The owner whose share they use.
     pub(super) fn owner(&self) -> &Owner {
         &self.owner
     }
 }
 
-/// Which budget is used up.
+/// Bytes that a session holds from its CONNECT on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewCharges {
+    pub(super) names: usize,
+    pub(super) will: usize,
+}
+
+/// The budget that is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Over {
     /// That of the session.
@@ -123,12 +130,12 @@ impl Over {
 }
 
 #[derive(Debug, Default)]
-struct Share {
+struct OwnerShare {
     accounts: usize,
     pooled: usize,
 }
 
-/// What all sessions hold.
+/// The bytes that all sessions hold.
 #[derive(Debug)]
 pub(super) struct Budget {
     per_session: usize,
@@ -137,16 +144,16 @@ pub(super) struct Budget {
     pool: usize,
     held: usize,
     pooled: usize,
-    owners: HashMap<Owner, Share>,
+    owners: HashMap<Owner, OwnerShare>,
     /// With more accounts an owner is a crowd.
     half: usize,
     crowd: Option<Owner>,
-    /// Something was given back since somebody asked.
+    /// Something was given back since `was_refunded` was last called.
     was_refunded: bool,
 }
 
 impl Budget {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &BrokerLimits) -> Self {
         let total = limits.max_sessions_bytes;
         let reserve = RESERVE.min(total / 2 / limits.max_sessions.max(1));
         Self {
@@ -177,7 +184,7 @@ impl Budget {
         held.saturating_sub(self.reserve)
     }
 
-    /// Whoever has more than half of all sessions that there may be, if anybody has.
+    /// The owner with more than half of all sessions that there may be, if there is one.
     pub(super) fn crowd(&self) -> Option<&Owner> {
         self.crowd.as_ref()
     }
@@ -219,7 +226,7 @@ impl Budget {
         }
     }
 
-    /// The session is used by somebody else, or from somewhere else. What it holds goes with it.
+    /// The session has another owner from now on; its charges move with it.
     fn move_to(&mut self, account: &mut Account, owner: Owner) {
         if account.owner == owner {
             return;
@@ -233,19 +240,13 @@ impl Budget {
     }
 
     /// Notes what a session that was admitted holds for its names and its will.
-    pub(super) fn settle(
-        &mut self,
-        account: &mut Account,
-        owner: Owner,
-        (names, will): (usize, usize),
-    ) {
+    pub(super) fn settle(&mut self, account: &mut Account, owner: Owner, charges: NewCharges) {
         self.move_to(account, owner);
-        for (part, bytes) in [(Part::Names, names), (Part::Will, will)] {
-            self.put(account, part, bytes);
-        }
+        self.put(account, BudgetPart::Names, charges.names);
+        self.put(account, BudgetPart::Will, charges.will);
     }
 
-    fn put(&mut self, account: &mut Account, part: Part, bytes: usize) {
+    fn put(&mut self, account: &mut Account, part: BudgetPart, bytes: usize) {
         let before = account.held();
         if let Some(slot) = account.parts.get_mut(part as usize) {
             *slot = bytes;
@@ -258,7 +259,7 @@ impl Budget {
     pub(super) fn set(
         &mut self,
         account: &mut Account,
-        part: Part,
+        part: BudgetPart,
         bytes: usize,
     ) -> Result<(), Over> {
         let (before, known) = (account.held(), account.part(part));
@@ -275,7 +276,7 @@ impl Budget {
     }
 
     /// Whether a session of `owner` may hold `held` bytes; `replaced` is whose share it takes the place of, and what that holds.
-    /// What holds no more than before is admitted; if it changes its owner, the new one must have room for it.
+    /// A session that holds no more than before is admitted; if it changes its owner, the new one must have room for it.
     pub(super) fn admit(
         &self,
         replaced: Option<(&Owner, usize)>,
@@ -319,7 +320,7 @@ impl Budget {
 
     /// Panics if a total is not the sum of `accounts`, which are all. For tests.
     pub(super) fn check_invariants<'a>(&self, accounts: impl Iterator<Item = &'a Account>) {
-        let (mut held, mut owners) = (0, HashMap::<&Owner, Share>::new());
+        let (mut held, mut owners) = (0, HashMap::<&Owner, OwnerShare>::new());
         for account in accounts {
             held += account.held();
             let share = owners.entry(&account.owner).or_default();
@@ -372,14 +373,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn limits() -> Limits {
+    fn limits() -> BrokerLimits {
         // A reserve of 1000, and a pool of 10,000.
-        Limits {
+        BrokerLimits {
             max_session_bytes: 6000,
             max_user_bytes: 7000,
             max_sessions_bytes: 20_000,
             max_sessions: 10,
-            ..Limits::default()
+            ..BrokerLimits::default()
         }
     }
 
@@ -393,7 +394,7 @@ mod tests {
         let mut greedy: Vec<Account> = (0..9).map(|_| budget.open(user("greedy"))).collect();
         let refused: Vec<Option<Over>> = greedy
             .iter_mut()
-            .map(|account| budget.set(account, Part::Will, 4000).err())
+            .map(|account| budget.set(account, BudgetPart::Will, 4000).err())
             .collect();
         assert_eq!(
             refused.iter().filter(|refused| refused.is_none()).count(),
@@ -402,18 +403,21 @@ mod tests {
         );
         assert!(refused.iter().flatten().all(|over| *over == Over::Owner));
         assert_eq!(
-            budget.set(&mut greedy[0], Part::Will, 6001),
+            budget.set(&mut greedy[0], BudgetPart::Will, 6001),
             Err(Over::Session)
         );
         let mut modest = budget.open(user("modest"));
         assert_eq!(
-            budget.set(&mut modest, Part::Filters, 5000),
+            budget.set(&mut modest, BudgetPart::Filters, 5000),
             Ok(()),
             "what the first user may not have is there for others"
         );
-        assert_eq!(budget.set(&mut modest, Part::Filters, 5001), Err(Over::All));
         assert_eq!(
-            budget.set(&mut greedy[8], Part::Will, 1000),
+            budget.set(&mut modest, BudgetPart::Filters, 5001),
+            Err(Over::All)
+        );
+        assert_eq!(
+            budget.set(&mut greedy[8], BudgetPart::Will, 1000),
             Ok(()),
             "the reserve is there for everybody"
         );
@@ -425,9 +429,9 @@ mod tests {
         let mut budget = Budget::new(&limits());
         let mut full: Vec<Account> = (0..2).map(|_| budget.open(user("anna"))).collect();
         full.iter_mut()
-            .for_each(|account| assert_eq!(budget.set(account, Part::Will, 4000), Ok(())));
+            .for_each(|account| assert_eq!(budget.set(account, BudgetPart::Will, 4000), Ok(())));
         let mut other = budget.open(Owner::Unknown);
-        assert_eq!(budget.set(&mut other, Part::Will, 4000), Ok(()));
+        assert_eq!(budget.set(&mut other, BudgetPart::Will, 4000), Ok(()));
         let moved = Some((other.owner(), other.held()));
         assert_eq!(
             budget.admit(moved, &user("anna"), 4000),
@@ -483,9 +487,9 @@ mod tests {
                     }
                     (2, count) => {
                         let account = &mut accounts[index % count];
-                        let (names, will) = (account.part(Part::Names), account.part(Part::Will));
+                        let (names, will) = (account.part(BudgetPart::Names), account.part(BudgetPart::Will));
                         if budget.admit(Some((account.owner(), account.held())), &owner, account.held()).is_ok() {
-                            budget.settle(account, owner, (names, will));
+                            budget.settle(account, owner, NewCharges { names, will });
                         }
                     }
                     (_, count) => {

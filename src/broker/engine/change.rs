@@ -1,12 +1,12 @@
-//! What may become another while the broker runs: who may do what, which topics are tapped, which are guarded.
+//! Changes while the broker runs: permissions, the topics of taps, guarded topics.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::budget::Part;
+use super::budget::{BudgetPart, NewCharges};
 use super::session::names_weight;
-use super::{Engine, SessionKey};
+use super::{ConnectionId, Engine, SessionKey};
 use crate::broker::access::Access;
 use crate::mqtt::{ReasonCode, TopicFilter, TopicName};
 
@@ -15,21 +15,33 @@ use crate::mqtt::{ReasonCode, TopicFilter, TopicName};
 pub struct Change {
     /// The topics that each tap wants, in the order of the taps.
     pub filters: Vec<Vec<TopicFilter>>,
-    /// Who may do what.
+    /// Users and their permissions.
     pub access: Arc<Access>,
     /// Topics on which instruments are written to.
     pub guarded: HashSet<TopicName>,
 }
 
 impl Engine {
-    /// Takes it over at once. Clients keep their sessions and get the rights of their names; those whose names are gone, or whose client
-    /// identifiers are for others, are disconnected.
+    /// Applies a change at once. Clients keep their sessions and get the rights of their names; those whose names are gone, or whose
+    /// client identifiers are for others, are disconnected.
     pub fn change(&mut self, change: Change, now: Instant) {
-        let Change {
-            filters,
-            access,
-            guarded,
-        } = change;
+        self.change_taps(change.filters);
+        (self.guarded, self.access) = (change.guarded, change.access);
+        let keys: Vec<SessionKey> = self.sessions.iter().map(|(key, _)| key).collect();
+        let refused: Vec<ConnectionId> = keys
+            .iter()
+            .filter_map(|key| self.change_rights(*key))
+            .collect();
+        for key in keys {
+            self.note_absence(key);
+        }
+        for connection in refused {
+            self.refuse(connection, ReasonCode::ADMINISTRATIVE_ACTION, now);
+        }
+    }
+
+    /// Gives each tap the topics that it wants from now on.
+    fn change_taps(&mut self, filters: Vec<Vec<TopicFilter>>) {
         for (index, (tap, wanted)) in self.taps.iter_mut().zip(filters).enumerate() {
             for filter in tap.filters.iter().filter(|filter| !wanted.contains(filter)) {
                 self.subscriptions.untap(filter, index);
@@ -39,47 +51,25 @@ impl Engine {
             }
             tap.filters = wanted;
         }
-        (self.guarded, self.access) = (guarded, access);
-        let mut gone = Vec::new();
-        for (key, session) in &mut self.sessions {
-            let rights = self
-                .access
-                .rights(session.user.as_ref(), &session.client_id);
-            if rights.is_none()
-                || self
-                    .access
-                    .may_have(session.user.as_ref(), &session.client_id)
-                    .is_err()
-            {
-                gone.extend(session.connection);
-            }
-            session.rights = rights.unwrap_or_default();
-            for (filter, _) in session
-                .filters
-                .list()
-                .iter()
-                .filter(|(filter, _)| filter.is_shared())
-            {
-                self.subscriptions
-                    .classify(filter, key, session.class_for(key, filter));
-            }
-            let names = names_weight(&session.client_id, session.user.as_ref(), &session.rights);
-            let (owner, will) = (
-                session.account.owner().clone(),
-                session.account.part(Part::Will),
-            );
-            self.budget
-                .settle(&mut session.account, owner, (names, will));
+    }
+
+    /// Gives a session the rights that its user has from now on; its connection if it may not stay.
+    fn change_rights(&mut self, key: SessionKey) -> Option<ConnectionId> {
+        let session = self.sessions.get_mut(key)?;
+        let user = session.user.as_ref();
+        let rights = self.access.rights(user, &session.client_id);
+        let may_stay = rights.is_some() && self.access.may_have(user, &session.client_id).is_ok();
+        session.rights = rights.unwrap_or_default();
+        for filter in session.filters.shared() {
+            self.subscriptions
+                .classify(filter, key, session.class_for(key, filter));
         }
-        let away: Vec<SessionKey> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.away_since.is_some())
-            .map(|(key, _)| key)
-            .collect();
-        away.into_iter().for_each(|key| self.note_absence(key));
-        for connection in gone {
-            self.refuse(connection, ReasonCode::ADMINISTRATIVE_ACTION, now);
-        }
+        let charges = NewCharges {
+            names: names_weight(&session.client_id, session.user.as_ref(), &session.rights),
+            will: session.account.part(BudgetPart::Will),
+        };
+        let owner = session.account.owner().clone();
+        self.budget.settle(&mut session.account, owner, charges);
+        session.connection.filter(|_| !may_stay)
     }
 }

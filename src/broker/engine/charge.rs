@@ -1,13 +1,12 @@
-//! What clients ask for against the budget of sessions: at CONNECT, and for everything a session takes later.
+//! Charges against the budget of sessions: at CONNECT, and for everything a session takes later.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytestring::ByteString;
 
-use super::away::Absence;
-use super::budget::{Over, Owner, Part};
-use super::connect::LONG_AWAY;
+use super::away::{Absence, LONG_AWAY};
+use super::budget::{BudgetPart, NewCharges, Over, Owner};
 use super::session::{Incoming, PendingWill, RECEIVED, Session, names_weight};
 use super::{Engine, SessionKey};
 use crate::broker::access::Rights;
@@ -17,29 +16,36 @@ use crate::mqtt::PacketId;
 const MOST_EVICTED: usize = 8;
 
 /// A session that a CONNECT asks for.
-pub(super) struct Wanted<'a> {
-    pub(super) client_id: &'a ByteString,
-    pub(super) user: Option<&'a ByteString>,
-    pub(super) rights: &'a Arc<Rights>,
-    pub(super) will: Option<&'a PendingWill>,
-    pub(super) owner: &'a Owner,
-    /// What its client has left is not wanted.
-    pub(super) begins_anew: bool,
+pub(super) struct RequestedSession {
+    pub(super) client_id: ByteString,
+    /// The client gave no identifier and gets this one.
+    pub(super) is_assigned: bool,
+    pub(super) user: Option<ByteString>,
+    pub(super) rights: Arc<Rights>,
+    pub(super) will: Option<Box<PendingWill>>,
+    /// The owner whose share of the budget it uses.
+    pub(super) owner: Owner,
+    /// An earlier session of the client is not wanted.
+    pub(super) clean_start: bool,
 }
 
-impl Wanted<'_> {
-    fn names(&self) -> usize {
-        names_weight(self.client_id, self.user, self.rights)
-    }
-
-    fn will(&self) -> usize {
-        self.will.map_or(0, PendingWill::weight)
+impl RequestedSession {
+    fn charges(&self) -> NewCharges {
+        NewCharges {
+            names: names_weight(&self.client_id, self.user.as_ref(), &self.rights),
+            will: self.will.as_deref().map_or(0, PendingWill::weight),
+        }
     }
 }
 
 impl Engine {
     /// Notes that a session holds `bytes` for something, if there is room for it.
-    pub(super) fn charge(&mut self, key: SessionKey, part: Part, bytes: usize) -> Result<(), Over> {
+    pub(super) fn charge(
+        &mut self,
+        key: SessionKey,
+        part: BudgetPart,
+        bytes: usize,
+    ) -> Result<(), Over> {
         let Some(session) = self.sessions.get_mut(key) else {
             return Ok(());
         };
@@ -71,7 +77,7 @@ impl Engine {
     }
 
     /// Notes that a session holds less for something: there is always room for that.
-    pub(super) fn refund(&mut self, key: SessionKey, part: Part, bytes: usize) {
+    pub(super) fn refund(&mut self, key: SessionKey, part: BudgetPart, bytes: usize) {
         let refunded = self.charge(key, part, bytes);
         debug_assert_eq!(refunded, Ok(()), "a refund always succeeds");
     }
@@ -82,7 +88,7 @@ impl Engine {
             .sessions
             .get(key)
             .map_or(0, |session| session.incoming.len() + more);
-        self.charge(key, Part::Received, received * RECEIVED)
+        self.charge(key, BudgetPart::Received, received * RECEIVED)
     }
 
     /// A session forgets a QoS 2 message; what was known of it.
@@ -101,54 +107,56 @@ impl Engine {
     /// is missing.
     pub(super) fn make_room_in_budget(
         &mut self,
-        wanted: &Wanted<'_>,
+        requested: &RequestedSession,
         now: Instant,
     ) -> Result<(), Over> {
         for _ in 0..MOST_EVICTED {
-            let Err(over) = self.admits(wanted) else {
+            let Err(over) = self.admits(requested) else {
                 return Ok(());
             };
-            if !self.evict_for(wanted, over, now) {
+            if !self.evict_for(requested, over, now) {
                 break;
             }
         }
-        let admitted = self.admits(wanted);
+        let admitted = self.admits(requested);
         self.traffic.over_budget += u64::from(admitted.is_err());
         admitted
     }
 
-    fn admits(&self, wanted: &Wanted<'_>) -> Result<(), Over> {
+    fn admits(&self, requested: &RequestedSession) -> Result<(), Over> {
         let known = self
             .by_client
-            .get(wanted.client_id)
+            .get(&requested.client_id)
             .and_then(|key| self.sessions.get(*key));
         let replaced = known.map(|session| (session.account.owner(), session.account.held()));
         let kept = known.filter(|session| {
-            !wanted.begins_anew && session.is_persistent() && session.user.as_ref() == wanted.user
+            !requested.clean_start && session.is_persistent() && session.user == requested.user
         });
-        let lasting = [Part::Filters, Part::Received, Part::Replays];
+        let lasting = [
+            BudgetPart::Filters,
+            BudgetPart::Received,
+            BudgetPart::Replays,
+        ];
         let kept = kept.map_or(0, |session| {
             lasting
                 .into_iter()
                 .map(|part| session.account.part(part))
                 .sum()
         });
-        self.budget.admit(
-            replaced,
-            wanted.owner,
-            kept + wanted.names() + wanted.will(),
-        )
+        let NewCharges { names, will } = requested.charges();
+        self.budget
+            .admit(replaced, &requested.owner, kept + names + will)
     }
 
-    /// The session of the owner who has too much (or of anybody) whose client has been away for longest goes, if that is long and it
+    /// The session of the owner that has too much (or of any) whose client has been away for longest goes, if that is long and it
     /// holds more than every session may.
-    fn evict_for(&mut self, wanted: &Wanted<'_>, over: Over, now: Instant) -> bool {
+    fn evict_for(&mut self, requested: &RequestedSession, over: Over, now: Instant) -> bool {
         let owner = match over {
             Over::Session => return false,
-            Over::Owner => Some(wanted.owner),
+            Over::Owner => Some(&requested.owner),
             Over::All => None,
         };
-        let own = self.by_client.get(wanted.client_id).copied();
+        let own = self.by_client.get(&requested.client_id).copied();
         let away = self.away.longest_beyond_reserve(owner, own);
         let Some((_, key)) =
             away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY)
@@ -160,15 +168,15 @@ impl Engine {
         true
     }
 
-    /// Charges what was found to have room.
-    pub(super) fn charge_session(&mut self, key: SessionKey, wanted: &Wanted<'_>) {
+    /// Charges a session that was found to have room.
+    pub(super) fn charge_session(&mut self, key: SessionKey, requested: &RequestedSession) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
         self.budget.settle(
             &mut session.account,
-            wanted.owner.clone(),
-            (wanted.names(), wanted.will()),
+            requested.owner.clone(),
+            requested.charges(),
         );
     }
 }

@@ -1,13 +1,13 @@
 //! The whole state as records, a bounded piece a turn, so that everything older can be forgotten.
 //!
-//! Invariants: a session stands in one batch with everything it has, and so does a retained message; what changes meanwhile is
-//! recorded as always. Whoever reads from the first batch of a checkpoint on ends with the state, whatever came before.
+//! Invariants: a session is in one batch with everything it has, and so does a retained message; what changes meanwhile is
+//! recorded as always. Reading from the first batch of a checkpoint on gives the state, whatever came before.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use super::record::{Deadline, Record, SessionRecord, TargetRecord};
-use super::session::{Delivery, Exchange};
+use super::delivery::SharedMessage;
+use super::record::{Deadline, Record, Records, TargetRecord};
+use super::session::{IncomingState, Session};
 use super::{Engine, SessionKey};
 use crate::message::Origin;
 use crate::mqtt::TopicName;
@@ -45,8 +45,8 @@ impl Engine {
         });
     }
 
-    /// Writes on until about `bytes` are in the batch of this turn; true when the checkpoint is done.
-    pub fn go_on_with_checkpoint(&mut self, bytes: usize) -> bool {
+    /// Continues the checkpoint until about `bytes` are in the batch of this turn; true when it is done.
+    pub fn continue_checkpoint(&mut self, bytes: usize) -> bool {
         let Some(mut checkpoint) = self.checkpoint.take() else {
             return true;
         };
@@ -60,126 +60,96 @@ impl Engine {
             };
             checkpoint.last_topic = Some(kept.topic.clone());
             if matches!(kept.origin, Origin::Client | Origin::Uplink(_)) {
-                self.records.put(&Record::Retained(kept), self.clock);
+                self.records.put(Record::Retained(kept));
             }
         }
         self.checkpoint = Some(checkpoint);
         false
     }
 
+    /// Writes a session with everything it has: its record begins with one that removes what earlier batches say.
     fn write_session(&mut self, key: SessionKey, checkpoint: &mut Checkpoint) {
-        let clock = self.clock;
+        let clock = self.records.clock();
         let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else {
             return;
         };
-        let number = session.number;
-        self.records.put(&Record::Gone { session: number }, clock);
-        let record = SessionRecord {
-            number,
-            client_id: session.client_id.clone(),
-            user: session.user.clone(),
-            outlives_ms: session
-                .outlives
-                .map(|outlives| u64::try_from(Duration::as_millis(&outlives)).unwrap_or(u64::MAX)),
-            ends: session.expires_at.map(|at| Deadline::of(at, clock)),
-            last_number: session.last_number,
-        };
-        self.records.put(&Record::Session(&record), clock);
-        if !session.is_kept() {
-            // It is here for its will only.
-            self.record_will(key);
-            return;
-        }
-        for (filter, subscription) in session.filters.list() {
-            let (options, identifier) = (subscription.options, subscription.identifier);
-            self.records.put(
-                &Record::Subscribed {
-                    session: number,
-                    filter,
-                    options,
-                    identifier,
-                },
-                clock,
-            );
-        }
-        for replay in session.replays.iter() {
-            self.records.put(
-                &Record::Replay {
-                    session: number,
-                    filter: replay.filter(),
-                    after: replay.after(),
-                },
-                clock,
-            );
-        }
-        for (packet_id, incoming) in &session.incoming {
-            let held = incoming.state != Exchange::Received;
-            self.records.put(
-                &Record::Received {
-                    session: number,
-                    packet_id: *packet_id,
-                    held,
-                },
-                clock,
-            );
-        }
-        for entry in session.in_flight.iter() {
-            put_delivery(
-                &mut self.records,
-                clock,
-                number,
-                (&entry.delivery, true),
-                checkpoint,
-            );
-            if entry.is_released() {
-                self.records.put(
-                    &Record::Released {
-                        session: number,
-                        number: entry.delivery.number,
-                    },
-                    clock,
-                );
-            }
-        }
-        for delivery in session.queue.iter().filter(|delivery| delivery.number > 0) {
-            put_delivery(
-                &mut self.records,
-                clock,
-                number,
-                (delivery, false),
-                checkpoint,
-            );
+        let records = &mut self.records;
+        records.put(Record::Gone {
+            session: session.number,
+        });
+        let ends = session.expires_at.map(|at| Deadline::of(at, clock));
+        records.put(Record::Session(&session.record(ends)));
+        // Some are recorded for their wills only.
+        if session.is_kept() {
+            put_subscriptions(records, session);
+            put_received(records, session);
+            put_deliveries(records, session, checkpoint);
         }
         self.record_will(key);
     }
 }
 
+fn put_subscriptions(records: &mut Records, session: &Session) {
+    for (filter, subscription) in session.filters.list() {
+        records.put(Record::Subscribed {
+            session: session.number,
+            filter,
+            options: subscription.options,
+            identifier: subscription.identifier,
+        });
+    }
+    for replay in session.replays.iter() {
+        records.put(Record::Replay {
+            session: session.number,
+            filter: replay.filter(),
+            after: replay.after(),
+        });
+    }
+}
+
+fn put_received(records: &mut Records, session: &Session) {
+    for (packet_id, incoming) in &session.incoming {
+        records.put(Record::Received {
+            session: session.number,
+            packet_id: *packet_id,
+            held: incoming.state != IncomingState::Received,
+        });
+    }
+}
+
+fn put_deliveries(records: &mut Records, session: &Session, checkpoint: &mut Checkpoint) {
+    for entry in session.in_flight.iter() {
+        let target = TargetRecord::of(session.number, &entry.delivery, true);
+        put_delivery(records, target, &entry.delivery.message, checkpoint);
+        if entry.is_released() {
+            records.put(Record::Released {
+                session: session.number,
+                number: entry.delivery.number,
+            });
+        }
+    }
+    for delivery in session.queue.iter().filter(|delivery| delivery.number > 0) {
+        let target = TargetRecord::of(session.number, delivery, false);
+        put_delivery(records, target, &delivery.message, checkpoint);
+    }
+}
+
+/// Writes a delivery; the first one of a message brings its content along.
 fn put_delivery(
-    records: &mut super::Records,
-    clock: super::record::Clock,
-    session: u64,
-    (delivery, was_sent): (&Delivery, bool),
+    records: &mut Records,
+    target: TargetRecord,
+    message: &SharedMessage,
     checkpoint: &mut Checkpoint,
 ) {
-    let targets = [TargetRecord::of(session, delivery, was_sent)];
-    let message = &delivery.message;
-    if checkpoint.messages.insert(message.id) {
-        records.put(
-            &Record::Message {
-                id: message.id,
-                retained: false,
-                message,
-                targets: &targets,
-            },
-            clock,
-        );
+    let (id, targets) = (message.id, &[target]);
+    records.put(if checkpoint.messages.insert(id) {
+        Record::Message {
+            id,
+            retained: false,
+            message,
+            targets,
+        }
     } else {
-        records.put(
-            &Record::Queued {
-                id: message.id,
-                targets: &targets,
-            },
-            clock,
-        );
-    }
+        Record::Queued { id, targets }
+    });
 }

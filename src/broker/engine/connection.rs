@@ -9,27 +9,21 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
-use bytestring::ByteString;
-
 use super::aliases::Aliases;
-use super::login::Stage;
-use super::note::Claimed;
+use super::lifecycle::{Claimed, Peer, Stage};
 use super::output::OutputBuffer;
 use super::owed::OwedAcks;
-use super::{Position, SessionKey, Timer};
-use crate::broker::admission::Address;
+use super::{Lsn, SessionKey, Timer};
 use crate::mqtt::{Connect, Packet, Properties, Version, encode};
 
-/// Who is at the other end, as far as its transport tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Peer {
-    /// `None` for a Unix socket.
-    pub address: Option<Address>,
-    /// The subject of the certificate it has shown, where that is its user name.
-    pub certificate: Option<ByteString>,
+/// The batch that bytes wait for, and the newest one that is durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DurabilityBarrier {
+    pub(super) after: Lsn,
+    pub(super) durable: Lsn,
 }
 
-/// What is settled when some bytes may leave.
+/// Debts to the client that are settled when some bytes may leave.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Settled {
     /// PUBLISH packets of the client that are acknowledged.
@@ -50,14 +44,14 @@ impl Settled {
 
 #[derive(Debug)]
 struct Gate {
-    after: Position,
+    after: Lsn,
     bytes: OutputBuffer,
     settles: Settled,
 }
 
-/// What bytes belong to: a message to the client never waits for an acknowledgement of one from it.
+/// The two streams of packets to a client: a message to it never waits for an acknowledgement of one from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum OutputStream {
     /// Answers to what the client sent, and PUBREL.
     Answers,
     /// PUBLISH.
@@ -66,14 +60,14 @@ pub(super) enum Lane {
 
 /// Bytes to one connection: those that may be written, and those that wait for the disk.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(super) struct ConnectionOutput {
     ready: OutputBuffer,
     answers: VecDeque<Gate>,
     messages: VecDeque<Gate>,
-    /// Gates that nobody was told of: the batch of the last one.
-    new_gate: Option<Position>,
+    /// The batch of the last gate that the engine does not know of.
+    new_gate: Option<Lsn>,
     /// CONNACK waits for this batch: nothing overtakes it.
-    greeting: Position,
+    greeting: Lsn,
     /// Bytes here and with the driver.
     pub(super) waiting: usize,
     /// Of these, answers: at most about as many.
@@ -81,18 +75,21 @@ pub(super) struct Outgoing {
     is_dirty: bool,
 }
 
-impl Outgoing {
-    /// Where bytes go that depend on the batch `after`; 0 if on none.
+impl ConnectionOutput {
+    /// The buffer for bytes that wait for a batch; for batch 0 they wait for none.
     pub(super) fn buffer(
         &mut self,
-        lane: Lane,
-        after: Position,
-        durable: Position,
+        stream: OutputStream,
+        barrier: DurabilityBarrier,
     ) -> &mut OutputBuffer {
-        let after = if after <= durable { 0 } else { after };
-        let gates = match lane {
-            Lane::Answers => &mut self.answers,
-            Lane::Messages => &mut self.messages,
+        let after = if barrier.after <= barrier.durable {
+            0
+        } else {
+            barrier.after
+        };
+        let gates = match stream {
+            OutputStream::Answers => &mut self.answers,
+            OutputStream::Messages => &mut self.messages,
         };
         let needs_gate = gates.back().map_or(after > 0, |gate| gate.after < after);
         if needs_gate {
@@ -108,28 +105,31 @@ impl Outgoing {
             .map_or(&mut self.ready, |gate| &mut gate.bytes)
     }
 
-    /// Messages from now on wait for the batch `after`, as the answer does that must come before them.
-    pub(super) fn hold_messages(&mut self, after: Position, durable: Position) {
-        self.buffer(Lane::Messages, after, durable);
+    /// Later messages wait for a batch, as the answer does that must come before them.
+    pub(super) fn hold_messages(&mut self, barrier: DurabilityBarrier) {
+        self.buffer(OutputStream::Messages, barrier);
     }
 
     /// The same for CONNACK.
-    pub(super) fn greet(&mut self, after: Position, durable: Position) {
-        self.hold_messages(after, durable);
-        self.greeting = after;
+    pub(super) fn greet(&mut self, barrier: DurabilityBarrier) {
+        self.hold_messages(barrier);
+        self.greeting = barrier.after;
     }
 
     /// True if CONNACK is, or will be, on its way.
-    pub(super) fn is_greeted(&self, durable: Position) -> bool {
+    pub(super) fn is_greeted(&self, durable: Lsn) -> bool {
         self.greeting <= durable
     }
 
-    /// Where an answer goes that waits for nothing but CONNACK.
-    pub(super) fn buffer_at_once(&mut self, durable: Position) -> &mut OutputBuffer {
+    /// The buffer for an answer that waits for nothing but CONNACK.
+    pub(super) fn buffer_at_once(&mut self, durable: Lsn) -> &mut OutputBuffer {
         if self.is_greeted(durable) {
             &mut self.ready
         } else {
-            self.buffer(Lane::Messages, 0, durable)
+            self.buffer(
+                OutputStream::Messages,
+                DurabilityBarrier { after: 0, durable },
+            )
         }
     }
 
@@ -138,8 +138,8 @@ impl Outgoing {
         self.waiting += bytes;
     }
 
-    /// What is settled with the last answer; returned if that is now.
-    pub(super) fn settle_with_last(&mut self, settled: Settled) -> Settled {
+    /// Adds to what is settled with the last answer; returns what is settled at once.
+    fn settle_with_last(&mut self, settled: Settled) -> Settled {
         match self.answers.back_mut() {
             Some(gate) => {
                 gate.settles.add(settled);
@@ -150,7 +150,7 @@ impl Outgoing {
     }
 
     /// The batch `position` is durable.
-    pub(super) fn open(&mut self, position: Position) -> Settled {
+    pub(super) fn open(&mut self, position: Lsn) -> Settled {
         let mut settled = Settled::default();
         for lane in [&mut self.answers, &mut self.messages] {
             while let Some(mut gate) = lane.pop_front_if(|gate| gate.after <= position) {
@@ -161,7 +161,7 @@ impl Outgoing {
         settled
     }
 
-    /// What is settled when everything that waits for the disk may leave.
+    /// The debts that are settled when everything that waits for the disk may leave.
     fn gated(&self) -> Settled {
         let mut settled = Settled::default();
         self.answers
@@ -185,8 +185,8 @@ impl Outgoing {
         becomes
     }
 
-    /// The batch of gates that nobody was told of.
-    pub(super) fn take_new_gate(&mut self) -> Option<Position> {
+    /// The batch of the last gate that the engine does not know of, which then does.
+    pub(super) fn take_new_gate(&mut self) -> Option<Lsn> {
         self.new_gate.take()
     }
 
@@ -218,7 +218,7 @@ pub(super) struct Connection {
     /// The client wants reasons explained [MQTT-3.1.2-29].
     pub(super) explains: bool,
     pub(super) aliases: Option<Box<Aliases>>,
-    pub(super) out: Outgoing,
+    pub(super) out: ConnectionOutput,
     pub(super) acks: OwedAcks,
     /// PUBLISH packets whose first acknowledgement has not left, and the bytes of their payloads.
     pub(super) owed: usize,
@@ -245,7 +245,7 @@ impl Connection {
             max_packet: usize::MAX,
             explains: true,
             aliases: None,
-            out: Outgoing::default(),
+            out: ConnectionOutput::default(),
             acks: OwedAcks::default(),
             owed: 0,
             owed_bytes: 0,
@@ -260,8 +260,15 @@ impl Connection {
         self.aliases.get_or_insert_default()
     }
 
-    /// What CONNECT says about this connection. `aliases` is how many topic aliases the client gets.
-    pub(super) fn adopt(&mut self, connect: &Connect, own_maximum: u16, aliases: u16) {
+    /// True if messages to the client may carry topic aliases.
+    pub(super) fn wants_aliases(&self) -> bool {
+        self.aliases
+            .as_ref()
+            .is_some_and(|aliases| aliases.are_wanted())
+    }
+
+    /// Takes over the terms of CONNECT. The client gets `aliases` topic aliases.
+    pub(super) fn apply_connect(&mut self, connect: &Connect, own_maximum: u16, aliases: u16) {
         let properties = &connect.properties;
         self.receive_maximum = properties
             .receive_maximum
@@ -273,7 +280,7 @@ impl Connection {
         self.limit_answers(connect);
     }
 
-    /// What CONNECT says about every packet to the client, a refusal included.
+    /// Takes over the terms of CONNECT for every packet to the client, a refusal included.
     pub(super) fn limit_answers(&mut self, connect: &Connect) {
         self.version = connect.version;
         self.is_bridge = connect.is_bridge;
@@ -284,18 +291,13 @@ impl Connection {
         self.explains = connect.properties.request_problem_information != Some(false);
     }
 
-    /// Writes a packet that waits for the batch `after`; its length, or `None` if it cannot be made small enough for the client.
-    pub(super) fn write(
-        &mut self,
-        packet: &Packet,
-        after: Position,
-        durable: Position,
-    ) -> Option<usize> {
+    /// Writes a packet that waits for a batch; its length, or `None` if it cannot be made small enough for the client.
+    pub(super) fn write(&mut self, packet: &Packet, barrier: DurabilityBarrier) -> Option<usize> {
         let (version, most, explains) = (self.version, self.max_packet, self.explains);
         let buffer = if matches!(packet, Packet::PingResp) {
-            self.out.buffer_at_once(durable)
+            self.out.buffer_at_once(barrier.durable)
         } else {
-            self.out.buffer(Lane::Answers, after, durable)
+            self.out.buffer(OutputStream::Answers, barrier)
         };
         let tail = buffer.tail();
         let start = tail.len();
@@ -318,11 +320,17 @@ impl Connection {
         self.out.count(length);
         self.out.answers_waiting += length;
         match packet {
-            Packet::ConnAck(_) => self.out.greet(after, durable),
-            Packet::SubAck(_) => self.out.hold_messages(after, durable),
+            Packet::ConnAck(_) => self.out.greet(barrier),
+            Packet::SubAck(_) => self.out.hold_messages(barrier),
             _ => {}
         }
         Some(length)
+    }
+
+    /// Settles something when the last answer may leave.
+    pub(super) fn settle_with_last(&mut self, settled: Settled) {
+        let at_once = self.out.settle_with_last(settled);
+        self.settle(at_once);
     }
 
     /// Bytes may leave that settle something.

@@ -1,17 +1,17 @@
-//! What goes into the engine, and what comes out.
+//! Inputs and outputs of the engine.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{ConnectionId, Note, Notice, OutputBuffer, Peer, Position, TapAnswer, Ticket};
+use super::{ClientNote, ConnectionId, Lsn, Notice, OutputBuffer, Peer, TapAnswer, Ticket};
 use crate::broker::access::Hash;
 use crate::broker::admission::Address;
 use crate::message::Message;
 use crate::mqtt::{DecodeError, Packet};
 
-/// What happens to the broker.
+/// An input of the engine.
 #[derive(Debug)]
 pub enum Input {
     /// A socket was accepted.
@@ -40,10 +40,10 @@ pub enum Input {
     /// Too many passwords wait to be compared.
     Busy(ConnectionId),
     /// Records up to this batch are durable.
-    Durable(Position),
+    Durable(Lsn),
 }
 
-/// What the driver is to do, in order. Bytes are taken with [`super::Engine::take_output`].
+/// An order to the driver; orders are carried out one after the other. Bytes are taken with [`super::Engine::take_output`].
 #[derive(Debug)]
 pub enum Output {
     /// Read nothing more until [`Output::Resume`]: too much of this client waits.
@@ -63,13 +63,13 @@ pub enum Output {
     },
     /// Compare a password with its hash, which takes long; to be answered with [`Input::Verified`].
     Verify {
-        /// Who waits for it.
+        /// The connection that waits for it.
         connection: ConnectionId,
-        /// Where that is.
+        /// The address of that client.
         address: Option<Address>,
         /// The name of a user who exists.
         user: Option<ByteString>,
-        /// What it is compared with.
+        /// The hash that it is compared with.
         hash: Hash,
         /// As typed.
         password: Bytes,
@@ -80,11 +80,11 @@ pub enum Output {
     LeftOut {
         /// Their event.
         event: &'static str,
-        /// How many.
+        /// Their number.
         count: u64,
     },
     /// A line for the log.
-    Note(Box<Note>),
+    Note(Box<ClientNote>),
     /// A login from this address failed.
     LoginFailed(Option<Address>),
     /// The message of [`Input::Inbound`] is where it must be.

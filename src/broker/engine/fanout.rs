@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use super::Position;
-use super::connection::{Connection, Lane};
+use super::connection::{Connection, DurabilityBarrier, OutputStream};
+use super::delivery::{Delivery, SharedMessage, packet_id};
 use super::output::SHARED_FROM;
-use super::session::{Delivery, Kept, packet_id};
 use crate::message::Message;
-use crate::mqtt::{Extras, PublishTemplate, QoS, Version};
+use crate::mqtt::{Extras, PublishContent, PublishFlags, PublishTemplate, Version};
 
-/// What a topic alias takes in a packet, at most: it may make the length of the properties and of the packet longer.
+/// Bytes of a topic alias in a packet, at most: it may make the length of the properties and of the packet longer.
 const ALIAS_BYTES: usize = 5;
 
 /// A message on its way to many: kept once, written once per protocol version.
@@ -20,7 +19,7 @@ pub(super) struct Fanout {
     pub(super) message: Message,
     /// It was put among the retained messages.
     pub(super) is_retained: bool,
-    kept: Option<Arc<Kept>>,
+    kept: Option<Arc<SharedMessage>>,
     pub(super) expiry: Option<u32>,
     /// By version (5 or not) and QoS (0 or not).
     templates: [Option<PublishTemplate>; 4],
@@ -46,11 +45,15 @@ impl Fanout {
         self.message
     }
 
-    pub(super) fn keep(&mut self, next_id: &mut u64, total: &Arc<AtomicUsize>) -> &Arc<Kept> {
+    pub(super) fn keep(
+        &mut self,
+        next_id: &mut u64,
+        total: &Arc<AtomicUsize>,
+    ) -> &Arc<SharedMessage> {
         let message = &self.message;
         self.kept.get_or_insert_with(|| {
             *next_id += 1;
-            Kept::new(message, *next_id, total)
+            SharedMessage::new(message, *next_id, total)
         })
     }
 
@@ -64,56 +67,68 @@ impl Fanout {
             (true, true) => with_id_5,
         };
         slot.get_or_insert_with(|| {
-            template(
-                message,
-                Extras {
-                    message_expiry: expiry,
-                    ..Extras::default()
-                },
-                version,
-                has_id,
-            )
+            let extras = Extras {
+                message_expiry: expiry,
+                ..Extras::default()
+            };
+            let content = content(message, message.topic.as_str(), extras);
+            PublishTemplate::new(content, version, has_id, SHARED_FROM)
         })
     }
 }
 
-fn template(
-    message: &Message,
-    extras: Extras<'_>,
-    version: Version,
-    has_id: bool,
-) -> PublishTemplate {
-    let topic = (message.topic.as_str(), &message.payload);
-    PublishTemplate::new(
+/// The content of a PUBLISH; `topic` is empty where an alias stands for it.
+fn content<'a>(message: &'a Message, topic: &'a str, extras: Extras<'a>) -> PublishContent<'a> {
+    PublishContent {
         topic,
-        &message.properties,
+        payload: &message.payload,
+        properties: &message.properties,
         extras,
-        (version, has_id),
-        SHARED_FROM,
-    )
+    }
 }
 
 /// A PUBLISH to one connection.
-pub(super) struct Item<'a> {
+pub(super) struct OutgoingPublish<'a> {
     pub(super) message: &'a Message,
+    /// Seconds until the message expires.
     pub(super) expiry: Option<u32>,
     pub(super) identifiers: &'a [NonZeroU32],
-    pub(super) flags: (bool, QoS, bool),
+    pub(super) flags: PublishFlags,
+    /// The number of the delivery; 0 at QoS 0.
     pub(super) number: u64,
-    /// The batch it waits for.
-    pub(super) after: Position,
 }
 
-impl Item<'_> {
-    /// Writes it; its length, or `None` if it is more than the client takes [MQTT-3.1.2-24].
-    pub(super) fn write(&self, connection: &mut Connection, durable: Position) -> Option<usize> {
+impl<'a> OutgoingPublish<'a> {
+    pub(super) fn of(delivery: &'a Delivery, dup: bool, now: Instant) -> Self {
+        Self {
+            message: &delivery.message,
+            expiry: delivery.message.seconds_left(now),
+            identifiers: &delivery.identifiers,
+            flags: PublishFlags {
+                dup,
+                qos: delivery.qos,
+                retain: delivery.retain,
+            },
+            number: delivery.number,
+        }
+    }
+
+    /// Writes it, with a topic alias if the client takes one; its length, or `None` if it is more than the client takes
+    /// [MQTT-3.1.2-24].
+    pub(super) fn write(
+        &self,
+        connection: &mut Connection,
+        barrier: DurabilityBarrier,
+    ) -> Option<usize> {
+        let (version, has_id) = (connection.version, self.number > 0);
         let extras = Extras {
             message_expiry: self.expiry,
             topic_alias: None,
             subscription_identifiers: self.identifiers,
         };
-        let has_id = self.number > 0;
-        let whole = template(self.message, extras, connection.version, has_id);
+        let topic = self.message.topic.as_str();
+        let whole = content(self.message, topic, extras);
+        let whole = PublishTemplate::new(whole, version, has_id, SHARED_FROM);
         if whole.packet_len() > connection.max_packet {
             return None;
         }
@@ -123,54 +138,32 @@ impl Item<'_> {
             .filter(|_| whole.packet_len() + ALIAS_BYTES <= connection.max_packet);
         let alias = aliases.and_then(|aliases| aliases.assign(&self.message.topic));
         let Some((alias, is_known)) = alias else {
-            return put(
-                &whole,
-                self.flags,
-                self.number,
-                connection,
-                (self.after, durable),
-            );
+            return put(&whole, self.flags, self.number, connection, barrier);
         };
-        let topic = if is_known {
-            ""
-        } else {
-            self.message.topic.as_str()
-        };
+        let topic = if is_known { "" } else { topic };
         let extras = Extras {
             topic_alias: Some(alias),
             ..extras
         };
-        let version = (connection.version, has_id);
-        let short = PublishTemplate::new(
-            (topic, &self.message.payload),
-            &self.message.properties,
-            extras,
-            version,
-            SHARED_FROM,
-        );
-        put(
-            &short,
-            self.flags,
-            self.number,
-            connection,
-            (self.after, durable),
-        )
+        let short = content(self.message, topic, extras);
+        let short = PublishTemplate::new(short, version, has_id, SHARED_FROM);
+        put(&short, self.flags, self.number, connection, barrier)
     }
 }
 
 /// Writes a PUBLISH that waits for a batch; its length, or `None` if it is more than the client takes [MQTT-3.1.2-24].
 pub(super) fn put(
     template: &PublishTemplate,
-    flags: (bool, QoS, bool),
+    flags: PublishFlags,
     number: u64,
     connection: &mut Connection,
-    (after, durable): (Position, Position),
+    barrier: DurabilityBarrier,
 ) -> Option<usize> {
     let length = template.packet_len();
     if length > connection.max_packet {
         return None;
     }
-    let buffer = connection.out.buffer(Lane::Messages, after, durable);
+    let buffer = connection.out.buffer(OutputStream::Messages, barrier);
     let shared = template
         .write(flags, packet_id(number), buffer.tail())
         .cloned();
@@ -179,20 +172,4 @@ pub(super) fn put(
     }
     connection.out.count(length);
     Some(length)
-}
-
-pub(super) fn item(
-    delivery: &Delivery,
-    is_repeated: bool,
-    after: Position,
-    now: Instant,
-) -> Item<'_> {
-    Item {
-        message: &delivery.message,
-        expiry: delivery.message.seconds_left(now),
-        identifiers: &delivery.identifiers,
-        flags: (is_repeated, delivery.qos, delivery.retain),
-        number: delivery.number,
-        after,
-    }
 }

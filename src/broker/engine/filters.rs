@@ -2,15 +2,15 @@
 //!
 //! Invariants: they are in the order of their filters, each filter once; `bytes` is what all of them take, here and in the tree.
 
+use super::delivery::Subscription;
 use super::replays::Replay;
-use super::session::Subscription;
 use super::tree::FILTER_OVERHEAD;
 use crate::mqtt::TopicFilter;
 
-/// What a group of a shared subscription takes besides its text, in bytes, about.
+/// Bytes of a group of a shared subscription besides its text, about.
 const GROUP_OVERHEAD: usize = 500;
 
-/// What a subscription takes, in bytes, about: its text here and in the tree, of a shared one in its group, and its replay.
+/// Bytes of a subscription, about: its text here and in the tree, of a shared one in its group, and its replay.
 pub(super) fn cost(filter: &TopicFilter) -> usize {
     let text = filter.as_str().len();
     let group = if filter.is_shared() {
@@ -37,7 +37,15 @@ impl Filters {
         &self.list
     }
 
-    /// What they take.
+    /// Those of shared subscriptions.
+    pub(super) fn shared(&self) -> impl Iterator<Item = &TopicFilter> {
+        self.list
+            .iter()
+            .map(|(filter, _)| filter)
+            .filter(|filter| filter.is_shared())
+    }
+
+    /// Bytes that they take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -1,7 +1,7 @@
-//! Which session holds the most bytes in its queue. Pure.
+//! Finds the session that holds the most bytes in its queue. Pure.
 //!
 //! Invariants:
-//! * Each session is noted with a size class that is not below the one of its queue: growth is noted at once, shrinking when somebody
+//! * Each session is noted with a size class that is not below the one of its queue: growth is noted at once, shrinking when the fullest
 //!   asks. So a queue that fills and empties costs nothing.
 //! * A class spans an eighth of its size, so the session that is named holds at least eight ninths of the fullest queue.
 
@@ -35,7 +35,7 @@ pub(super) struct Fullest {
 }
 
 impl Fullest {
-    /// A queue has grown, and holds so many bytes. Costs nothing while its class stays.
+    /// A queue has grown to `bytes`. Costs nothing while its class stays.
     pub(super) fn grew(&mut self, key: SessionKey, bytes: usize) {
         let class = class_of(bytes);
         if class > self.noted.get(key).copied().unwrap_or(0) {
@@ -76,7 +76,7 @@ impl Fullest {
         }
     }
 
-    /// Whether everybody is noted with what they hold, or more.
+    /// Panics if a session is noted with less than it holds. For tests.
     pub(super) fn check_invariants(&self, held: impl Iterator<Item = (SessionKey, usize)>) {
         for (key, bytes) in held {
             let noted = self.noted.get(key).copied().unwrap_or(0);

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::session::{Delivery, IDENTIFIERS, Kept, OVERHEAD};
+use super::delivery::{Delivery, IDENTIFIERS, OVERHEAD, SharedMessage};
 use crate::mqtt::{PacketId, QoS};
 
 /// More places than this are given back when the list is empty.
@@ -24,7 +24,7 @@ const MOST_RELEASED: usize = 10_000;
 
 /// A QoS 1 or 2 message that was sent and is not done.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct InFlightEntry {
     pub(super) delivery: Delivery,
     /// PUBREC arrived: PUBREL is what goes out.
     released: bool,
@@ -36,7 +36,7 @@ pub(super) struct Entry {
     is_in_window: bool,
 }
 
-impl Entry {
+impl InFlightEntry {
     /// True if PUBREC arrived.
     pub(super) fn is_released(&self) -> bool {
         self.released
@@ -56,13 +56,13 @@ impl Entry {
     }
 
     /// Its content is let go: the client has it.
-    fn release(&mut self, hollow: &Arc<Kept>) -> Arc<Kept> {
+    fn release(&mut self, hollow: &Arc<SharedMessage>) -> Arc<SharedMessage> {
         self.released = true;
         std::mem::replace(&mut self.delivery.message, hollow.clone())
     }
 }
 
-/// What is left of a message that was given up after it was sent.
+/// The remainder of a message that was given up after it was sent.
 #[derive(Debug)]
 struct Spent {
     number: u64,
@@ -91,7 +91,7 @@ impl Ending {
     }
 }
 
-/// What an acknowledgement of a client means.
+/// The meaning of an acknowledgement of a client.
 #[derive(Debug)]
 pub(super) enum Acknowledged<T> {
     /// It is for this message.
@@ -104,15 +104,15 @@ pub(super) enum Acknowledged<T> {
     Unknown,
 }
 
-/// What one session has in flight.
+/// The messages that one session has in flight.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<InFlightEntry>,
     spent: VecDeque<Spent>,
     bytes: usize,
     released: usize,
-    /// What is there in place of released messages.
-    hollow: Option<Arc<Kept>>,
+    /// Stands in for released messages.
+    hollow: Option<Arc<SharedMessage>>,
     unsent: usize,
     in_window: usize,
     /// Everything before this place was written on this connection.
@@ -130,12 +130,12 @@ impl InFlight {
         self.bytes
     }
 
-    /// The same with what it takes to keep them.
+    /// Their bytes, with the overhead of keeping them.
     pub(super) fn held_bytes(&self) -> usize {
         self.bytes + OVERHEAD * (self.entries.len() - self.released)
     }
 
-    /// True if so many messages are released that no more are sent.
+    /// True if too many messages are released to send more.
     pub(super) fn has_many_released(&self) -> bool {
         self.released >= MOST_RELEASED
     }
@@ -151,7 +151,7 @@ impl InFlight {
     }
 
     /// In the order of their numbers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &InFlightEntry> {
         self.entries.iter()
     }
 
@@ -164,7 +164,7 @@ impl InFlight {
     /// Notes a PUBLISH that was just written for the first time.
     pub(super) fn push(&mut self, delivery: Delivery) {
         self.in_window += 1;
-        self.put(Entry {
+        self.put(InFlightEntry {
             delivery,
             released: false,
             is_repeated: false,
@@ -176,7 +176,7 @@ impl InFlight {
     /// Puts back what was in flight when the broker stopped.
     pub(super) fn restore(&mut self, delivery: Delivery, released: bool) {
         self.unsent += 1;
-        let mut entry = Entry {
+        let mut entry = InFlightEntry {
             delivery,
             released: false,
             is_repeated: true,
@@ -186,13 +186,13 @@ impl InFlight {
         if released {
             entry.release(
                 self.hollow
-                    .get_or_insert_with(|| Kept::hollow(&entry.delivery.message)),
+                    .get_or_insert_with(|| SharedMessage::hollow(&entry.delivery.message)),
             );
         }
         self.put(entry);
     }
 
-    fn put(&mut self, entry: Entry) {
+    fn put(&mut self, entry: InFlightEntry) {
         debug_assert!(entry.delivery.number > 0, "QoS 0 is never in flight");
         debug_assert!(
             self.entries
@@ -218,7 +218,7 @@ impl InFlight {
         }
     }
 
-    /// What is released on a new connection, in order; it counts as written.
+    /// The released messages on a new connection, in order; they count as written.
     pub(super) fn releases(&mut self) -> Vec<PacketId> {
         let released = self
             .entries
@@ -235,7 +235,7 @@ impl InFlight {
     }
 
     /// The first message that was not written on this connection, and its place.
-    pub(super) fn next_unsent(&self) -> Option<(usize, &Entry)> {
+    pub(super) fn next_unsent(&self) -> Option<(usize, &InFlightEntry)> {
         self.entries
             .iter()
             .enumerate()
@@ -263,7 +263,7 @@ impl InFlight {
     pub(super) fn release(
         &mut self,
         packet_id: PacketId,
-    ) -> Acknowledged<(u64, Option<Arc<Kept>>)> {
+    ) -> Acknowledged<(u64, Option<Arc<SharedMessage>>)> {
         let spent = self
             .spent_place_of(packet_id)
             .and_then(|place| self.spent.get_mut(place));
@@ -293,7 +293,7 @@ impl InFlight {
         self.released += 1;
         let message = entry.release(
             self.hollow
-                .get_or_insert_with(|| Kept::hollow(&entry.delivery.message)),
+                .get_or_insert_with(|| SharedMessage::hollow(&entry.delivery.message)),
         );
         message.let_go();
         Acknowledged::Message((number, Some(message)))
@@ -341,7 +341,7 @@ impl InFlight {
         let (is_in_window, number) = (oldest.is_in_window, oldest.delivery.number);
         let gone = self.remove(place)?;
         if is_in_window {
-            // What is before it was released, and stays so: the numbers in `spent` are in order.
+            // All before it are released, and stay so: the numbers in `spent` are in order.
             self.spent.push_back(Spent {
                 number,
                 qos: gone.qos,
@@ -414,10 +414,14 @@ impl InFlight {
 
     /// Panics if a total is not what the entries say. For tests.
     pub(super) fn check_invariants(&self) {
-        let count = |is: fn(&Entry) -> bool| self.entries.iter().filter(|entry| is(entry)).count();
+        let count =
+            |is: fn(&InFlightEntry) -> bool| self.entries.iter().filter(|entry| is(entry)).count();
         assert_eq!(
             self.bytes,
-            self.entries.iter().map(Entry::weight).sum::<usize>(),
+            self.entries
+                .iter()
+                .map(InFlightEntry::weight)
+                .sum::<usize>(),
             "bytes in flight"
         );
         assert_eq!(
@@ -435,6 +439,18 @@ impl InFlight {
             count(|entry| entry.released),
             "released messages"
         );
+        self.check_numbers();
+        assert!(
+            self.entries
+                .iter()
+                .take(self.written)
+                .all(|entry| entry.is_sent),
+            "what was written on this connection"
+        );
+    }
+
+    /// Panics if numbers are out of order, or two messages have the same packet identifier.
+    fn check_numbers(&self) {
         assert!(
             self.spent
                 .iter()
@@ -442,7 +458,7 @@ impl InFlight {
                 .is_sorted_by(|one, next| one < next),
             "what is spent"
         );
-        let is_spent = |entry: &Entry| {
+        let is_spent = |entry: &InFlightEntry| {
             self.spent
                 .iter()
                 .any(|spent| spent.number == entry.delivery.number)
@@ -456,13 +472,6 @@ impl InFlight {
                 .iter()
                 .is_sorted_by(|one, next| one.delivery.number < next.delivery.number),
             "the order of the numbers"
-        );
-        assert!(
-            self.entries
-                .iter()
-                .take(self.written)
-                .all(|entry| entry.is_sent),
-            "what was written on this connection"
         );
         let last = self
             .entries

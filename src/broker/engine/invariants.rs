@@ -1,41 +1,18 @@
-//! What must hold between two inputs, whatever came: every total is what the things it counts say. Tests call it after each step.
+//! The invariants between two inputs: every total agrees with the things it counts. Tests check them after each step.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Engine;
-use super::session::{OVERHEAD, Session};
+use super::delivery::OVERHEAD;
+use super::session::Session;
+use super::{Engine, SessionKey};
 
 impl Engine {
     /// Panics if a total is not what the things it counts say, or if a link between sessions and connections has one end only.
     pub fn check_invariants(&self) {
         for (key, session) in &self.sessions {
-            session.queue.check_invariants();
-            session.filters.check_invariants();
-            session
-                .replays
-                .check_invariants(|filter| session.filters.contains(filter));
-            let aliases = session
-                .connection
-                .and_then(|id| self.connections.get(&id)?.aliases.as_ref())
-                .map_or(0, |aliases| aliases.bytes());
-            for (part, weight) in session.weights(aliases) {
-                assert_eq!(
-                    session.account.part(part),
-                    weight,
-                    "{part:?} of {:?}",
-                    session.client_id
-                );
-            }
-            session.in_flight.check_invariants();
-            if let Some(id) = session.connection {
-                let back = self
-                    .connections
-                    .get(&id)
-                    .and_then(|connection| connection.session);
-                assert_eq!(back, Some(key), "the connection of a session belongs to it");
-            }
+            self.check_session(key, session);
         }
         for (id, connection) in &self.connections {
             connection.check_invariants();
@@ -48,9 +25,40 @@ impl Engine {
                 "the session of a connection has it"
             );
         }
-        let clients = self
-            .sessions
-            .iter()
+        self.check_indexes();
+        self.retained.check_invariants();
+        self.budget
+            .check_invariants(self.sessions.iter().map(|(_, session)| &session.account));
+        self.late_wills.check_invariants();
+        self.check_replay_turns();
+        self.check_queued_bytes();
+    }
+
+    fn check_session(&self, key: SessionKey, session: &Session) {
+        session.queue.check_invariants();
+        session.filters.check_invariants();
+        session
+            .replays
+            .check_invariants(|filter| session.filters.contains(filter));
+        session.in_flight.check_invariants();
+        let connection = session.connection.and_then(|id| self.connections.get(&id));
+        let aliases = connection
+            .and_then(|connection| connection.aliases.as_ref())
+            .map_or(0, |aliases| aliases.bytes());
+        for (part, weight) in session.weights(aliases) {
+            let held = session.account.part(part);
+            assert_eq!(held, weight, "{part:?} of {:?}", session.client_id);
+        }
+        if session.connection.is_some() {
+            let back = connection.and_then(|connection| connection.session);
+            assert_eq!(back, Some(key), "the connection of a session belongs to it");
+        }
+    }
+
+    /// Every index agrees with a search.
+    fn check_indexes(&self) {
+        let sessions = || self.sessions.iter();
+        let clients = sessions()
             .filter(|(key, session)| self.by_client.get(&session.client_id) == Some(key))
             .count();
         assert_eq!(
@@ -58,28 +66,15 @@ impl Engine {
             (self.sessions.len(), self.sessions.len()),
             "sessions by client identifier"
         );
-        let subscriptions: usize = self
-            .sessions
-            .iter()
+        let subscriptions: usize = sessions()
             .map(|(_, session)| session.filters.list().len())
             .sum();
         assert_eq!(self.subscriptions.count(), subscriptions, "subscriptions");
-        self.fullest.check_invariants(
-            self.sessions
-                .iter()
-                .map(|(key, session)| (key, session.held_bytes())),
-        );
-        self.retained.check_invariants();
-        self.budget
-            .check_invariants(self.sessions.iter().map(|(_, session)| &session.account));
-        self.late_wills.check_invariants();
+        self.fullest
+            .check_invariants(sessions().map(|(key, session)| (key, session.held_bytes())));
         self.away.check_invariants(
-            self.sessions
-                .iter()
-                .filter_map(|(key, session)| Some((key, self.absence(session)?))),
+            sessions().filter_map(|(key, session)| Some((key, self.absence(session)?))),
         );
-        self.check_replay_turns();
-        self.check_queued_bytes();
     }
 
     /// Each message counts once, each delivery of it a little.

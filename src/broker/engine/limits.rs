@@ -1,10 +1,10 @@
-//! What the broker allows.
+//! The limits of the broker.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// What happens to a message for a session whose queue is full.
+/// The message that is dropped when the queue of a session is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum QueueFull {
@@ -15,10 +15,10 @@ pub enum QueueFull {
     DropOldest,
 }
 
-/// What the broker allows. Every default protects a machine with 512 MB.
+/// The limits of the broker. Every default protects a machine with 512 MB.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Largest packet accepted, in bytes; told to MQTT 5 clients.
+pub struct BrokerLimits {
+    /// Largest packet accepted, in bytes; CONNACK names it to MQTT 5 clients.
     pub max_packet: usize,
     /// Largest CONNECT, in bytes.
     pub max_connect: usize,
@@ -26,7 +26,7 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Bytes one session may hold besides messages: names, subscriptions, will, topic aliases, unfinished QoS 2 messages.
     pub max_session_bytes: usize,
-    /// The same for all sessions of one user, or of one address without a name: what they hold beyond a few kB each.
+    /// The same for all sessions of one user, or of one address without a name: the bytes that they hold beyond a few kB each.
     pub max_user_bytes: usize,
     /// The same for all sessions.
     pub max_sessions_bytes: usize,
@@ -36,7 +36,7 @@ pub struct Limits {
     pub max_queued_bytes: usize,
     /// Bytes of all messages that wait for sessions or are in flight to them.
     pub max_queued_total: usize,
-    /// What goes when a queue is full.
+    /// The message that is dropped when a queue is full.
     pub queue_full: QueueFull,
     /// Subscriptions of one session.
     pub max_subscriptions: usize,
@@ -44,7 +44,7 @@ pub struct Limits {
     pub max_retained: usize,
     /// Bytes of all retained messages.
     pub max_retained_bytes: usize,
-    /// Unacknowledged QoS 1 and 2 messages in flight to one client; and from one MQTT 5 client, which is told, read more slowly
+    /// Unacknowledged QoS 1 and 2 messages in flight to one client; and from one MQTT 5 client, which is read more slowly
     /// beyond it, and disconnected far beyond it.
     pub receive_maximum: u16,
     /// Topic aliases of one MQTT 5 client, in each direction.
@@ -53,7 +53,7 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Time from the opening of a connection to the end of its login.
     pub connect_within: Duration,
-    /// Longest keep alive; MQTT 5 clients are told, others are left alone.
+    /// Longest keep alive; it binds MQTT 5 clients only.
     pub max_keep_alive: Option<Duration>,
     /// Longest time a session outlives its connection.
     pub max_session_expiry: Option<Duration>,
@@ -63,7 +63,7 @@ pub struct Limits {
     pub sys_every: Duration,
 }
 
-impl Default for Limits {
+impl Default for BrokerLimits {
     fn default() -> Self {
         Self {
             max_packet: 1 << 20,

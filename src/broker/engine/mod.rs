@@ -1,29 +1,34 @@
-//! The broker's state machine: sessions, subscriptions, retained messages, wills. Pure: it gets inputs with the time, and returns
-//! outputs; sockets, disks and clocks are its driver's.
+//! The broker's state machine: sessions, subscriptions, retained messages, wills. Pure: inputs come with the time, outputs are
+//! returned; sockets, disks and clocks belong to its driver.
 //!
 //! Invariants:
 //! * A connection belongs to at most one session and a session has at most one connection.
 //! * Whatever a peer sends, the outcome concerns that peer's connection only.
-//! * What must survive is put into records, a batch a turn. Packets that promise something wait until the batch with what they
-//!   promise is durable, and so do the answers behind them: acknowledgements never overtake each other, nor do messages.
-//! * A PUBLISH at QoS 1 or 2 that a tap must get is acknowledged only after the tap said it is stored; acknowledgements leave in
-//!   the order of their PUBLISH packets [MQTT-4.6.0-2].
-//! * A connection is given PUBLISH packets while fewer than [`Limits::output_bytes`] bytes wait to be written; what does not fit waits
+//! * State that must survive is recorded, a batch a turn. A packet that promises something waits until the batch with its promise is
+//!   durable, and so do the answers behind it: acknowledgements never overtake each other, nor do messages.
+//! * A PUBLISH at QoS 1 or 2 for a tap is acknowledged only after the tap has stored it; acknowledgements leave in the order of their
+//!   PUBLISH packets [MQTT-4.6.0-2].
+//! * A connection is given PUBLISH packets while fewer than [`BrokerLimits::output_bytes`] bytes wait to be written; the rest waits
 //!   in the session's bounded queue.
 //!
-//! One file per concern:
-//! * what goes in and out: `events`, `send` (packets to clients), `output` (bytes), `note` and `notice` (lines for the log), `sys`
-//! * clients: `connect` (CONNECT, takeover, ends), `login`, `connection`, `session`, `wills`, `change` (rights and taps while it runs)
-//! * messages from clients: `publish`, `aliases`, `acknowledge` and `owed` (acknowledgements), `taps`
-//! * messages to clients: `subscribe`, `subscriptions` and `tree` (who wants what), `shared` (members of a shared subscription),
-//!   `deliver`, `fanout` (one message, written for many), `queue` and `in_flight` (what a session is to get), `fullest` (the fullest queue)
-//! * retained messages: `retained`, `seek` (filters in sorted topics), `replays` (on their way to new subscriptions)
-//! * bounds: `limits`, `budget`, `charge` and `filters` (what sessions may hold), `away` (who may have to go)
-//! * what is durable: `record`, `read_record`, `restore`, `checkpoint`
-//! * `invariants` (what tests check), `numbers` (a hash)
+//! One file per concern, and a function named `process_...` for each packet:
+//! * inputs and outputs: `events`, `send` (packets to clients), `output` (bytes), `logging`, `note` and `notice` (the log), `sys`
+//! * connections: `connection`, `lifecycle` (their stages), `connect`, `login`, `disconnect`, `refusal`
+//! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and taps while it runs)
+//! * messages from clients: `publish`, `authorize`, `aliases`, `accept`, `acknowledge` and `owed` (acknowledgements), `forward` and
+//!   `taps`
+//! * subscriptions: `subscribe`, `filters` (of a session), `subscriptions` and `tree` (of all), `shared` (members of a shared one)
+//! * messages to clients: `deliver`, `delivery`, `fanout` (one message, written for many), `pump`, `queue` and `in_flight` (of a
+//!   session), `fullest` (the fullest queue)
+//! * retained messages: `retained`, `seek` (filters in sorted topics), `replays` and `replay_turns` (on their way to new subscriptions)
+//! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to go)
+//! * durable state: `record`, `read_record`, `restore`, `restored_messages`, `checkpoint`
+//! * `invariants` (for tests), `numbers` (a hash)
 
+mod accept;
 mod acknowledge;
 mod aliases;
+mod authorize;
 mod away;
 mod budget;
 mod change;
@@ -32,13 +37,18 @@ mod checkpoint;
 mod connect;
 mod connection;
 mod deliver;
+mod delivery;
+mod disconnect;
 mod events;
 mod fanout;
 mod filters;
+mod forward;
 mod fullest;
 mod in_flight;
 mod invariants;
+mod lifecycle;
 mod limits;
+mod logging;
 mod login;
 mod note;
 mod notice;
@@ -46,15 +56,20 @@ mod numbers;
 mod output;
 mod owed;
 mod publish;
+mod pump;
 mod queue;
 mod read_record;
 mod record;
+mod refusal;
+mod replay_turns;
 mod replays;
 mod restore;
+mod restored_messages;
 mod retained;
 mod seek;
 mod send;
 mod session;
+mod sessions;
 mod shared;
 mod subscribe;
 mod subscriptions;
@@ -81,23 +96,25 @@ use budget::Budget;
 pub use change::Change;
 use checkpoint::Checkpoint;
 use connection::Connection;
-pub use connection::Peer;
+use disconnect::TOO_MANY_LOGINS;
 pub use events::{Input, Output};
 use fullest::Fullest;
-pub use limits::{Limits, QueueFull};
-pub use note::{Note, Noted, Terms};
+pub use lifecycle::Peer;
+pub use limits::{BrokerLimits, QueueFull};
+pub use note::{ClientNote, Noted, Terms};
 use notice::Notices;
 pub use notice::{Notice, NoticeKind};
 use numbers::{ByNumber, NumberHash};
 pub use output::OutputBuffer;
-use record::Records;
-use replays::ReplayTurns;
+use record::{Clock, Records};
+use refusal::Refusal;
+use replay_turns::ReplayTurns;
 pub use restore::{LeftOut, Restore};
 use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;
 pub use sys::Traffic;
-use taps::{HeldFor, HeldMessage, Refusals, TAP_BITS, tap_bit};
+use taps::HeldMessage;
 pub use taps::{MOST_TAPS, Tap, TapAnswer};
 use wills::LateWills;
 
@@ -105,18 +122,25 @@ use wills::LateWills;
 pub type ConnectionId = u64;
 /// One message that a tap has not stored yet.
 pub type Ticket = u64;
-/// A batch of records; those of earlier turns have smaller ones.
-pub type Position = u64;
+/// The log sequence number of a batch of records: later batches have larger ones; 0 is no batch.
+pub type Lsn = u64;
 type SessionKey = usize;
 
-/// What an engine is made of.
+/// A client with a session: the connection that its packet came on, and that session.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    connection: ConnectionId,
+    session: SessionKey,
+}
+
+/// The parts of an engine.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// What it allows.
-    pub limits: Limits,
-    /// Who gets messages beside clients.
+    /// Its limits.
+    pub limits: BrokerLimits,
+    /// Consumers of messages beside clients.
     pub taps: Vec<Tap>,
-    /// Who may do what.
+    /// Users and their permissions.
     pub access: Arc<Access>,
     /// Topics on which instruments are written to: never retained, and only for those whose permission names them.
     pub guarded: HashSet<TopicName>,
@@ -143,15 +167,15 @@ enum Timer {
 /// The state machine.
 #[derive(Debug)]
 pub struct Engine {
-    limits: Limits,
+    limits: BrokerLimits,
     taps: Vec<Tap>,
     access: Arc<Access>,
     guarded: HashSet<TopicName>,
     secret: [u8; 32],
-    /// Boxed: a table has room for twice as many.
+    /// Boxed: the table has room for twice as many.
     connections: ByNumber<ConnectionId, Box<Connection>>,
     sessions: Slab<Session>,
-    /// What they hold.
+    /// The bytes that they hold.
     budget: Budget,
     /// Those whose clients are away.
     away: Away,
@@ -159,15 +183,15 @@ pub struct Engine {
     subscriptions: Subscriptions,
     retained: Retained,
     timers: BTreeSet<(Instant, Timer)>,
-    /// By their tickets without the bits of the tap.
+    /// Messages that taps have not stored, by their tickets without the bits of the tap.
     held: ByNumber<Ticket, HeldMessage>,
     next_ticket: Ticket,
     /// Inbound messages whose records are not durable.
-    inbound: VecDeque<(Position, u64)>,
+    inbound: VecDeque<(Lsn, u64)>,
     records: Records,
-    durable: Position,
+    durable: Lsn,
     /// Connections with bytes that wait for a batch.
-    gates: VecDeque<(Position, ConnectionId)>,
+    gates: VecDeque<(Lsn, ConnectionId)>,
     checkpoint: Option<Checkpoint>,
     replay_turns: ReplayTurns,
     /// Wills on their way to taps.
@@ -177,14 +201,12 @@ pub struct Engine {
     next_session: u64,
     /// Bytes of all messages that wait for sessions or are in flight to them, each counted once.
     queued_bytes: Arc<AtomicUsize>,
-    /// Whose queue gives room when they are too many.
+    /// Finds the queue that gives room when they are too many.
     fullest: Fullest,
     generated_ids: u64,
     /// Wrong passwords by address and a keyed hash of the user name.
     lockout: Lockout<(Address, [u8; 8])>,
     started: Instant,
-    /// A moment on both clocks.
-    clock: (Instant, i64),
     traffic: Traffic,
     load: sys::Load,
     notices: Notices,
@@ -213,15 +235,8 @@ impl Engine {
             "the configuration allows no more taps"
         );
         let budget = Budget::new(&limits);
-        let mut subscriptions = Subscriptions::default();
-        for (index, tap) in taps.iter().enumerate() {
-            for filter in &tap.filters {
-                subscriptions.tap(filter, index);
-            }
-        }
         Self {
             limits,
-            taps,
             access,
             guarded,
             secret,
@@ -230,13 +245,14 @@ impl Engine {
             budget,
             away: Away::default(),
             by_client: HashMap::new(),
-            subscriptions,
+            subscriptions: Subscriptions::of_taps(&taps),
+            taps,
             retained,
             timers,
             held: ByNumber::default(),
             next_ticket: 0,
             inbound: VecDeque::new(),
-            records: Records::new(is_durable),
+            records: Records::new(is_durable, Clock { now, unix_ms }),
             durable: 0,
             gates: VecDeque::new(),
             checkpoint: None,
@@ -250,7 +266,6 @@ impl Engine {
             generated_ids: 0,
             lockout,
             started: now,
-            clock: (now, unix_ms),
             traffic: Traffic::default(),
             load: sys::Load::default(),
             notices: Notices::default(),
@@ -260,11 +275,11 @@ impl Engine {
         }
     }
 
-    /// Takes one input. Its outputs are collected for [`Engine::take_outputs`].
+    /// Processes one input. Its outputs are collected for [`Engine::take_outputs`].
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Opened(connection, peer) => self.open(connection, peer, now),
-            Input::Packet(connection, packet) => self.packet(connection, packet, now),
+            Input::Packet(connection, packet) => self.process_packet(connection, packet, now),
             Input::Invalid(connection, error) => self.reject(connection, error, now),
             Input::Closed(connection) => self.lost(connection, now),
             Input::Written(connection, bytes) => self.written(connection, bytes, now),
@@ -272,17 +287,12 @@ impl Engine {
             Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
             Input::Stored { ticket, answer } => self.stored(ticket, answer, now),
             Input::Verified(connection, is_right) => self.verified(connection, is_right, now),
-            Input::Busy(connection) => self.refuse_connect(
-                connection,
-                ReasonCode::SERVER_BUSY,
-                "too many logins at a time",
-                now,
-            ),
+            Input::Busy(connection) => self.refuse_connect(connection, TOO_MANY_LOGINS, now),
             Input::Durable(position) => self.durable(position, now),
         }
     }
 
-    /// Does what is due. To be called at or after [`Engine::next_deadline`].
+    /// Runs the timers that are due. To be called at or after [`Engine::next_deadline`].
     pub fn tick(&mut self, now: Instant) {
         while let Some((due, timer)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
             self.timers.remove(&(due, timer));
@@ -307,9 +317,9 @@ impl Engine {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// What both clocks say; records carry wall time.
+    /// Sets both clocks; records carry wall time.
     pub fn set_clock(&mut self, now: Instant, unix_ms: i64) {
-        self.clock = (now, unix_ms);
+        self.records.set_clock(Clock { now, unix_ms });
     }
 
     /// A message or a connection was dropped by the driver.
@@ -322,7 +332,7 @@ impl Engine {
         self.outputs.drain(..)
     }
 
-    /// A connection that has bytes to write, and they.
+    /// The next connection with bytes to write, and these.
     pub fn take_output(&mut self) -> Option<(ConnectionId, &mut OutputBuffer)> {
         while let Some(id) = self.dirty.pop() {
             if self.connections.contains_key(&id) {
@@ -335,54 +345,53 @@ impl Engine {
         None
     }
 
-    /// The records since the last call, to be made durable and told with [`Input::Durable`]; `None` if there are none.
-    pub fn take_records(&mut self) -> Option<(Position, Bytes)> {
+    /// The records since the last call, to be made durable and answered with [`Input::Durable`]; `None` if there are none.
+    pub fn take_records(&mut self) -> Option<(Lsn, Bytes)> {
         self.records.take()
     }
 
-    /// True if a connection is there, as far as the engine is concerned.
+    /// True if the engine knows a connection.
     pub fn has_connection(&self, id: ConnectionId) -> bool {
         self.connections.contains_key(&id)
     }
 
-    /// True if somebody waits for records to become durable.
+    /// True if a client or a remote broker waits for records to become durable.
     pub fn waits_for_disk(&self) -> bool {
         !self.gates.is_empty() || !self.inbound.is_empty()
     }
 
-    /// Ends every connection in order: MQTT 5 clients are told why.
-    pub fn shut_down(&mut self, now: Instant) {
-        let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        for connection in connections {
-            self.refuse(connection, ReasonCode::SERVER_SHUTTING_DOWN, now);
-        }
-    }
-
-    fn packet(&mut self, id: ConnectionId, packet: Packet, now: Instant) {
+    /// Processes a packet as its connection may send it: before its session, or within it.
+    fn process_packet(&mut self, id: ConnectionId, packet: Packet, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         connection.last_heard = now;
         let session = connection.session;
         self.traffic.packets_received += 1;
-        match (packet, session) {
-            (Packet::Publish(publish), Some(session)) => self.publish(id, session, publish, now),
-            (Packet::PubAck(ack), Some(session)) => self.puback(id, session, &ack, now),
-            (Packet::PubRec(ack), Some(session)) => self.pubrec(id, session, &ack, now),
-            (Packet::PubRel(ack), Some(session)) => self.pubrel(id, session, &ack, now),
-            (Packet::PubComp(ack), Some(session)) => self.pubcomp(id, session, &ack, now),
-            (Packet::Subscribe(subscribe), Some(session)) => {
-                self.subscribe(id, session, subscribe, now);
-            }
-            (Packet::Unsubscribe(unsubscribe), Some(session)) => {
-                self.unsubscribe(id, session, unsubscribe, now);
-            }
-            (Packet::PingReq, Some(_)) => drop(self.send(id, &Packet::PingResp, 0)),
-            (Packet::Disconnect(end), Some(session)) => self.disconnect(id, session, &end, now),
-            (Packet::Auth(auth), Some(session)) => self.authenticate_again(id, session, &auth, now),
-            // A second CONNECT [MQTT-3.1.0-2], packets only servers send.
-            (_, Some(_)) => self.refuse(id, ReasonCode::PROTOCOL_ERROR, now),
-            (packet, None) => return self.first_packets(id, packet, now),
+        let Some(session) = session else {
+            return self.process_before_session(id, packet, now);
+        };
+        let client = Client {
+            connection: id,
+            session,
+        };
+        match packet {
+            Packet::Publish(publish) => self.process_publish(client, publish, now),
+            Packet::PubAck(ack) => self.process_puback(client, &ack, now),
+            Packet::PubRec(ack) => self.process_pubrec(client, &ack, now),
+            Packet::PubRel(ack) => self.process_pubrel(client, &ack, now),
+            Packet::PubComp(ack) => self.process_pubcomp(client, &ack, now),
+            Packet::Subscribe(subscribe) => self.process_subscribe(client, subscribe, now),
+            Packet::Unsubscribe(unsubscribe) => self.process_unsubscribe(client, unsubscribe, now),
+            Packet::PingReq => drop(self.send(id, &Packet::PingResp, 0)), // [MQTT-3.12.4-1]
+            Packet::Disconnect(end) => self.process_disconnect(client, &end, now),
+            Packet::Auth(auth) => self.process_auth(client, &auth, now),
+            // A second CONNECT [MQTT-3.1.0-2], or a packet that only servers send.
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => self.refuse(id, ReasonCode::PROTOCOL_ERROR, now),
         }
         self.pace(id, now);
     }
@@ -392,20 +401,22 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        if error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION && connection.session.is_none()
-        {
-            connection.version = error.version.unwrap_or(Version::V311);
-            self.refuse_connect(
-                id,
-                error.reason,
-                "this broker speaks MQTT 3.1, 3.1.1 and 5.0",
-                now,
-            );
-        } else if error.version == Some(Version::V5) && connection.session.is_none() {
+        let DecodeError {
+            reason,
+            what,
+            version,
+        } = error;
+        if connection.session.is_some() {
+            self.refuse_because(id, Refusal::new(reason, what), now);
+        } else if reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION {
+            connection.version = version.unwrap_or(Version::V311);
+            let why = "this broker speaks MQTT 3.1, 3.1.1 and 5.0";
+            self.refuse_connect(id, Refusal::new(reason, why), now);
+        } else if version == Some(Version::V5) {
             connection.version = Version::V5;
-            self.refuse_connect(id, error.reason, error.what, now);
+            self.refuse_connect(id, Refusal::new(reason, what), now);
         } else {
-            self.refuse_because(id, error.reason, error.what, now);
+            self.refuse_because(id, Refusal::new(reason, what), now);
         }
     }
 

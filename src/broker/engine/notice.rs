@@ -1,15 +1,13 @@
-//! What an operator should know of: messages that were taken and not used as their sender meant, acknowledgements of the wrong kind.
+//! Warnings for the operator: messages that were not used as their sender meant, acknowledgements of the wrong kind.
 //!
 //! Invariants:
 //! * Whatever peers do, and whatever they call themselves, [`MOST`] notices of a kind about a network leave at once and as many in
-//!   [`SPAN`]; the rest is counted, and told with the next one or, when none comes, by [`Engine::settle_notices`].
+//!   [`SPAN`]; the rest is counted, and logged with the next one or, when none comes, by [`super::Engine::settle_notices`].
 
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 
-use super::session::Session;
-use super::{Engine, Output, SessionKey};
 use crate::broker::admission::Address;
 use crate::log::{LogLimiter, Source};
 use crate::mqtt::TopicName;
@@ -18,10 +16,10 @@ use crate::mqtt::TopicName;
 const MOST: u32 = 10;
 const SPAN: Duration = Duration::from_secs(10);
 
-/// What happened.
+/// The event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NoticeKind {
-    /// A message was refused. Before MQTT 5, and at QoS 0, its sender cannot be told.
+    /// A message was refused. Before MQTT 5, and at QoS 0, no packet can say so to its sender.
     RefusedMessage,
     /// A will was refused when it was to be published.
     RefusedWill,
@@ -55,13 +53,13 @@ impl NoticeKind {
 /// Something to be logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// What happened.
+    /// The event.
     pub kind: NoticeKind,
     /// The client it is about; `None` for a remote broker, and for the gateway itself.
     pub client_id: Option<ByteString>,
     /// Its user name, if it has one.
     pub user: Option<ByteString>,
-    /// Where it is, if it is connected and not through a Unix socket.
+    /// Its address, if it is connected and not through a Unix socket.
     pub address: Option<Address>,
     /// Of the message, if it is about one.
     pub topic: Option<TopicName>,
@@ -71,7 +69,7 @@ pub struct Notice {
     pub left_out: u64,
 }
 
-/// How many notices of each kind there were, by network: a peer may have as many client identifiers as it likes.
+/// Counts notices by kind and network: a peer may have as many client identifiers as it likes.
 #[derive(Debug)]
 pub(super) struct Notices(LogLimiter<NoticeKind, Source>);
 
@@ -83,57 +81,13 @@ impl Default for Notices {
 
 impl Notices {
     /// Those left out before, if one more may leave now.
-    fn admit(&mut self, kind: NoticeKind, source: Source, now: Instant) -> Option<u64> {
+    pub(super) fn admit(&mut self, kind: NoticeKind, source: Source, now: Instant) -> Option<u64> {
         self.0.permit(kind, source, now)
     }
-}
 
-impl Engine {
-    /// Tells what happened to a message, or to an acknowledgement, of a client.
-    pub(super) fn notice(
-        &mut self,
-        kind: NoticeKind,
-        key: Option<SessionKey>,
-        topic: Option<&TopicName>,
-        why: &'static str,
-        now: Instant,
-    ) {
-        let session = key.and_then(|key| self.sessions.get(key));
-        let source = session.map_or(Source::Absent, |session| self.source(session));
-        let Some(left_out) = self.notices.admit(kind, source, now) else {
-            return;
-        };
-        let connection = session
-            .and_then(|session| session.connection)
-            .and_then(|id| self.connections.get(&id));
-        let notice = Notice {
-            kind,
-            client_id: session.map(|session| session.client_id.clone()),
-            user: session.and_then(|session| session.user.clone()),
-            address: connection.and_then(|connection| connection.peer.address),
-            topic: topic.map(TopicName::detached),
-            why,
-            left_out,
-        };
-        self.outputs.push(Output::Notice(Box::new(notice)));
-    }
-
-    /// Tells of notices that were left out and that no other one followed. To be called now and then.
-    pub fn settle_notices(&mut self, now: Instant) {
-        for (kind, count) in self.notices.0.overdue(now) {
-            self.outputs.push(Output::LeftOut {
-                event: kind.event(),
-                count,
-            });
-        }
-    }
-
-    /// Who causes the lines about a session.
-    pub(super) fn source(&self, session: &Session) -> Source {
-        let connection = session.connection.and_then(|id| self.connections.get(&id));
-        connection.map_or(Source::Absent, |connection| {
-            Source::of(connection.peer.address)
-        })
+    /// Those left out that no other one has followed, by kind.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(NoticeKind, u64)> {
+        self.0.overdue(now)
     }
 }
 

@@ -26,7 +26,7 @@ impl OutputBuffer {
         self.len() == 0
     }
 
-    /// Where small packets are appended.
+    /// The end of the buffer, for small packets.
     pub fn tail(&mut self) -> &mut BytesMut {
         &mut self.tail
     }

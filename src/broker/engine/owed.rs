@@ -4,7 +4,8 @@
 
 use std::collections::VecDeque;
 
-use super::{ByNumber, Position, Ticket};
+use super::refusal::Refusal;
+use super::{ByNumber, Lsn, Ticket};
 use crate::mqtt::{PacketId, ReasonCode};
 
 /// An acknowledgement that waits for a tap, or for one that does.
@@ -14,7 +15,7 @@ pub(super) struct HeldAck {
     pub(super) is_qos_2: bool,
     pub(super) state: AckState,
     /// The batch its message is in.
-    pub(super) after: Position,
+    pub(super) after: Lsn,
     pub(super) bytes: usize,
     /// For a person, if it is bad news.
     pub(super) why: &'static str,
@@ -53,13 +54,7 @@ impl OwedAcks {
     }
 
     /// The tap that an acknowledgement waits for has its message, or refused it.
-    pub(super) fn ready(
-        &mut self,
-        ticket: Ticket,
-        reason: ReasonCode,
-        why: &'static str,
-        after: Position,
-    ) {
+    pub(super) fn ready(&mut self, ticket: Ticket, outcome: Refusal, after: Lsn) {
         let place = self
             .waiting
             .remove(&ticket)
@@ -67,10 +62,10 @@ impl OwedAcks {
         let Some(ack) = place.and_then(|place| self.acks.get_mut(place)) else {
             return;
         };
-        ack.state = AckState::Ready(reason);
+        ack.state = AckState::Ready(outcome.reason);
         ack.after = ack.after.max(after);
-        ack.why = why;
-        ack.is_refused_by_tap = reason.is_error();
+        ack.why = outcome.why;
+        ack.is_refused_by_tap = outcome.reason.is_error();
     }
 
     /// The reason code of the oldest one, if it can be sent, and whether it comes from a tap.
@@ -134,7 +129,7 @@ mod tests {
                         owed.push(HeldAck { packet_id, is_qos_2: false, state, after: number, bytes: 0, why: "", is_refused_by_tap: false });
                     }
                     1 => {
-                        owed.ready(ticket, ReasonCode::SUCCESS, "", 0);
+                        owed.ready(ticket, Refusal::new(ReasonCode::SUCCESS, ""), 0);
                         model.iter_mut().filter(|(_, waits)| *waits == Some(ticket)).for_each(|(_, waits)| *waits = None);
                     }
                     _ => {

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::session::{Delivery, OVERHEAD};
-use super::{Limits, QueueFull};
+use super::delivery::{Delivery, OVERHEAD};
+use super::{BrokerLimits, QueueFull};
 use crate::mqtt::{QoS, TopicFilter};
 
 /// More places than this are given back when the queue is empty.
@@ -24,9 +24,9 @@ pub(super) struct Dropped {
     pub(super) is_expired: bool,
 }
 
-/// What waits for one session.
+/// The deliveries that wait for one session.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct SessionQueue {
     deliveries: VecDeque<Delivery>,
     counted_bytes: usize,
     held_bytes: usize,
@@ -39,7 +39,7 @@ fn size(delivery: &Delivery) -> usize {
     OVERHEAD + delivery.message.weight()
 }
 
-impl Queue {
+impl SessionQueue {
     /// Deliveries.
     pub(super) fn len(&self) -> usize {
         self.deliveries.len()
@@ -93,7 +93,7 @@ impl Queue {
     pub(super) fn enqueue(
         &mut self,
         delivery: Delivery,
-        limits: &Limits,
+        limits: &BrokerLimits,
         now: Instant,
         dropped: &mut Vec<Dropped>,
     ) -> bool {
@@ -118,7 +118,7 @@ impl Queue {
         true
     }
 
-    fn has_room(&self, size: usize, limits: &Limits) -> bool {
+    fn has_room(&self, size: usize, limits: &BrokerLimits) -> bool {
         let few = self.deliveries.len() - self.replays < limits.max_queued;
         self.deliveries.is_empty() || (few && self.counted_bytes + size <= limits.max_queued_bytes)
     }
@@ -162,7 +162,7 @@ impl Queue {
         taken
     }
 
-    /// QoS 0 is not kept for somebody who is away. Returns what is lost.
+    /// Removes QoS 0 messages: they are not kept for a client that is away. Returns them.
     pub(super) fn forget_qos_0(&mut self) -> Vec<Delivery> {
         let is_lost = |delivery: &Delivery| delivery.qos == QoS::AtMostOnce;
         if !self.deliveries.iter().any(is_lost) {
@@ -174,7 +174,7 @@ impl Queue {
         lost
     }
 
-    /// What waits for a shared subscription.
+    /// Takes the deliveries of a shared subscription out.
     pub(super) fn take_shared(&mut self, filter: &TopicFilter) -> Vec<Delivery> {
         let is_of = |delivery: &Delivery| delivery.share.as_deref() == Some(filter);
         if !self.deliveries.iter().any(is_of) {

@@ -5,16 +5,16 @@ use std::num::NonZeroU32;
 use bytes::{Buf, Bytes};
 use bytestring::ByteString;
 
-use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
+use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord, kind};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{
     PacketId, Place, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
     decode_properties,
 };
 
-/// What a record says.
+/// A record as it was read.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Change {
+pub(super) enum RecordedChange {
     Session(SessionRecord),
     Gone {
         session: u64,
@@ -199,81 +199,90 @@ fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
     u16::try_from(number(bytes)?).ok().and_then(PacketId::new)
 }
 
+fn session(session: u64, bytes: &mut Bytes) -> Option<SessionRecord> {
+    Some(SessionRecord {
+        number: session,
+        client_id: text(bytes)?,
+        user: optional(bytes, text)?,
+        outlives_ms: optional(bytes, number)?,
+        ends: optional(bytes, deadline)?,
+        last_number: number(bytes)?,
+    })
+}
+
+fn will(bytes: &mut Bytes, clock: Clock) -> Option<WillRecord> {
+    Some(WillRecord {
+        message: message(bytes, clock)?,
+        delay_ms: number(bytes)?,
+        expiry_ms: optional(bytes, number)?,
+        due: optional(bytes, deadline)?,
+    })
+}
+
 /// The next record of a batch; `None` if it is damaged.
-pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<Change> {
-    let kind = bytes.try_get_u8().ok()?;
-    if kind == 12 {
-        return Some(Change::Retained(message(bytes, clock)?));
+// A table in the order of the kinds: one arm a record.
+pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedChange> {
+    let found = bytes.try_get_u8().ok()?;
+    if found == kind::RETAINED {
+        return Some(RecordedChange::Retained(message(bytes, clock)?));
     }
     // Every other record begins with the number of a session or of a message.
     let first = number(bytes)?;
-    Some(match kind {
-        1 => Change::Session(SessionRecord {
-            number: first,
-            client_id: text(bytes)?,
-            user: optional(bytes, text)?,
-            outlives_ms: optional(bytes, number)?,
-            ends: optional(bytes, deadline)?,
-            last_number: number(bytes)?,
-        }),
-        2 => Change::Gone { session: first },
-        3 => Change::Subscribed {
+    Some(match found {
+        kind::SESSION => RecordedChange::Session(session(first, bytes)?),
+        kind::GONE => RecordedChange::Gone { session: first },
+        kind::SUBSCRIBED => RecordedChange::Subscribed {
             session: first,
             filter: filter(bytes)?,
             options: options(bytes)?,
             identifier: u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new),
         },
-        4 => Change::Unsubscribed {
+        kind::UNSUBSCRIBED => RecordedChange::Unsubscribed {
             session: first,
             filter: filter(bytes)?,
         },
-        5 => Change::Message {
+        kind::MESSAGE => RecordedChange::Message {
             id: first,
             retained: number(bytes)? != 0,
             message: message(bytes, clock)?,
             targets: targets(bytes)?,
         },
-        6 => Change::Queued {
+        kind::QUEUED => RecordedChange::Queued {
             id: first,
             targets: targets(bytes)?,
         },
-        7 => Change::Sent {
+        kind::SENT => RecordedChange::Sent {
             session: first,
             number: number(bytes)?,
         },
-        8 => Change::Released {
+        kind::RELEASED => RecordedChange::Released {
             session: first,
             number: number(bytes)?,
         },
-        9 => Change::Done {
+        kind::DONE => RecordedChange::Done {
             session: first,
             number: number(bytes)?,
         },
-        10 => Change::Received {
+        kind::RECEIVED => RecordedChange::Received {
             session: first,
             packet_id: identifier(bytes)?,
             held: bytes.try_get_u8().ok()? != 0,
         },
-        11 => Change::Freed {
+        kind::FREED => RecordedChange::Freed {
             session: first,
             packet_id: identifier(bytes)?,
         },
-        13 => Change::Will {
+        kind::WILL => RecordedChange::Will {
             session: first,
-            will: WillRecord {
-                message: message(bytes, clock)?,
-                delay_ms: number(bytes)?,
-                expiry_ms: optional(bytes, number)?,
-                due: optional(bytes, deadline)?,
-            },
+            will: will(bytes, clock)?,
         },
-        14 => Change::NoWill { session: first },
-        15 => Change::Replay {
+        kind::NO_WILL => RecordedChange::NoWill { session: first },
+        kind::REPLAY => RecordedChange::Replay {
             session: first,
             filter: filter(bytes)?,
             after: optional(bytes, topic)?,
         },
-        16 => Change::ReplayDone {
+        kind::REPLAY_DONE => RecordedChange::ReplayDone {
             session: first,
             filter: filter(bytes)?,
         },

@@ -1,4 +1,4 @@
-//! What must survive the broker, as bytes: a journal of what changed, a batch a turn.
+//! The state that survives the broker, as bytes: a journal of changes, a batch a turn.
 //!
 //! ```text
 //! record   = kind 1 | fields; numbers are LEB128, texts and bytes have their length before them
@@ -15,15 +15,40 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
-use super::Position;
-use super::session::Delivery;
+use super::Lsn;
+use super::delivery::Delivery;
 use crate::message::{Message, Origin};
 use crate::mqtt::{
     PacketId, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, encode_properties,
 };
 
-/// A moment on both clocks.
-pub(super) type Clock = (Instant, i64);
+/// The first byte of a record.
+pub(super) mod kind {
+    pub(in super::super) const SESSION: u8 = 1;
+    pub(in super::super) const GONE: u8 = 2;
+    pub(in super::super) const SUBSCRIBED: u8 = 3;
+    pub(in super::super) const UNSUBSCRIBED: u8 = 4;
+    pub(in super::super) const MESSAGE: u8 = 5;
+    pub(in super::super) const QUEUED: u8 = 6;
+    pub(in super::super) const SENT: u8 = 7;
+    pub(in super::super) const RELEASED: u8 = 8;
+    pub(in super::super) const DONE: u8 = 9;
+    pub(in super::super) const RECEIVED: u8 = 10;
+    pub(in super::super) const FREED: u8 = 11;
+    pub(in super::super) const RETAINED: u8 = 12;
+    pub(in super::super) const WILL: u8 = 13;
+    pub(in super::super) const NO_WILL: u8 = 14;
+    pub(in super::super) const REPLAY: u8 = 15;
+    pub(in super::super) const REPLAY_DONE: u8 = 16;
+}
+
+/// One moment, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    pub(super) now: Instant,
+    /// Wall time.
+    pub(super) unix_ms: i64,
+}
 
 /// A moment as it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +60,8 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    pub(super) fn of(at: Instant, (now, unix_ms): Clock) -> Self {
+    pub(super) fn of(at: Instant, clock: Clock) -> Self {
+        let Clock { now, unix_ms } = clock;
         let left_ms =
             u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -45,7 +71,8 @@ impl Deadline {
     }
 
     /// The moment after a restart. Without a clock that was set, both when it was written and now, no time has passed.
-    pub(super) fn from(self, (now, unix_ms): Clock) -> Instant {
+    pub(super) fn from(self, clock: Clock) -> Instant {
+        let Clock { now, unix_ms } = clock;
         let written_ms = self
             .at_ms
             .saturating_sub(i64::try_from(self.left_ms).unwrap_or(i64::MAX));
@@ -113,7 +140,7 @@ pub(super) struct WillRecord {
     pub(super) due: Option<Deadline>,
 }
 
-/// What changed.
+/// A change of the state that survives the broker.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Record<'a> {
     Session(&'a SessionRecord),
@@ -189,15 +216,17 @@ pub(super) enum Record<'a> {
 #[derive(Debug)]
 pub(super) struct Records {
     is_on: bool,
+    clock: Clock,
     batch: BytesMut,
     /// The number of the last batch that was taken.
-    last: Position,
+    last: Lsn,
 }
 
 impl Records {
-    pub(super) fn new(is_on: bool) -> Self {
+    pub(super) fn new(is_on: bool, clock: Clock) -> Self {
         Self {
             is_on,
+            clock,
             batch: BytesMut::new(),
             last: 0,
         }
@@ -208,22 +237,31 @@ impl Records {
         self.is_on
     }
 
+    /// A moment on both clocks; records carry wall time.
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
     /// Adds a record; returns the batch it is in, 0 if nothing is recorded.
-    pub(super) fn put(&mut self, record: &Record<'_>, clock: Clock) -> Position {
+    pub(super) fn put(&mut self, record: Record<'_>) -> Lsn {
         if !self.is_on {
             return 0;
         }
-        put_record(&mut self.batch, record, clock);
+        put_record(&mut self.batch, record, self.clock);
         self.last + 1
     }
 
     /// The batch the next record will be in; 0 if nothing is recorded.
-    pub(super) fn next_position(&self) -> Position {
+    pub(super) fn next_position(&self) -> Lsn {
         if self.is_on { self.last + 1 } else { 0 }
     }
 
     /// The batch of the newest record.
-    pub(super) fn newest(&self) -> Position {
+    pub(super) fn newest(&self) -> Lsn {
         if self.batch.is_empty() {
             self.last
         } else {
@@ -236,7 +274,17 @@ impl Records {
         self.batch.len()
     }
 
-    pub(super) fn take(&mut self) -> Option<(Position, Bytes)> {
+    /// The batch of everything recorded since it had `len` bytes; 0 if nothing was.
+    pub(super) fn since(&self, len: usize) -> Lsn {
+        if self.batch.len() > len {
+            self.next_position()
+        } else {
+            0
+        }
+    }
+
+    /// The batch, if anything is in it.
+    pub(super) fn take(&mut self) -> Option<(Lsn, Bytes)> {
         if self.batch.is_empty() {
             return None;
         }
@@ -256,6 +304,10 @@ fn put_number(out: &mut BytesMut, mut number: u64) {
 fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
+}
+
+fn put_text(out: &mut BytesMut, text: &str) {
+    put_bytes(out, text.as_bytes());
 }
 
 fn put_optional<T>(out: &mut BytesMut, value: Option<T>, put: impl FnOnce(&mut BytesMut, T)) {
@@ -280,7 +332,7 @@ fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
     };
     out.put_u8(kind);
     put_number(out, index as u64);
-    put_bytes(out, message.topic.as_str().as_bytes());
+    put_text(out, message.topic.as_str());
     put_bytes(out, &message.payload);
     encode_properties(&message.properties, out);
     put_optional(out, message.expires_at, |out, at| {
@@ -302,7 +354,7 @@ fn put_targets(out: &mut BytesMut, targets: &[TargetRecord]) {
             put_number(out, u64::from(id.get()));
         }
         put_optional(out, target.share.as_ref(), |out, filter| {
-            put_bytes(out, filter.as_str().as_bytes());
+            put_text(out, filter.as_str());
         });
     }
 }
@@ -321,101 +373,101 @@ fn put_options(out: &mut BytesMut, options: SubscribeOptions) {
     );
 }
 
-fn put_pair(out: &mut BytesMut, kind: u8, one: u64, other: u64) {
+/// The kind of a record, and the number of its session or message.
+fn put_head(out: &mut BytesMut, kind: u8, number: u64) {
     out.put_u8(kind);
-    put_number(out, one);
+    put_number(out, number);
+}
+
+fn put_pair(out: &mut BytesMut, kind: u8, one: u64, other: u64) {
+    put_head(out, kind, one);
     put_number(out, other);
 }
 
 fn put_filter(out: &mut BytesMut, kind: u8, session: u64, filter: &TopicFilter) {
-    out.put_u8(kind);
-    put_number(out, session);
-    put_bytes(out, filter.as_str().as_bytes());
+    put_head(out, kind, session);
+    put_text(out, filter.as_str());
 }
 
-fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
+fn put_session(out: &mut BytesMut, session: &SessionRecord) {
+    put_head(out, kind::SESSION, session.number);
+    put_text(out, &session.client_id);
+    put_optional(out, session.user.as_deref(), put_text);
+    put_optional(out, session.outlives_ms, put_number);
+    put_optional(out, session.ends, put_deadline);
+    put_number(out, session.last_number);
+}
+
+fn put_will(out: &mut BytesMut, session: u64, will: &WillRecord, clock: Clock) {
+    put_head(out, kind::WILL, session);
+    put_message(out, &will.message, clock);
+    put_number(out, will.delay_ms);
+    put_optional(out, will.expiry_ms, put_number);
+    put_optional(out, will.due, put_deadline);
+}
+
+// A table in the order of the kinds: one arm a record.
+fn put_record(out: &mut BytesMut, record: Record<'_>, clock: Clock) {
     match record {
-        Record::Session(session) => {
-            out.put_u8(1);
-            put_number(out, session.number);
-            put_bytes(out, session.client_id.as_bytes());
-            put_optional(out, session.user.as_ref(), |out, user| {
-                put_bytes(out, user.as_bytes());
-            });
-            put_optional(out, session.outlives_ms, put_number);
-            put_optional(out, session.ends, put_deadline);
-            put_number(out, session.last_number);
-        }
-        Record::Gone { session } => {
-            out.put_u8(2);
-            put_number(out, *session);
-        }
+        Record::Session(session) => put_session(out, session),
+        Record::Gone { session } => put_head(out, kind::GONE, session),
         Record::Subscribed {
             session,
             filter,
             options,
             identifier,
         } => {
-            put_filter(out, 3, *session, filter);
-            put_options(out, *options);
+            put_filter(out, kind::SUBSCRIBED, session, filter);
+            put_options(out, options);
             put_number(out, identifier.map_or(0, |id| u64::from(id.get())));
         }
-        Record::Unsubscribed { session, filter } => put_filter(out, 4, *session, filter),
+        Record::Unsubscribed { session, filter } => {
+            put_filter(out, kind::UNSUBSCRIBED, session, filter);
+        }
         Record::Message {
             id,
             retained,
             message,
             targets,
         } => {
-            put_pair(out, 5, *id, u64::from(*retained));
+            put_pair(out, kind::MESSAGE, id, u64::from(retained));
             put_message(out, message, clock);
             put_targets(out, targets);
         }
         Record::Queued { id, targets } => {
-            out.put_u8(6);
-            put_number(out, *id);
+            put_head(out, kind::QUEUED, id);
             put_targets(out, targets);
         }
-        Record::Sent { session, number } => put_pair(out, 7, *session, *number),
-        Record::Released { session, number } => put_pair(out, 8, *session, *number),
-        Record::Done { session, number } => put_pair(out, 9, *session, *number),
+        Record::Sent { session, number } => put_pair(out, kind::SENT, session, number),
+        Record::Released { session, number } => put_pair(out, kind::RELEASED, session, number),
+        Record::Done { session, number } => put_pair(out, kind::DONE, session, number),
         Record::Received {
             session,
             packet_id,
             held,
         } => {
-            put_pair(out, 10, *session, u64::from(packet_id.get()));
-            out.put_u8(u8::from(*held));
+            put_pair(out, kind::RECEIVED, session, u64::from(packet_id.get()));
+            out.put_u8(u8::from(held));
         }
         Record::Freed { session, packet_id } => {
-            put_pair(out, 11, *session, u64::from(packet_id.get()));
+            put_pair(out, kind::FREED, session, u64::from(packet_id.get()));
         }
         Record::Retained(message) => {
-            out.put_u8(12);
+            out.put_u8(kind::RETAINED);
             put_message(out, message, clock);
         }
-        Record::Will { session, will } => {
-            out.put_u8(13);
-            put_number(out, *session);
-            put_message(out, &will.message, clock);
-            put_number(out, will.delay_ms);
-            put_optional(out, will.expiry_ms, put_number);
-            put_optional(out, will.due, put_deadline);
-        }
-        Record::NoWill { session } => {
-            out.put_u8(14);
-            put_number(out, *session);
-        }
+        Record::Will { session, will } => put_will(out, session, will, clock),
+        Record::NoWill { session } => put_head(out, kind::NO_WILL, session),
         Record::Replay {
             session,
             filter,
             after,
         } => {
-            put_filter(out, 15, *session, filter);
-            put_optional(out, *after, |out, topic| {
-                put_bytes(out, topic.as_str().as_bytes());
-            });
+            put_filter(out, kind::REPLAY, session, filter);
+            put_optional(out, after, |out, topic| put_text(out, topic.as_str()));
         }
-        Record::ReplayDone { session, filter } => put_filter(out, 16, *session, filter),
+        Record::ReplayDone { session, filter } => {
+            put_filter(out, kind::REPLAY_DONE, session, filter);
+        }
     }
 }

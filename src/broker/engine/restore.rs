@@ -1,49 +1,46 @@
 //! From records back to an engine, at the start.
 //!
 //! Invariants:
-//! * A record of a session that is not known changes nothing; damage ends a batch and is told, and what was understood counts.
+//! * A record of a session that is not known changes nothing; damage ends a batch and is reported, and the records before it count.
 //! * What is restored is within the limits, whatever the journal holds: the rest is left out, and counted. So is what is kept while
 //!   reading: content whose deliveries are all done goes.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::budget::{Owner, Part};
-use super::read_record::{Change, next_change};
+use super::budget::{BudgetPart, NewCharges, Owner};
+use super::delivery::{Delivery, Subscription};
+use super::lifecycle::End;
+use super::read_record::{RecordedChange, next_change};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
-use super::session::{
-    Delivery, Exchange, Incoming, Kept, PendingWill, Session, Subscription, names_weight,
-};
+use super::restored_messages::MessageContents;
+use super::session::{Incoming, IncomingState, PendingWill, Session, names_weight};
 use super::{Engine, SessionKey, Setup, filters};
 use crate::message::Message;
 use crate::mqtt::{PacketId, TopicFilter, TopicName};
 
-/// Bytes of messages that may be kept although all known deliveries are done.
-const MOST_SPARE: usize = 4 << 20;
-
 /// A delivery that is not done.
 #[derive(Debug)]
-struct Waiting {
+struct RestoredDelivery {
     delivery: Delivery,
     was_sent: bool,
     released: bool,
 }
 
-/// What is known of a session so far.
+/// A session, as far as the records were read.
 #[derive(Debug)]
-struct Known {
+struct RestoredSession {
     key: SessionKey,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, RestoredDelivery>,
     ends: Option<Deadline>,
     will_due: Option<Deadline>,
 }
 
-/// What a journal held beyond the limits.
+/// The parts of a journal that were beyond the limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Sessions with everything they had.
@@ -63,8 +60,8 @@ pub struct LeftOut {
 pub struct Restore {
     engine: Engine,
     clock: Clock,
-    sessions: HashMap<u64, Known>,
-    messages: Contents,
+    sessions: HashMap<u64, RestoredSession>,
+    messages: MessageContents,
     left_out: LeftOut,
     /// They get their numbers when those of all messages are known.
     retained: BTreeMap<TopicName, Message>,
@@ -76,9 +73,9 @@ impl Restore {
         let engine = Engine::new(setup, now, unix_ms);
         Self {
             engine,
-            clock: (now, unix_ms),
+            clock: Clock { now, unix_ms },
             sessions: HashMap::new(),
-            messages: Contents::default(),
+            messages: MessageContents::default(),
             left_out: LeftOut::default(),
             retained: BTreeMap::new(),
         }
@@ -96,111 +93,49 @@ impl Restore {
         true
     }
 
-    fn apply(&mut self, change: Change) {
+    // A table in the order of the kinds: one arm a record.
+    fn apply(&mut self, change: RecordedChange) {
         match change {
-            Change::Session(record) => self.session(record),
-            Change::Gone { session } => self.gone(session),
-            Change::Subscribed {
+            RecordedChange::Session(record) => self.session(record),
+            RecordedChange::Gone { session } => self.gone(session),
+            RecordedChange::Subscribed {
                 session,
                 filter,
                 options,
                 identifier,
             } => {
-                self.subscribed(
-                    session,
-                    &filter,
-                    Subscription {
-                        options,
-                        identifier,
-                    },
-                );
-            }
-            Change::Unsubscribed { session, filter } => {
-                let Some((key, session)) = self.of(session) else {
-                    return;
+                let subscription = Subscription {
+                    options,
+                    identifier,
                 };
-                session.filters.remove(&filter);
-                session.replays.forget(&filter);
-                let (filters, replays) = (session.filters.bytes(), session.replays.bytes());
-                self.engine.refund(key, Part::Filters, filters);
-                self.engine.refund(key, Part::Replays, replays);
-                self.engine.subscriptions.remove(&filter, key);
+                self.subscribed(session, &filter, subscription);
             }
-            Change::Message {
+            RecordedChange::Unsubscribed { session, filter } => self.unsubscribed(session, &filter),
+            RecordedChange::Message {
                 id,
                 retained,
                 message,
                 targets,
             } => self.message(id, retained, &message, targets),
-            Change::Queued { id, targets } => self.queue(id, targets),
-            Change::Sent { session, number } => {
-                let Some(known) = self.sessions.get_mut(&session) else {
-                    return;
-                };
-                known
-                    .waiting
-                    .range_mut(..=number)
-                    .for_each(|(_, waiting)| waiting.was_sent = true);
-            }
-            Change::Released { session, number } => {
-                if let Some(waiting) = self
-                    .sessions
-                    .get_mut(&session)
-                    .and_then(|known| known.waiting.get_mut(&number))
-                {
-                    waiting.released = true;
-                }
-            }
-            Change::Done { session, number } => {
-                let done = self
-                    .sessions
-                    .get_mut(&session)
-                    .and_then(|known| known.waiting.remove(&number));
-                if let Some(done) = done {
-                    self.messages.done(done.delivery.message);
-                }
-            }
-            Change::Received {
+            RecordedChange::Queued { id, targets } => self.queue(id, targets),
+            RecordedChange::Sent { session, number } => self.sent(session, number),
+            RecordedChange::Released { session, number } => self.released(session, number),
+            RecordedChange::Done { session, number } => self.done(session, number),
+            RecordedChange::Received {
                 session,
                 packet_id,
                 held,
-            } => {
-                self.received(
-                    session,
-                    packet_id,
-                    if held {
-                        Exchange::Refused { taps: u64::MAX }
-                    } else {
-                        Exchange::Received
-                    },
-                );
-            }
-            Change::Freed { session, packet_id } => {
-                if let Some((key, _)) = self.of(session) {
-                    self.engine.forget_received(key, packet_id);
-                }
-            }
-            Change::Retained(message) => self.retained(&message),
-            Change::Replay {
+            } => self.received(session, packet_id, held),
+            RecordedChange::Freed { session, packet_id } => self.freed(session, packet_id),
+            RecordedChange::Retained(message) => self.retained(&message),
+            RecordedChange::Replay {
                 session,
                 filter,
                 after,
             } => self.replay(session, &filter, after),
-            Change::ReplayDone { session, filter } => {
-                let Some((key, session)) = self.of(session) else {
-                    return;
-                };
-                session.replays.forget(&filter);
-                let bytes = session.replays.bytes();
-                self.engine.refund(key, Part::Replays, bytes);
-            }
-            Change::Will { session, will } => self.will(session, will),
-            Change::NoWill { session } => {
-                if let Some((key, session)) = self.of(session) {
-                    session.will = None;
-                    self.engine.refund(key, Part::Will, 0);
-                }
-            }
+            RecordedChange::ReplayDone { session, filter } => self.replay_done(session, &filter),
+            RecordedChange::Will { session, will } => self.will(session, will),
+            RecordedChange::NoWill { session } => self.no_will(session),
         }
     }
 
@@ -220,21 +155,45 @@ impl Restore {
             .rights(record.user.as_ref(), &record.client_id)
             .unwrap_or_default();
         let names = names_weight(&record.client_id, record.user.as_ref(), &rights);
+        let Some(key) = self.place_for(&record, names) else {
+            self.left_out.sessions += 1;
+            return;
+        };
+        let Some(session) = self.engine.sessions.get_mut(key) else {
+            return;
+        };
+        let owner = Owner::restored(record.user.as_ref());
+        let will = session.account.part(BudgetPart::Will);
+        let charges = NewCharges { names, will };
+        self.engine
+            .budget
+            .settle(&mut session.account, owner, charges);
+        session.is_recorded = true;
+        session.outlives = record.outlives_ms.map(Duration::from_millis);
+        session.last_number = session.last_number.max(record.last_number);
+        session.away_since = Some(self.clock.now);
+        session.rights = rights;
+        session.user = record.user;
+        self.engine.note_absence(key);
+    }
+
+    /// The session of a record, made if needed; `None` if there is no room for one that holds `names` bytes.
+    fn place_for(&mut self, record: &SessionRecord, names: usize) -> Option<SessionKey> {
+        let engine = &mut self.engine;
         let known = match self.sessions.entry(record.number) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
                 let owner = Owner::restored(record.user.as_ref());
                 let has_place = engine.sessions.len() < engine.limits.max_sessions;
                 if !has_place || engine.budget.admit(None, &owner, names).is_err() {
-                    self.left_out.sessions += 1;
-                    return;
+                    return None;
                 }
-                let session =
-                    Session::new(&record.client_id, record.number, engine.budget.open(owner));
+                let account = engine.budget.open(owner);
+                let session = Session::new(&record.client_id, record.number, account);
                 let client_id = session.client_id.clone();
                 let key = engine.sessions.insert(session);
                 engine.by_client.insert(client_id, key);
-                place.insert(Known {
+                place.insert(RestoredSession {
                     key,
                     waiting: BTreeMap::new(),
                     ends: None,
@@ -243,23 +202,7 @@ impl Restore {
             }
         };
         known.ends = record.ends;
-        let Some(session) = engine.sessions.get_mut(known.key) else {
-            return;
-        };
-        let will = session.account.part(Part::Will);
-        engine.budget.settle(
-            &mut session.account,
-            Owner::restored(record.user.as_ref()),
-            (names, will),
-        );
-        session.is_recorded = true;
-        session.outlives = record.outlives_ms.map(Duration::from_millis);
-        session.last_number = session.last_number.max(record.last_number);
-        session.away_since = Some(self.clock.0);
-        session.rights = rights;
-        session.user = record.user;
-        let key = known.key;
-        self.engine.note_absence(key);
+        Some(known.key)
     }
 
     fn subscribed(&mut self, number: u64, filter: &TopicFilter, subscription: Subscription) {
@@ -269,7 +212,7 @@ impl Restore {
         let bytes = session.filters.bytes() + filters::cost(filter);
         let is_new = !session.filters.contains(filter);
         let has_place = session.filters.list().len() < self.engine.limits.max_subscriptions;
-        if is_new && !(has_place && self.engine.charge(key, Part::Filters, bytes).is_ok()) {
+        if is_new && !(has_place && self.engine.charge(key, BudgetPart::Filters, bytes).is_ok()) {
             self.left_out.subscriptions += 1;
             return;
         }
@@ -284,6 +227,63 @@ impl Restore {
         }
     }
 
+    fn unsubscribed(&mut self, number: u64, filter: &TopicFilter) {
+        let Some((key, session)) = self.of(number) else {
+            return;
+        };
+        session.filters.remove(filter);
+        session.replays.forget(filter);
+        let (filters, replays) = (session.filters.bytes(), session.replays.bytes());
+        self.engine.refund(key, BudgetPart::Filters, filters);
+        self.engine.refund(key, BudgetPart::Replays, replays);
+        self.engine.subscriptions.remove(filter, key);
+    }
+
+    /// Everything up to a number was sent.
+    fn sent(&mut self, number: u64, last: u64) {
+        let known = self.sessions.get_mut(&number);
+        let waiting = known.map(|known| known.waiting.range_mut(..=last));
+        for (_, delivery) in waiting.into_iter().flatten() {
+            delivery.was_sent = true;
+        }
+    }
+
+    fn released(&mut self, number: u64, delivery: u64) {
+        let known = self.sessions.get_mut(&number);
+        if let Some(released) = known.and_then(|known| known.waiting.get_mut(&delivery)) {
+            released.released = true;
+        }
+    }
+
+    fn done(&mut self, number: u64, delivery: u64) {
+        let known = self.sessions.get_mut(&number);
+        if let Some(done) = known.and_then(|known| known.waiting.remove(&delivery)) {
+            self.messages.done(done.delivery.message);
+        }
+    }
+
+    fn freed(&mut self, number: u64, packet_id: PacketId) {
+        if let Some((key, _)) = self.of(number) {
+            self.engine.forget_received(key, packet_id);
+        }
+    }
+
+    fn replay_done(&mut self, number: u64, filter: &TopicFilter) {
+        let Some((key, session)) = self.of(number) else {
+            return;
+        };
+        session.replays.forget(filter);
+        let bytes = session.replays.bytes();
+        self.engine.refund(key, BudgetPart::Replays, bytes);
+    }
+
+    fn no_will(&mut self, number: u64) {
+        if let Some((key, session)) = self.of(number) {
+            session.will = None;
+            self.engine.refund(key, BudgetPart::Will, 0);
+        }
+    }
+
     /// Without room for the place it has reached, it begins again.
     fn replay(&mut self, number: u64, filter: &TopicFilter, after: Option<TopicName>) {
         let Some((key, session)) = self.of(number) else {
@@ -293,15 +293,21 @@ impl Restore {
             return;
         };
         let bytes = session.replays.bytes_with(&filter, after.as_ref());
-        let has_room = self.engine.charge(key, Part::Replays, bytes).is_ok();
+        let has_room = self.engine.charge(key, BudgetPart::Replays, bytes).is_ok();
         if let Some((_, session)) = self.of(number) {
             session.replays.restore(filter, after.filter(|_| has_room));
             let bytes = session.replays.bytes();
-            self.engine.refund(key, Part::Replays, bytes);
+            self.engine.refund(key, BudgetPart::Replays, bytes);
         }
     }
 
-    fn received(&mut self, number: u64, packet_id: PacketId, state: Exchange) {
+    /// A QoS 2 message that some taps may not have (`held`): no record says which, so a repetition goes to all.
+    fn received(&mut self, number: u64, packet_id: PacketId, held: bool) {
+        let state = if held {
+            IncomingState::Refused { taps: u64::MAX }
+        } else {
+            IncomingState::Received
+        };
         let Some((key, session)) = self.of(number) else {
             return;
         };
@@ -309,13 +315,10 @@ impl Restore {
         if self.engine.charge_received(key, more).is_err() {
             self.left_out.received += 1;
         } else if let Some((_, session)) = self.of(number) {
-            session.incoming.insert(
-                packet_id,
-                Incoming {
-                    state,
-                    connection: 0,
-                },
-            );
+            let connection = 0;
+            session
+                .incoming
+                .insert(packet_id, Incoming { state, connection });
         }
     }
 
@@ -388,7 +391,7 @@ impl Restore {
             };
             known.waiting.insert(
                 number,
-                Waiting {
+                RestoredDelivery {
                     delivery,
                     was_sent,
                     released: false,
@@ -416,7 +419,11 @@ impl Restore {
             delay: Duration::from_millis(record.delay_ms),
             due: None,
         };
-        if self.engine.charge(key, Part::Will, will.weight()).is_err() {
+        if self
+            .engine
+            .charge(key, BudgetPart::Will, will.weight())
+            .is_err()
+        {
             self.left_out.wills += 1;
             return;
         }
@@ -429,11 +436,11 @@ impl Restore {
     }
 
     /// The engine as it was as far as the limits allow, with every client gone, and what is left out. Sessions that end with their
-    /// connection end now, timers go on.
+    /// connection end now, timers continue.
     pub fn finish(mut self) -> (Engine, LeftOut) {
-        let now = self.clock.0;
-        self.messages = Contents::default();
-        let mut sessions: Vec<(u64, Known)> = self.sessions.drain().collect();
+        let now = self.clock.now;
+        self.messages = MessageContents::default();
+        let mut sessions: Vec<(u64, RestoredSession)> = self.sessions.drain().collect();
         sessions.sort_by_key(|(number, _)| *number);
         for (_, known) in &mut sessions {
             let waiting = std::mem::take(&mut known.waiting).into_values();
@@ -450,115 +457,61 @@ impl Restore {
             .iter_mut()
             .for_each(|(_, session)| session.replays.restored(newest));
         for (_, known) in sessions {
-            self.engine
-                .go_on_alone(known.key, (known.ends, known.will_due), self.clock, now);
+            self.engine.resume_timers(&known, self.clock);
         }
         (self.engine, self.left_out)
     }
 }
 
-/// Content of messages, by their numbers. A checkpoint may say later that a message has more deliveries than those that are done: it is
-/// kept for a while.
-///
-/// Invariant: `spare_bytes` is what the messages in `spare` weigh.
-#[derive(Debug, Default)]
-struct Contents {
-    messages: HashMap<u64, Arc<Kept>>,
-    /// Those that nobody waited for when they were put here, from the oldest to the newest.
-    spare: VecDeque<(u64, usize)>,
-    spare_bytes: usize,
-}
-
-impl Contents {
-    fn get(&self, id: u64) -> Option<&Arc<Kept>> {
-        self.messages.get(&id)
-    }
-
-    fn put(&mut self, message: &Message, id: u64, total: &Arc<AtomicUsize>) {
-        self.messages
-            .entry(id)
-            .or_insert_with(|| Kept::new(message, id, total));
-    }
-
-    /// A delivery of it is over.
-    fn done(&mut self, message: Arc<Kept>) {
-        // Here, and in the hand of the caller.
-        if Arc::strong_count(&message) > 2 || !self.messages.contains_key(&message.id) {
-            return;
-        }
-        self.spare_bytes += message.weight();
-        self.spare.push_back((message.id, message.weight()));
-        while self.spare_bytes > MOST_SPARE
-            && let Some((id, weight)) = self.spare.pop_front()
-        {
-            self.spare_bytes -= weight;
-            if self
-                .messages
-                .get(&id)
-                .is_some_and(|message| Arc::strong_count(message) == 1)
-            {
-                self.messages.remove(&id);
-            }
-        }
-    }
-}
-
 impl Engine {
     /// Puts a delivery back where it was, within the same limits as a new one; false if there is no room for it.
-    fn put_back(
-        &mut self,
-        key: SessionKey,
-        Waiting {
+    fn put_back(&mut self, key: SessionKey, restored: RestoredDelivery, now: Instant) -> bool {
+        let RestoredDelivery {
             delivery,
             was_sent,
             released,
-        }: Waiting,
-        now: Instant,
-    ) -> bool {
+        } = restored;
         let has_room = self.has_room_in_total();
-        // Of what is released there is a number only: it needs no room.
+        // A released message is a number only: it needs no room.
         let Some(session) = self.sessions.get_mut(key).filter(|_| has_room || released) else {
             return false;
         };
         let is_put_back = if !was_sent && !released {
-            match delivery.is_replay {
-                true => session.queue.enqueue_replay(delivery),
-                false => session
+            if delivery.is_replay {
+                session.queue.enqueue_replay(delivery)
+            } else {
+                let mut dropped = Vec::new();
+                session
                     .queue
-                    .enqueue(delivery, &self.limits, now, &mut Vec::new()),
+                    .enqueue(delivery, &self.limits, now, &mut dropped)
             }
-        } else if released
-            || session.in_flight.len() == 0
-            || session.has_room_in_flight(&self.limits)
-        {
-            session.in_flight.restore(delivery, released);
-            true
         } else {
-            false
+            let has_place = released
+                || session.in_flight.len() == 0
+                || session.has_room_in_flight(&self.limits);
+            if has_place {
+                session.in_flight.restore(delivery, released);
+            }
+            has_place
         };
         self.fullest.grew(key, session.held_bytes());
         is_put_back
     }
 
-    /// A restored session without its client.
-    fn go_on_alone(
-        &mut self,
-        key: SessionKey,
-        (ends, will_due): (Option<Deadline>, Option<Deadline>),
-        clock: Clock,
-        now: Instant,
-    ) {
+    /// Starts the timers of a session whose client is not back yet.
+    fn resume_timers(&mut self, known: &RestoredSession, clock: Clock) {
+        let (key, now) = (known.key, clock.now);
         let Some(session) = self.sessions.get(key) else {
             return;
         };
         let outlives = session.outlives;
-        match (will_due, &session.will) {
+        match (known.will_due, &session.will) {
             (Some(due), _) => self.delay_will(key, due.from(clock)),
             // Its connection was lost with the broker.
-            (None, Some(_)) => self.settle_will(key, super::connect::End::Lost, now),
+            (None, Some(_)) => self.settle_will(key, End::Lost, now),
             (None, None) => {}
         }
-        match (ends, outlives) {
+        match (known.ends, outlives) {
             (_, Some(Duration::ZERO)) => self.remove_session(key, now),
             (Some(ends), Some(_)) => self.expire_at(key, ends.from(clock)),
             (None, Some(time)) => self.expire_at(key, now + time),

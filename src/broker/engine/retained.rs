@@ -4,35 +4,35 @@
 //! them are states of bridge connections that clients have published, of which there are few. A publish costs the logarithm of what is
 //! retained, a subscription the steps of [`Seek`].
 
+use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::publish::bridge_of;
+use super::delivery::SharedMessage;
 use super::seek::{Fit, Seek};
-use super::session::Kept;
 use crate::message::{Message, Origin};
 use crate::mqtt::{TopicFilter, TopicName};
 
-/// States of bridge connections that clients may have retained: nobody can take the room of other messages with them.
+/// States of bridge connections that clients may have retained: they cannot take the room of other messages.
 const MOST_STATES: usize = 1000;
 /// Of all messages that may be retained, this part may be such states.
 const STATES_PART: usize = 10;
 
 /// Some of the retained messages that a filter matches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Matching {
-    pub(super) found: Vec<Arc<Kept>>,
+    pub(super) found: Vec<Arc<SharedMessage>>,
     /// Topics that were looked at.
     pub(super) seen: usize,
     /// The last of these, if there may be more.
     pub(super) last: Option<TopicName>,
 }
 
-/// How much of a search is done at a time.
+/// The bounds of one piece of a search.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Most {
+pub(super) struct SearchBounds {
     /// Topics that may be looked at.
     pub(super) seen: usize,
     /// Messages that may be found.
@@ -42,7 +42,7 @@ pub(super) struct Most {
 /// At most one message per topic, and a bounded number of topics.
 #[derive(Debug)]
 pub(super) struct Retained {
-    by_topic: BTreeMap<TopicName, Arc<Kept>>,
+    by_topic: BTreeMap<TopicName, Arc<SharedMessage>>,
     expiries: BTreeSet<(Instant, TopicName)>,
     states: usize,
     max: usize,
@@ -77,7 +77,7 @@ impl Retained {
         &mut self,
         message: &Message,
         now: Instant,
-        make: impl FnOnce(&Message) -> Arc<Kept>,
+        make: impl FnOnce(&Message) -> Arc<SharedMessage>,
     ) -> bool {
         self.remove(&message.topic);
         if message.payload.is_empty() {
@@ -139,7 +139,7 @@ impl Retained {
     }
 
     /// The first one whose topic comes after `topic`, in the order of their bytes.
-    pub(super) fn after(&self, topic: Option<&TopicName>) -> Option<&Arc<Kept>> {
+    pub(super) fn after(&self, topic: Option<&TopicName>) -> Option<&Arc<SharedMessage>> {
         let begin = topic.map_or(Bound::Unbounded, Bound::Excluded);
         self.by_topic
             .range::<TopicName, _>((begin, Bound::Unbounded))
@@ -156,65 +156,63 @@ impl Retained {
     }
 
     /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and at
-    /// most as many as `most` says. The last topic that was looked at is returned if there may be more.
+    /// most as many as `bounds` say. The last topic that was looked at is returned if there may be more.
     pub(super) fn matching(
         &self,
         filter: &TopicFilter,
         after: Option<&TopicName>,
-        most: Most,
+        bounds: SearchBounds,
         now: Instant,
     ) -> Matching {
         let text = filter.as_str();
-        let literal = text
-            .find(['+', '#'])
-            .and_then(|at| text.get(..at))
-            .unwrap_or(text);
+        let literal = literal_part(text);
         if literal.len() == text.len() {
-            let found = self
-                .by_topic
-                .get(text)
-                .filter(|message| !message.is_expired(now));
-            return Matching {
-                found: found.cloned().into_iter().collect(),
-                seen: 1,
-                last: None,
-            };
+            return self.exactly(text, now);
         }
         // `a/#` also matches `a`: the search begins without the last slash.
         let prefix = literal.strip_suffix('/').unwrap_or(literal);
         let begin = after.map_or(Bound::Included(prefix), |after| {
             Bound::Excluded(after.as_str())
         });
+        let mut matching = Matching::default();
         let mut seek = Seek::new(filter);
-        let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
-        let mut topics = self.by_topic.range::<str, _>((begin, Bound::Unbounded));
+        let mut topics = self.range(begin);
         let mut next = topics.next();
         while let Some((topic, message)) = next {
-            if seen == most.seen || found.len() == most.found {
-                return Matching { found, seen, last };
+            if matching.seen == bounds.seen || matching.found.len() == bounds.found {
+                return matching;
             }
-            seen += 1;
-            last = Some(topic.clone());
-            match seek.judge(topic.as_str()) {
-                Fit::End => break,
-                Fit::Match if message.is_expired(now) => {}
-                Fit::Match => found.push(message.clone()),
-                Fit::Skip => {
-                    next = topics.next();
-                    if next.is_some_and(|(topic, _)| topic.as_str() < seek.target()) {
-                        topics = self
-                            .by_topic
-                            .range::<str, _>((Bound::Included(seek.target()), Bound::Unbounded));
-                        next = topics.next();
-                    }
-                    continue;
-                }
+            matching.seen += 1;
+            matching.last = Some(topic.clone());
+            let fit = seek.fit(topic.as_str());
+            if fit == Fit::End {
+                break;
+            }
+            if fit == Fit::Match && !message.is_expired(now) {
+                matching.found.push(message.clone());
             }
             next = topics.next();
+            if fit == Fit::Skip && next.is_some_and(|(topic, _)| topic.as_str() < seek.target()) {
+                topics = self.range(Bound::Included(seek.target()));
+                next = topics.next();
+            }
         }
+        matching.last = None;
+        matching
+    }
+
+    /// The topics from `begin` on, in the order of their bytes.
+    fn range(&self, begin: Bound<&str>) -> Range<'_, TopicName, Arc<SharedMessage>> {
+        self.by_topic.range::<str, _>((begin, Bound::Unbounded))
+    }
+
+    /// The retained message of a filter without wildcards.
+    fn exactly(&self, topic: &str, now: Instant) -> Matching {
+        let message = self.by_topic.get(topic);
+        let found = message.filter(|message| !message.is_expired(now));
         Matching {
-            found,
-            seen,
+            found: found.cloned().into_iter().collect(),
+            seen: 1,
             last: None,
         }
     }
@@ -247,9 +245,23 @@ impl Retained {
     }
 }
 
+/// The part of a filter before its first wildcard.
+fn literal_part(filter: &str) -> &str {
+    let wildcard = filter.find(['+', '#']);
+    wildcard.and_then(|at| filter.get(..at)).unwrap_or(filter)
+}
+
 /// True for the state of a bridge connection that a client has published; the gateway has states of its own.
 fn is_state(message: &Message) -> bool {
     message.origin == Origin::Client && bridge_of(&message.topic).is_some()
+}
+
+/// The bridge whose state a topic is about: its client identifier.
+pub(super) fn bridge_of(topic: &TopicName) -> Option<&str> {
+    topic
+        .as_str()
+        .strip_prefix("$SYS/broker/connection/")?
+        .strip_suffix("/state")
 }
 
 #[cfg(test)]
@@ -269,7 +281,7 @@ mod tests {
         }
     }
 
-    const ALL: Most = Most {
+    const ALL: SearchBounds = SearchBounds {
         seen: usize::MAX,
         found: usize::MAX,
     };
@@ -292,7 +304,7 @@ mod tests {
                 let expires_at = lives.map(|seconds| now + Duration::from_secs(seconds));
                 let topic = topic_of(topic);
                 let new = message(&topic, expires_at, if is_removal { b"" } else { b"x" });
-                let is_kept = retained.keep(&new, now, |message| Kept::new(message, 1, &total));
+                let is_kept = retained.keep(&new, now, |message| SharedMessage::new(message, 1, &total));
                 retained.check_invariants();
                 model.remove(&topic);
                 if !is_removal {
@@ -319,36 +331,34 @@ mod tests {
         for topic in
             (0..10).flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag:04}")))
         {
-            assert!(
-                retained.keep(&message(&topic, None, b"x"), now, |message| Kept::new(
-                    message, 1, &total
-                ))
-            );
+            assert!(retained.keep(&message(&topic, None, b"x"), now, |message| {
+                SharedMessage::new(message, 1, &total)
+            }));
         }
         let matching = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), None, ALL, now);
         assert_eq!(matching.found.len(), 10);
         assert!(matching.seen <= 30, "{} topics looked at", matching.seen);
         // In pieces it finds the same.
-        for most in [
-            Most {
+        for bounds in [
+            SearchBounds {
                 seen: 3,
                 found: 100,
             },
-            Most {
+            SearchBounds {
                 seen: 100,
                 found: 3,
             },
-            Most { seen: 1, found: 1 },
+            SearchBounds { seen: 1, found: 1 },
         ] {
             let (mut pieces, mut after) = (Vec::new(), None);
             loop {
                 let piece = retained.matching(
                     &TopicFilter::new("+/tag0500").unwrap(),
                     after.as_ref(),
-                    most,
+                    bounds,
                     now,
                 );
-                assert!(piece.seen <= most.seen && piece.found.len() <= most.found);
+                assert!(piece.seen <= bounds.seen && piece.found.len() <= bounds.found);
                 pieces.extend(piece.found);
                 after = piece.last;
                 if after.is_none() {
@@ -360,7 +370,7 @@ mod tests {
                     .iter()
                     .map(|one| &one.topic)
                     .eq(matching.found.iter().map(|one| &one.topic)),
-                "{most:?}"
+                "{bounds:?}"
             );
         }
     }

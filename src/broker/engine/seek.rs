@@ -1,10 +1,10 @@
-//! Where the topics that match a filter are in a list sorted by the bytes of the topics. Pure.
+//! Finds the topics that match a filter in a list sorted by their bytes. Pure.
 //!
 //! A walk over the list costs a step for each topic; a filter that begins with a wildcard would walk over all of them. [`Seek`] names
 //! the smallest topic that can still match, so that a walk skips whole branches: `+/pump/flow` costs two steps for each first level,
 //! however many topics lie below it.
 //!
-//! Invariant: no topic between the one that was judged and the one that is named matches the filter.
+//! Invariant: no topic between the one that was looked at and the one that is named matches the filter.
 
 use crate::mqtt::TopicFilter;
 
@@ -12,7 +12,7 @@ use crate::mqtt::TopicFilter;
 const BEHIND_SLASH: &str = "0";
 /// No topic has a lower character.
 const FIRST: &str = "\u{1}";
-/// What comes behind `$`, as `0` behind `/`.
+/// The character behind `$`, as `0` is behind `/`.
 const BEHIND_DOLLAR: &str = "%";
 
 /// How a topic fits a filter.
@@ -41,7 +41,7 @@ impl<'a> Seek<'a> {
         }
     }
 
-    /// The topic to go on with after [`Fit::Skip`]; it is greater than the one that was judged.
+    /// The topic to go on with after [`Fit::Skip`]; it is greater than the one that was looked at.
     pub(super) fn target(&self) -> &str {
         &self.target
     }
@@ -60,8 +60,8 @@ impl<'a> Seek<'a> {
         self.skip_to([taken, BEHIND_SLASH, ""])
     }
 
-    /// Judges a topic.
-    pub(super) fn judge(&mut self, topic: &str) -> Fit {
+    /// How a topic fits; the walk continues as it says.
+    pub(super) fn fit(&mut self, topic: &str) -> Fit {
         if topic.starts_with('$') && matches!(self.levels.first(), Some(&("+" | "#"))) {
             return self.skip_to([BEHIND_DOLLAR, "", ""]); // [MQTT-4.7.2-1]
         }
@@ -132,14 +132,14 @@ mod tests {
     use crate::mqtt::TopicName;
     use proptest::prelude::*;
 
-    /// What a walk with skips finds in a sorted list, and its steps.
+    /// The topics that a walk with skips finds in a sorted list, and its steps.
     fn walk<'a>(topics: &BTreeSet<&'a str>, filter: &TopicFilter) -> (Vec<&'a str>, usize) {
         let mut seek = Seek::new(filter);
         let (mut found, mut steps) = (Vec::new(), 0);
         let mut next = topics.first().copied();
         while let Some(topic) = next {
             steps += 1;
-            next = match seek.judge(topic) {
+            next = match seek.fit(topic) {
                 Fit::End => break,
                 Fit::Match => {
                     found.push(topic);

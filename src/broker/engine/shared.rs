@@ -3,7 +3,7 @@
 //! Invariants:
 //! * Each member is in one of the three lists, and every member that is connected is in `connected`. One whose connection ended stays
 //!   there until a choice meets it, so that the end of a connection costs nothing.
-//! * The members of a [`Class`] may read the same topics of the subscription. A choice asks one member of a class that may not read the
+//! * The members of a [`MemberClass`] may read the same topics of the subscription. A choice asks one member of a class that may not read the
 //!   topic, and weighs at most [`PROBES`] members of the others, however many there are. Up to that number it is the member with the
 //!   least to do, in turn among equals; of more members, the one with the least to do among the next in turn.
 //! * `classes` has the class of each member, and a list has no class without members.
@@ -14,17 +14,17 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use indexmap::IndexMap;
 
-use super::session::Subscription;
+use super::delivery::Subscription;
 use super::{ByNumber, NumberHash, SessionKey};
 use crate::mqtt::{QoS, TopicFilter};
 
 /// Members that are weighed for a message.
 const PROBES: usize = 16;
 
-/// What a member could do with a message.
+/// The state of a member for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is connected, or not, and has so many deliveries that are not done.
+    /// It is connected, or not, and has `load` deliveries that are not done.
     Ready { is_connected: bool, load: usize },
     /// Its user may not read the topic.
     Denied,
@@ -32,8 +32,8 @@ pub(super) enum Standing {
 
 /// Members that may read the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Class {
-    /// The sessions of a user, or of anybody without a name.
+pub(super) enum MemberClass {
+    /// The sessions of a user, or of all clients without a name.
     User(Option<ByteString>),
     /// One session: what it may read of the subscription depends on its client identifier.
     Session(SessionKey),
@@ -44,8 +44,8 @@ type Turns = IndexMap<SessionKey, Subscription, NumberHash>;
 /// Members in the order of their turns, class by class.
 #[derive(Debug, Default)]
 struct Members {
-    classes: IndexMap<Class, Turns>,
-    /// Who was chosen last: the place of its class, and its own in it.
+    classes: IndexMap<MemberClass, Turns>,
+    /// The member that was chosen last: the place of its class, and its own in it.
     last: (usize, usize),
 }
 
@@ -54,14 +54,14 @@ impl Members {
         self.classes.is_empty()
     }
 
-    fn insert(&mut self, class: Class, key: SessionKey, subscription: Subscription) {
+    fn insert(&mut self, class: MemberClass, key: SessionKey, subscription: Subscription) {
         self.classes
             .entry(class)
             .or_default()
             .insert(key, subscription);
     }
 
-    fn remove(&mut self, class: &Class, key: SessionKey) -> Option<Subscription> {
+    fn remove(&mut self, class: &MemberClass, key: SessionKey) -> Option<Subscription> {
         let turns = self.classes.get_mut(class)?;
         let subscription = turns.swap_remove(&key);
         if turns.is_empty() {
@@ -136,7 +136,7 @@ impl Members {
         &self,
         most: usize,
         standing: &impl Fn(SessionKey) -> Standing,
-    ) -> Vec<(Class, SessionKey)> {
+    ) -> Vec<(MemberClass, SessionKey)> {
         let (mut absent, mut met) = (Vec::new(), 0);
         for (class, places) in self.parts() {
             let Some((name, _)) = self.classes.get_index(class) else {
@@ -166,7 +166,7 @@ impl Members {
 #[derive(Debug)]
 pub(super) struct Group {
     filter: Arc<TopicFilter>,
-    classes: ByNumber<SessionKey, Class>,
+    classes: ByNumber<SessionKey, MemberClass>,
     connected: Members,
     /// Without a connection, with a queue that messages can wait in.
     waiting: Members,
@@ -191,7 +191,7 @@ impl Group {
     }
 
     /// Takes a member out of its list.
-    fn take(&mut self, key: SessionKey) -> Option<(Class, Subscription)> {
+    fn take(&mut self, key: SessionKey) -> Option<(MemberClass, Subscription)> {
         let class = self.classes.remove(&key)?;
         let lists = [&mut self.connected, &mut self.waiting, &mut self.absent];
         let subscription = lists
@@ -201,7 +201,7 @@ impl Group {
         Some((class, subscription?))
     }
 
-    fn put(&mut self, key: SessionKey, class: Class, subscription: Subscription) {
+    fn put(&mut self, key: SessionKey, class: MemberClass, subscription: Subscription) {
         self.classes.insert(key, class.clone());
         self.connected.insert(class, key, subscription);
     }
@@ -210,7 +210,7 @@ impl Group {
     pub(super) fn join(
         &mut self,
         key: SessionKey,
-        class: Class,
+        class: MemberClass,
         subscription: Subscription,
     ) -> bool {
         let is_new = !self.leave(key);
@@ -231,7 +231,7 @@ impl Group {
     }
 
     /// The rules of users have changed.
-    pub(super) fn classify(&mut self, key: SessionKey, class: Class) {
+    pub(super) fn classify(&mut self, key: SessionKey, class: MemberClass) {
         if let Some((_, subscription)) = self.take(key) {
             self.put(key, class, subscription);
         }
@@ -241,7 +241,7 @@ impl Group {
         self.connected.is_empty() && self.waiting.is_empty() && self.absent.is_empty()
     }
 
-    /// Who gets a message of this QoS. If nobody is connected it waits for a member whose session lasts [MQTT-4.8.2-4..6].
+    /// The member that gets a message of this QoS. If none is connected it waits for one whose session lasts [MQTT-4.8.2-4..6].
     pub(super) fn choose(
         &mut self,
         qos: QoS,
@@ -291,7 +291,7 @@ mod tests {
         for key in 0..members {
             assert!(group.join(
                 key,
-                Class::User(None),
+                MemberClass::User(None),
                 Subscription {
                     options,
                     identifier: None
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn messages_wait_for_members_whose_session_keeps_them() {
         let mut group = group(2, QoS::AtLeastOnce);
-        assert!(group.join(2, Class::User(None), Subscription::default()));
+        assert!(group.join(2, MemberClass::User(None), Subscription::default()));
         let away = |_| ready(false, 0);
         assert_eq!(chosen(&mut group, QoS::AtMostOnce, away), None);
         let waits = [
@@ -392,7 +392,7 @@ mod tests {
             ..SubscribeOptions::default()
         };
         for key in 0..users * members {
-            let class = Class::User(Some(format!("user-{}", key / members).into()));
+            let class = MemberClass::User(Some(format!("user-{}", key / members).into()));
             assert!(group.join(
                 key,
                 class,
@@ -421,7 +421,7 @@ mod tests {
                     };
                     let chosen = chosen(&mut group, QoS::AtLeastOnce, standing);
                     assert!(chosen.is_some_and(|key| key / members == 4));
-                    // Nobody may read this one.
+                    // No member may read this one.
                     let denied = |_| {
                         looks.set(looks.get() + 1);
                         Standing::Denied
@@ -445,12 +445,12 @@ mod tests {
             steps in prop::collection::vec((0_usize..12, 0_u8..6, 0_usize..5), 1..150),
         ) {
             let mut group = Group::new(TopicFilter::new("$share/workers/jobs").unwrap());
-            // Class, whether it is connected, load.
+            // MemberClass, whether it is connected, load.
             let mut model = BTreeMap::<SessionKey, (usize, bool, usize)>::new();
             let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
             let subscription = Subscription { options, identifier: None };
             for (key, kind, number) in steps {
-                let class = Class::Session(number);
+                let class = MemberClass::Session(number);
                 match kind {
                     0 => {
                         let is_new = model.insert(key, (number, true, key % 3)).is_none();

@@ -1,41 +1,17 @@
-//! Who wants which messages: sessions, shared subscriptions and taps alike, by their filters.
+//! All subscriptions, of sessions, shared subscriptions and taps alike, by their filters.
 //!
 //! Invariants: `count` and `shared` are how many subscriptions sessions have, and how many of these are shared; a group has members.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 
 use slab::Slab;
 
 use super::SessionKey;
-use super::session::Subscription;
-use super::shared::{Class, Group};
-use super::tree::Tree;
-use crate::mqtt::{QoS, TopicFilter, TopicName};
-
-/// A shared subscription, by its place in [`Subscriptions`].
-pub(super) type GroupKey = usize;
-
-/// Who gets the messages of a filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Target {
-    /// A session.
-    Session(SessionKey),
-    /// One member of a shared subscription.
-    Group(GroupKey),
-    /// A tap, by its index.
-    Tap(usize),
-}
-
-/// One session (group, tap) that is to get a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) target: Target,
-    pub(super) qos: QoS,
-    pub(super) retain_as_published: bool,
-    pub(super) no_local: bool,
-    pub(super) identifier: Option<NonZeroU32>,
-}
+use super::delivery::Subscription;
+use super::shared::{Group, MemberClass};
+use super::taps::Tap;
+use super::tree::{FilterMatch, GroupKey, SubscriptionTarget, Tree};
+use crate::mqtt::{TopicFilter, TopicName};
 
 /// Every subscription of every session.
 #[derive(Debug, Default)]
@@ -48,6 +24,17 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
+    /// Those of taps only.
+    pub(super) fn of_taps(taps: &[Tap]) -> Self {
+        let mut subscriptions = Self::default();
+        for (index, tap) in taps.iter().enumerate() {
+            for filter in &tap.filters {
+                subscriptions.tap(filter, index);
+            }
+        }
+        subscriptions
+    }
+
     /// Subscriptions of sessions, shared ones included.
     pub(super) fn count(&self) -> usize {
         self.count
@@ -58,7 +45,7 @@ impl Subscriptions {
         self.shared
     }
 
-    /// Adds or replaces a subscription. Of a shared one, the class of the member is to be told with [`Subscriptions::classify`].
+    /// Adds or replaces a subscription. For a shared one, [`Subscriptions::classify`] must follow with the class of the member.
     pub(super) fn insert(
         &mut self,
         filter: &TopicFilter,
@@ -68,7 +55,7 @@ impl Subscriptions {
         if !filter.is_shared() {
             self.count += usize::from(self.tree.put(
                 filter,
-                Target::Session(session),
+                SubscriptionTarget::Session(session),
                 subscription,
             ));
             return;
@@ -80,33 +67,42 @@ impl Subscriptions {
                 let filter = filter.detached();
                 let key = self.groups.insert(Group::new(filter.clone()));
                 self.by_filter.insert(filter.clone(), key);
-                self.tree
-                    .put(&filter, Target::Group(key), Subscription::default());
+                self.tree.put(
+                    &filter,
+                    SubscriptionTarget::Group(key),
+                    Subscription::default(),
+                );
                 key
             }
         };
         let Some(group) = self.groups.get_mut(key) else {
             return;
         };
-        let is_new = usize::from(group.join(session, Class::Session(session), subscription));
+        let is_new = usize::from(group.join(session, MemberClass::Session(session), subscription));
         self.count += is_new;
         self.shared += is_new;
     }
 
     /// Adds a tap.
     pub(super) fn tap(&mut self, filter: &TopicFilter, index: usize) {
-        self.tree
-            .put(filter, Target::Tap(index), Subscription::default());
+        self.tree.put(
+            filter,
+            SubscriptionTarget::Tap(index),
+            Subscription::default(),
+        );
     }
 
     /// Takes a tap out.
     pub(super) fn untap(&mut self, filter: &TopicFilter, index: usize) {
-        self.tree.take_out(filter, Target::Tap(index));
+        self.tree.take_out(filter, SubscriptionTarget::Tap(index));
     }
 
     pub(super) fn remove(&mut self, filter: &TopicFilter, session: SessionKey) {
         if !filter.is_shared() {
-            self.count -= usize::from(self.tree.take_out(filter, Target::Session(session)));
+            self.count -= usize::from(
+                self.tree
+                    .take_out(filter, SubscriptionTarget::Session(session)),
+            );
             return;
         }
         let Some(key) = self.by_filter.get(filter).copied() else {
@@ -121,7 +117,7 @@ impl Subscriptions {
         if group.is_empty() {
             self.groups.remove(key);
             self.by_filter.remove(filter);
-            self.tree.take_out(filter, Target::Group(key));
+            self.tree.take_out(filter, SubscriptionTarget::Group(key));
         }
     }
 
@@ -136,8 +132,13 @@ impl Subscriptions {
         }
     }
 
-    /// What a session may read of a shared subscription is what the members of this class may read.
-    pub(super) fn classify(&mut self, filter: &TopicFilter, session: SessionKey, class: Class) {
+    /// Puts a member of a shared subscription among those that may read the same topics.
+    pub(super) fn classify(
+        &mut self,
+        filter: &TopicFilter,
+        session: SessionKey,
+        class: MemberClass,
+    ) {
         if let Some(group) = self
             .by_filter
             .get(filter)
@@ -161,8 +162,8 @@ impl Subscriptions {
     pub(super) fn taps_of(&self, topic: &TopicName) -> Vec<usize> {
         let mut found = Vec::new();
         self.find(topic, &mut found);
-        let taps = found.iter().filter_map(|wanted| {
-            if let Target::Tap(index) = wanted.target {
+        let taps = found.iter().filter_map(|one| {
+            if let SubscriptionTarget::Tap(index) = one.target {
                 Some(index)
             } else {
                 None
@@ -173,15 +174,15 @@ impl Subscriptions {
         taps
     }
 
-    /// Everybody who is to get a message of `topic`, into `found`: sorted, and as often as they have subscriptions that match.
-    pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<Wanted>) {
+    /// Adds every subscription that matches `topic` to `found`, sorted by target; a target is there once for each of its filters.
+    pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<FilterMatch>) {
         let before = found.len();
         let lists = self.tree.find(topic, found);
         // Each list is sorted.
         if lists > 1
             && let Some(new) = found.get_mut(before..)
         {
-            new.sort_unstable_by_key(|wanted| wanted.target);
+            new.sort_unstable_by_key(|one| one.target);
         }
     }
 }
@@ -201,14 +202,14 @@ mod tests {
         prop::collection::vec(text, 1..most)
     }
 
-    fn targets(tree: &Subscriptions, name: &TopicName) -> Vec<Target> {
+    fn targets(tree: &Subscriptions, name: &TopicName) -> Vec<SubscriptionTarget> {
         let mut found = Vec::new();
         tree.find(name, &mut found);
         assert!(
-            found.is_sorted_by_key(|wanted| wanted.target),
+            found.is_sorted_by_key(|one| one.target),
             "the order of the targets"
         );
-        found.iter().map(|wanted| wanted.target).collect()
+        found.iter().map(|one| one.target).collect()
     }
 
     proptest! {
@@ -230,8 +231,8 @@ mod tests {
                 tree.tree.check_invariants();
             }
             for name in &names {
-                let expected: Vec<Target> =
-                    (0..filters.len()).filter(|key| !remove[*key] && filters[*key].matches(name)).map(Target::Session).collect();
+                let expected: Vec<SubscriptionTarget> =
+                    (0..filters.len()).filter(|key| !remove[*key] && filters[*key].matches(name)).map(SubscriptionTarget::Session).collect();
                 prop_assert_eq!(targets(&tree, name), expected, "{}", name);
             }
             for (key, filter) in filters.iter().enumerate() {
@@ -254,7 +255,7 @@ mod tests {
         }
         for (key, filter) in filters.iter().enumerate() {
             let name = TopicName::new(filter.as_str().to_owned()).unwrap();
-            assert_eq!(targets(&tree, &name), [Target::Session(key)]);
+            assert_eq!(targets(&tree, &name), [SubscriptionTarget::Session(key)]);
             tree.remove(filter, key);
             assert_eq!(targets(&tree, &name), []);
             assert_eq!(tree.tree.check_invariants(), nodes(99 - key));
@@ -290,8 +291,8 @@ mod tests {
         let mut found = Vec::new();
         tree.find(&TopicName::new("a/b").unwrap(), &mut found);
         assert_eq!(
-            found.iter().map(|wanted| wanted.target).collect::<Vec<_>>(),
-            [Target::Group(tree.group_of(&filter).unwrap())]
+            found.iter().map(|one| one.target).collect::<Vec<_>>(),
+            [SubscriptionTarget::Group(tree.group_of(&filter).unwrap())]
         );
         assert_eq!((tree.count(), tree.shared()), (2, 2));
         tree.remove(&filter, 1);

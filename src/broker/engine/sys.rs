@@ -1,4 +1,4 @@
-//! `$SYS`: what the broker tells about itself, under the names mosquitto users know, and some of its own.
+//! `$SYS`: the state of the broker, under the names mosquitto users know, and some of its own.
 //!
 //! Invariants: a topic is published when its value has changed, retained; counters count from the start of the program.
 
@@ -9,7 +9,7 @@ use super::Engine;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
 
-/// What went through the broker since it started.
+/// Counters since the start of the broker.
 #[derive(Debug, Default, Clone)]
 pub struct Traffic {
     /// Control packets from clients.
@@ -26,9 +26,9 @@ pub struct Traffic {
     pub publish_bytes_received: u64,
     /// PUBLISH packets to clients.
     pub publishes_sent: u64,
-    /// Messages that somebody was to get and did not: no room, too large, expired; and connections that did not take theirs.
+    /// Messages that did not reach a receiver: no room, too large, expired; and connections that did not take theirs.
     pub dropped: u64,
-    /// What somebody had no permission for.
+    /// Publications and subscriptions without permission.
     pub refused: u64,
     /// Logins with a wrong password, or none.
     pub failed_logins: u64,
@@ -48,7 +48,7 @@ pub struct Traffic {
     pub publish_bytes_sent: u64,
     /// Sessions that ended because their client stayed away.
     pub expired_sessions: u64,
-    /// Bytes of memory the program uses, as its driver tells.
+    /// Bytes of memory the program uses; the driver sets it.
     pub memory: u64,
     /// The most it has used.
     pub memory_maximum: u64,
@@ -59,11 +59,11 @@ pub struct Traffic {
 /// Averages over 1, 5 and 15 minutes of what happens in a minute, as mosquitto makes them.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Load {
-    last: Counts,
+    last: LoadCounts,
     averages: [[f64; 3]; 9],
 }
 
-type Counts = [u64; 9];
+type LoadCounts = [u64; 9];
 
 const LOADS: [&str; 9] = [
     "messages/received",
@@ -79,7 +79,7 @@ const LOADS: [&str; 9] = [
 const MINUTES: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
 
 impl Load {
-    fn count(&mut self, counts: Counts, every: Duration) {
+    fn count(&mut self, counts: LoadCounts, every: Duration) {
         let minutes = every.as_secs_f64() / 60.0;
         for ((averages, count), last) in self.averages.iter_mut().zip(counts).zip(self.last) {
             #[allow(clippy::cast_precision_loss)]
@@ -94,7 +94,7 @@ impl Load {
 }
 
 impl Engine {
-    /// What went through the broker.
+    /// The counters.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
@@ -122,34 +122,31 @@ impl Engine {
         }
     }
 
+    /// The values that mosquitto has, too.
     fn usual_values(&mut self, now: Instant) -> Vec<(String, String)> {
+        let version = format!("wellhead version {}", env!("CARGO_PKG_VERSION"));
+        let uptime = now.saturating_duration_since(self.started).as_secs();
+        let uptime = format!("{uptime} seconds");
+        let mut values = vec![("version", version), ("uptime", uptime)];
+        values.extend(self.client_values());
+        values.extend(self.message_values());
+        values.extend(self.other_values());
+        values
+            .into_iter()
+            .map(|(name, value)| (format!("broker/{name}"), value))
+            .collect()
+    }
+
+    fn client_values(&mut self) -> [(&'static str, String); 7] {
+        let total = self.sessions.len();
         let connected = self
             .sessions
             .iter()
             .filter(|(_, session)| session.connection.is_some())
             .count();
-        let total = self.sessions.len();
-        self.traffic.most_connected = self.traffic.most_connected.max(connected as u64);
-        let traffic = &self.traffic;
-        let stored: usize = self
-            .sessions
-            .iter()
-            .map(|(_, session)| session.load())
-            .sum::<usize>()
-            + self.retained.count();
-        let bytes = self.queued_bytes.load(Ordering::Relaxed) + self.retained.bytes();
-        let values = [
-            (
-                "version",
-                format!("wellhead version {}", env!("CARGO_PKG_VERSION")),
-            ),
-            (
-                "uptime",
-                format!(
-                    "{} seconds",
-                    now.saturating_duration_since(self.started).as_secs()
-                ),
-            ),
+        let traffic = &mut self.traffic;
+        traffic.most_connected = traffic.most_connected.max(connected as u64);
+        [
             ("clients/total", total.to_string()),
             ("clients/maximum", traffic.most_connected.to_string()),
             ("clients/connected", connected.to_string()),
@@ -157,40 +154,42 @@ impl Engine {
             ("clients/disconnected", (total - connected).to_string()),
             ("clients/inactive", (total - connected).to_string()),
             ("clients/expired", traffic.expired_sessions.to_string()),
-            ("messages/received", traffic.packets_received.to_string()),
-            ("messages/sent", traffic.packets_sent.to_string()),
-            ("messages/stored", stored.to_string()),
-            ("store/messages/count", stored.to_string()),
-            ("store/messages/bytes", bytes.to_string()),
-            (
-                "publish/messages/received",
-                traffic.publishes_received.to_string(),
-            ),
-            ("publish/messages/sent", traffic.publishes_sent.to_string()),
-            ("publish/messages/dropped", traffic.dropped.to_string()),
-            (
-                "publish/bytes/received",
-                traffic.publish_bytes_received.to_string(),
-            ),
-            ("publish/bytes/sent", traffic.publish_bytes_sent.to_string()),
-            ("bytes/received", traffic.bytes_received.to_string()),
-            ("bytes/sent", traffic.bytes_sent.to_string()),
-            ("heap/current", traffic.memory.to_string()),
-            ("heap/maximum", traffic.memory_maximum.to_string()),
-            ("retained messages/count", self.retained.count().to_string()),
-            (
-                "subscriptions/count",
-                self.subscriptions.count().to_string(),
-            ),
-            (
-                "shared_subscriptions/count",
-                self.subscriptions.shared().to_string(),
-            ),
+        ]
+    }
+
+    fn message_values(&self) -> Vec<(&'static str, String)> {
+        let traffic = &self.traffic;
+        let loads = self.sessions.iter().map(|(_, session)| session.load());
+        let stored = loads.sum::<usize>() + self.retained.count();
+        let bytes = self.queued_bytes.load(Ordering::Relaxed) + self.retained.bytes();
+        let values = [
+            ("messages/received", traffic.packets_received),
+            ("messages/sent", traffic.packets_sent),
+            ("messages/stored", stored as u64),
+            ("store/messages/count", stored as u64),
+            ("store/messages/bytes", bytes as u64),
+            ("publish/messages/received", traffic.publishes_received),
+            ("publish/messages/sent", traffic.publishes_sent),
+            ("publish/messages/dropped", traffic.dropped),
         ];
-        values
-            .into_iter()
-            .map(|(name, value)| (format!("broker/{name}"), value))
-            .collect()
+        values.map(|(name, value)| (name, value.to_string())).into()
+    }
+
+    fn other_values(&self) -> Vec<(&'static str, String)> {
+        let traffic = &self.traffic;
+        let subscriptions = &self.subscriptions;
+        let values = [
+            ("publish/bytes/received", traffic.publish_bytes_received),
+            ("publish/bytes/sent", traffic.publish_bytes_sent),
+            ("bytes/received", traffic.bytes_received),
+            ("bytes/sent", traffic.bytes_sent),
+            ("heap/current", traffic.memory),
+            ("heap/maximum", traffic.memory_maximum),
+            ("retained messages/count", self.retained.count() as u64),
+            ("subscriptions/count", subscriptions.count() as u64),
+            ("shared_subscriptions/count", subscriptions.shared() as u64),
+        ];
+        values.map(|(name, value)| (name, value.to_string())).into()
     }
 
     fn load_values(&mut self, values: &mut Vec<(String, String)>) {

@@ -1,6 +1,7 @@
 //! Consumers inside the gateway, and the messages that they have not stored yet.
 
-use super::{Position, SessionKey};
+use super::refusal::Refusal;
+use super::{Lsn, SessionKey};
 use crate::message::Origin;
 use crate::mqtt::{PacketId, ReasonCode, TopicFilter};
 
@@ -26,12 +27,12 @@ pub enum TapAnswer {
 
 /// The taps that did not take a message, a bit each.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Refusals {
+pub(super) struct TapRefusals {
     full: u64,
     bad_topic: u64,
 }
 
-impl Refusals {
+impl TapRefusals {
     pub(super) fn note(&mut self, bit: u64, answer: TapAnswer) {
         match answer {
             TapAnswer::Stored => {}
@@ -50,17 +51,15 @@ impl Refusals {
         self.full
     }
 
-    /// The reason code for the sender, and a sentence if it is bad news.
-    pub(super) fn reason(self) -> (ReasonCode, &'static str) {
+    /// The outcome for the sender.
+    pub(super) fn outcome(self) -> Refusal {
         if self.full != 0 {
-            (ReasonCode::QUOTA_EXCEEDED, "an outbox is full")
+            Refusal::new(ReasonCode::QUOTA_EXCEEDED, "an outbox is full")
         } else if self.bad_topic != 0 {
-            (
-                ReasonCode::TOPIC_NAME_INVALID,
-                "a `send` rule turns this topic into one that is too long, or no topic name",
-            )
+            let why = "a `send` rule turns this topic into one that is too long, or no topic name";
+            Refusal::new(ReasonCode::TOPIC_NAME_INVALID, why)
         } else {
-            (ReasonCode::SUCCESS, "")
+            Refusal::new(ReasonCode::SUCCESS, "")
         }
     }
 }
@@ -68,14 +67,14 @@ impl Refusals {
 /// A message that taps have not stored yet.
 #[derive(Debug)]
 pub(super) struct HeldMessage {
-    /// Who waits for the taps.
-    pub(super) from: HeldFor,
+    /// Waits until every tap has the message.
+    pub(super) waiter: HeldFor,
     /// Those that have not answered, a bit each.
     pub(super) waiting: u64,
-    pub(super) refusals: Refusals,
+    pub(super) refusals: TapRefusals,
 }
 
-/// Which tap of a message a ticket is for.
+/// Bits of a ticket that name a tap.
 pub(super) const TAP_BITS: u32 = 6;
 
 /// Taps that an engine may have: each has a bit of its own.
@@ -87,21 +86,21 @@ pub(super) fn tap_bit(tap: usize) -> u64 {
     1 << tap.min(MOST_TAPS - 1)
 }
 
-/// Whoever waits until every tap has a message.
+/// A PUBLISH that is acknowledged when every tap has its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldPublish {
+    /// The session of its client; the key may outlive it.
+    pub(super) key: SessionKey,
+    /// The number of that session.
+    pub(super) number: u64,
+    pub(super) packet_id: PacketId,
+    pub(super) is_qos_2: bool,
+}
+
+/// The waiter for a message that not every tap has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeldFor {
-    /// The session with this number, which its key may outlive.
-    Session {
-        key: SessionKey,
-        number: u64,
-        packet_id: PacketId,
-        is_qos_2: bool,
-    },
-    Inbound {
-        receipt: u64,
-        after: Position,
-    },
-    Will {
-        number: u64,
-    },
+    Session(HeldPublish),
+    Inbound { receipt: u64, after: Lsn },
+    Will { number: u64 },
 }

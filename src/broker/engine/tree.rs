@@ -1,4 +1,4 @@
-//! The tree of topic filters: who wants the messages of a topic. Levels that lead to one place only stand in one node, so that a
+//! The tree of topic filters: the subscriptions that match a topic. Levels that lead to one place only are in one node, so that a
 //! filter takes about its text, however many levels it has.
 //!
 //! Invariants:
@@ -7,18 +7,43 @@
 //! * What is left after filters were removed takes no more than what is in it.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
-use super::session::Subscription;
-use super::subscriptions::{Target, Wanted};
-use crate::mqtt::{TopicFilter, TopicName};
+use super::SessionKey;
+use super::delivery::Subscription;
+use crate::mqtt::{QoS, TopicFilter, TopicName};
+
+/// A shared subscription, by its place in [`super::Subscriptions`].
+pub(super) type GroupKey = usize;
+
+/// The receiver of the messages of a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SubscriptionTarget {
+    /// A session.
+    Session(SessionKey),
+    /// One member of a shared subscription.
+    Group(GroupKey),
+    /// A tap, by its index.
+    Tap(usize),
+}
+
+/// A subscription that matches a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FilterMatch {
+    pub(super) target: SubscriptionTarget,
+    pub(super) qos: QoS,
+    pub(super) retain_as_published: bool,
+    pub(super) no_local: bool,
+    pub(super) identifier: Option<NonZeroU32>,
+}
 
 /// As many children as one looks through faster than one computes a hash; most nodes have few.
 const FEW: usize = 8;
 
-/// What a filter takes in the tree besides its text, at most: the node it ends in, the node it parts from others at, their places
+/// Bytes of a filter in the tree besides its text, at most: the node it ends in, the node it parts from others at, their places
 /// in their parents, and the subscription. In bytes, about.
 pub(super) const FILTER_OVERHEAD: usize =
-    2 * (size_of::<Node>() + 48) + 2 * size_of::<(Target, Subscription)>();
+    2 * (size_of::<Node>() + 48) + 2 * size_of::<(SubscriptionTarget, Subscription)>();
 
 /// The nodes below a node, by the level that leads there.
 #[derive(Debug)]
@@ -121,8 +146,8 @@ impl Children {
     }
 }
 
-/// Who wants the messages of a place, in the order of the targets.
-type List = Vec<(Target, Subscription)>;
+/// The subscriptions that end in a node, in the order of the targets.
+type List = Vec<(SubscriptionTarget, Subscription)>;
 
 /// Paths are levels with a slash before each: `/a/+/b`; none at all is an empty text.
 #[derive(Debug, Default)]
@@ -135,7 +160,7 @@ struct Node {
     plus: Option<Box<Node>>,
     /// Filters that end here.
     here: List,
-    /// Filters that go on with `#`.
+    /// Filters that continue with `#`.
     below: List,
 }
 
@@ -232,7 +257,7 @@ impl Node {
     }
 
     /// True if the target had the subscription. The depth is bounded by the levels of a filter.
-    fn remove(&mut self, path: &str, is_open: bool, target: Target) -> bool {
+    fn remove(&mut self, path: &str, is_open: bool, target: SubscriptionTarget) -> bool {
         let Some((level, behind)) = first_level(path) else {
             return take_out(
                 if is_open {
@@ -269,7 +294,7 @@ impl Node {
         removed
     }
 
-    /// What is left of a topic after the path of this node; `None` if they do not match.
+    /// The rest of a topic after the path of this node; `None` if they do not match.
     fn after_path<'a>(&self, topic: &'a str) -> Option<&'a str> {
         if self.is_literal {
             return topic
@@ -287,8 +312,8 @@ impl Node {
         Some(topic)
     }
 
-    /// How many lists gave something for what is left of a topic. The depth is bounded by the levels of a topic.
-    fn collect(&self, topic: &str, found: &mut Vec<Wanted>) -> usize {
+    /// Adds the matches for the rest of a topic; returns how many lists gave some. The depth is bounded by the levels of a topic.
+    fn collect(&self, topic: &str, found: &mut Vec<FilterMatch>) -> usize {
         let lists = take(&self.below, found);
         match first_level(topic) {
             Some((level, rest)) => lists + self.collect_below(level, rest, true, found),
@@ -301,7 +326,7 @@ impl Node {
         level: &str,
         rest: &str,
         wildcards: bool,
-        found: &mut Vec<Wanted>,
+        found: &mut Vec<FilterMatch>,
     ) -> usize {
         let mut lists = 0;
         if let Some(child) = self.children.get(level)
@@ -319,8 +344,8 @@ impl Node {
     }
 }
 
-fn take(list: &List, found: &mut Vec<Wanted>) -> usize {
-    found.extend(list.iter().map(|(target, subscription)| Wanted {
+fn take(list: &List, found: &mut Vec<FilterMatch>) -> usize {
+    found.extend(list.iter().map(|(target, subscription)| FilterMatch {
         target: *target,
         qos: subscription.options.qos,
         retain_as_published: subscription.options.retain_as_published,
@@ -330,7 +355,7 @@ fn take(list: &List, found: &mut Vec<Wanted>) -> usize {
     usize::from(!list.is_empty())
 }
 
-fn take_out(list: &mut List, target: Target) -> bool {
+fn take_out(list: &mut List, target: SubscriptionTarget) -> bool {
     let Ok(place) = list.binary_search_by_key(&target, |(known, _)| *known) else {
         return false;
     };
@@ -362,7 +387,7 @@ impl Tree {
     pub(super) fn put(
         &mut self,
         filter: &TopicFilter,
-        target: Target,
+        target: SubscriptionTarget,
         subscription: Subscription,
     ) -> bool {
         let (path, is_open) = parts(filter);
@@ -389,7 +414,7 @@ impl Tree {
     }
 
     /// True if the target had the subscription.
-    pub(super) fn take_out(&mut self, filter: &TopicFilter, target: Target) -> bool {
+    pub(super) fn take_out(&mut self, filter: &TopicFilter, target: SubscriptionTarget) -> bool {
         let (path, is_open) = parts(filter);
         match path {
             Some(path) => self.root.remove(&format!("/{path}"), is_open, target),
@@ -397,9 +422,9 @@ impl Tree {
         }
     }
 
-    /// Everybody who is to get a message of `topic`, into `found`; returns how many places gave somebody. Within one place nobody is
+    /// Adds every subscription that matches `topic` to `found`; returns how many nodes gave some. Within one node no target is
     /// there twice, and they are sorted. Wildcards at the first level do not match `$` topics [MQTT-4.7.2-1].
-    pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<Wanted>) -> usize {
+    pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<FilterMatch>) -> usize {
         let wildcards = !topic.is_reserved();
         let lists = if wildcards {
             take(&self.root.below, found)
@@ -411,7 +436,7 @@ impl Tree {
         lists + self.root.collect_below(level, rest, wildcards, found)
     }
 
-    /// True if nobody wants anything.
+    /// True without subscriptions.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         !self.root.is_end() && self.root.children.len() == 0 && self.root.plus.is_none()

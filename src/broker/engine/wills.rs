@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::budget::Part;
-use super::connect::End;
+use super::budget::BudgetPart;
+use super::lifecycle::End;
 use super::notice::NoticeKind;
-use super::publish::may_publish;
 use super::record::{Deadline, Record, WillRecord};
 use super::session::PendingWill;
-use super::{ByNumber, Engine, HeldFor, SessionKey, Timer, tap_bit};
+use super::taps::{HeldFor, tap_bit};
+use super::{ByNumber, Engine, SessionKey, Timer};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::Will;
 
@@ -56,7 +56,7 @@ impl LateWills {
 }
 
 impl Engine {
-    /// What the end of its connection does to the will of a session.
+    /// A connection ends: the will of its session is published, delayed or dropped [MQTT-3.1.2-8], [MQTT-3.1.2-10].
     pub(super) fn settle_will(&mut self, key: SessionKey, end: End, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
@@ -75,6 +75,7 @@ impl Engine {
         }
     }
 
+    /// The will is published at `due`, unless its client comes back before [MQTT-3.1.3-9].
     pub(super) fn delay_will(&mut self, key: SessionKey, due: Instant) {
         if let Some(will) = self
             .sessions
@@ -98,16 +99,13 @@ impl Engine {
         will.due
             .map(|due| self.timers.remove(&(due, Timer::Will(key))));
         if session.is_recorded {
-            self.records.put(
-                &Record::NoWill {
-                    session: session.number,
-                },
-                self.clock,
-            );
+            let session = session.number;
+            self.records.put(Record::NoWill { session });
         }
-        self.refund(key, Part::Will, 0);
+        self.refund(key, BudgetPart::Will, 0);
     }
 
+    /// Publishes the will of a session, if it has one and may publish it.
     pub(super) fn publish_will(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get(key) else {
             return;
@@ -115,42 +113,24 @@ impl Engine {
         let Some(will) = session.will.as_deref().cloned() else {
             return;
         };
-        let is_guarded = self.guarded.contains(&will.message.topic);
-        let judged = may_publish(
-            session,
-            (
-                &will.message.topic,
-                &will.message.payload,
-                will.message.retain,
-            ),
-            is_guarded,
-        );
+        let authorized = self.may_publish_will(session, &will.message);
         self.forget_will(key);
-        if let Err((_, why)) = judged {
+        if let Err(refusal) = authorized {
             self.traffic.refused += 1;
-            self.notice(
-                NoticeKind::RefusedWill,
-                Some(key),
-                Some(&will.message.topic),
-                why,
-                now,
-            );
+            let topic = Some(&will.message.topic);
+            let kind = NoticeKind::RefusedWill;
+            self.notice(kind, Some(key), topic, refusal.why, now);
             return;
         }
-        let expires_at = will.expiry.map(|expiry| now + expiry);
         let mut message = Message {
-            expires_at,
+            expires_at: will.expiry.map(|expiry| now + expiry),
             ..will.message
         };
+        let is_guarded = self.guarded.contains(&message.topic);
         if is_guarded && message.retain && !message.payload.is_empty() {
             message.retain = false;
-            self.notice(
-                NoticeKind::RetainedCommand,
-                Some(key),
-                Some(&message.topic),
-                "",
-                now,
-            );
+            let kind = NoticeKind::RetainedCommand;
+            self.notice(kind, Some(key), Some(&message.topic), "", now);
         }
         self.next_will += 1;
         let number = self.next_will;
@@ -158,13 +138,13 @@ impl Engine {
             .late_wills
             .has_room_for(&message)
             .then_some(HeldFor::Will { number });
-        let (ticket, _) = self.take_in(message.clone(), None, held, now);
+        let (ticket, _) = self.route(message.clone(), None, held, now);
         if ticket.is_some() {
             self.late_wills.insert(number, message.detached());
         }
     }
 
-    /// The taps have a will, or can never take it, or these had no room for it: they are asked again.
+    /// Every tap has a will, or can never take it, or the `refused` ones had no room for it: it is offered to these again.
     pub(super) fn will_stored(&mut self, number: u64, refused: u64, now: Instant) {
         if refused == 0 {
             self.late_wills.remove(number);
@@ -199,7 +179,7 @@ impl Engine {
         }
     }
 
-    /// Puts the will of a session into the records.
+    /// Records the will of a session.
     pub(super) fn record_will(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else {
             return;
@@ -210,15 +190,12 @@ impl Engine {
             message: will.message.clone(),
             delay_ms: ms(will.delay),
             expiry_ms: will.expiry.map(ms),
-            due: will.due.map(|due| Deadline::of(due, self.clock)),
+            due: will.due.map(|due| Deadline::of(due, self.records.clock())),
         };
-        self.records.put(
-            &Record::Will {
-                session: session.number,
-                will: &record,
-            },
-            self.clock,
-        );
+        self.records.put(Record::Will {
+            session: session.number,
+            will: &record,
+        });
     }
 }
 

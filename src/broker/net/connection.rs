@@ -1,7 +1,7 @@
-//! One connection: reads packets for the engine, writes what the engine has for it. The same for every transport.
+//! One connection: packets to the engine, and its output to the socket. The same for every transport.
 //!
 //! Invariants:
-//! * Reading goes on while writing is slow, so that a client with much to receive is not taken for dead.
+//! * Packets are read while writing is slow, so that a client with much to receive is not taken for dead.
 //! * What waits together leaves in one write; a read brings many packets, and they reach the engine together.
 //! * A socket that takes nothing for [`WRITE_STALL`] ends the connection; an ordered end takes at most [`CLOSE_WITHIN`].
 //! * After the last packet the write side is shut down and what still comes in is read away for a moment, so that the peer can
@@ -25,9 +25,8 @@ use tokio_util::io::poll_read_buf;
 
 use super::linger::linger;
 use crate::broker::admission::Admitted;
-use crate::broker::client_log::ClientLog;
 use crate::broker::engine::{OutputBuffer, Peer};
-use crate::broker::inbox::{Event, Inbox, Wire};
+use crate::broker::inbox::{ConnectionHandle, Inbox, InboxEvent};
 use crate::mqtt::{DecodeError, Decoder, Packet, Progress, ReasonCode};
 
 /// Bytes read at a time.
@@ -43,22 +42,22 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
-/// Who ended a connection.
+/// The side that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// The engine, with everything written.
-    Here,
+enum EndedBy {
+    /// The engine; everything is written.
+    Engine,
     /// The peer or the network.
-    There,
+    Peer,
 }
 
-struct Connection<S> {
+struct ConnectionTask<S> {
     stream: S,
     inbox: Arc<Inbox>,
-    wire: Arc<Wire>,
+    wire: Arc<ConnectionHandle>,
     decoder: Decoder,
     input: BytesMut,
-    /// What of it counts among the large packets that are not complete.
+    /// Bytes of `input` that count among the large packets that are not complete.
     held: usize,
     burst: usize,
     /// PUBLISH packets of QoS 1 and 2 handed to the engine since `turn`, the last of its turns that is known here.
@@ -75,10 +74,9 @@ struct Connection<S> {
     _admitted: Admitted,
 }
 
-/// What a connection must know and have from its listener.
-pub(super) struct Place {
+/// The parts that a connection gets from its listener.
+pub(super) struct ConnectionContext {
     pub(super) inbox: Arc<Inbox>,
-    pub(super) log: Arc<ClientLog>,
     pub(super) admitted: Admitted,
     /// Largest packet and largest CONNECT, in bytes.
     pub(super) sizes: (usize, usize),
@@ -86,19 +84,22 @@ pub(super) struct Place {
     pub(super) burst: usize,
 }
 
-/// Serves one client until either side is done. What comes back is all that an idle connection takes.
-pub(super) fn serve<S>(stream: S, peer: Peer, place: Place) -> impl Future<Output = ()>
+/// Serves one client until either side ends the connection. The future is all the memory that an idle connection takes.
+pub(super) fn serve<S>(
+    stream: S,
+    peer: Peer,
+    context: ConnectionContext,
+) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Place {
+    let ConnectionContext {
         inbox,
         admitted,
         sizes: (max_packet, max_connect),
         burst,
-        ..
-    } = place;
-    let connection = inbox.open(peer).map(|wire| Connection {
+    } = context;
+    let connection = inbox.open(peer).map(|wire| ConnectionTask {
         stream,
         inbox,
         wire,
@@ -120,8 +121,8 @@ where
             return;
         };
         let ended = poll_fn(|cx| connection.poll(cx)).await;
-        if ended == Ended::Here {
-            // Whatever goes wrong now, the connection is over.
+        if ended == EndedBy::Engine {
+            // The connection is over, whether this works or not.
             let _ = Box::pin(timeout(
                 LINGER,
                 linger(&mut connection.stream, LINGER_BYTES),
@@ -131,23 +132,23 @@ where
     }
 }
 
-impl<S> Drop for Connection<S> {
-    /// However it ends, the engine hears of it.
+impl<S> Drop for ConnectionTask<S> {
+    /// However a connection ends, the engine learns of it.
     fn drop(&mut self) {
         self.inbox
             .partial_bytes
             .fetch_sub(self.held, Ordering::Relaxed);
-        self.inbox.push(Event::Closed(self.wire.id));
+        self.inbox.push(InboxEvent::Closed(self.wire.id));
     }
 }
 
-impl<S> Connection<S>
+impl<S> ConnectionTask<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
         self.wire.register(cx);
-        let (is_paused, closes) = self.wire.obey(&mut self.output);
+        let (is_paused, closes) = self.wire.collect(&mut self.output);
         if closes && !self.closes {
             self.closes = true;
             self.stall = Some(Box::pin(sleep(CLOSE_WITHIN)));
@@ -162,21 +163,21 @@ where
     }
 
     /// Ready only when the connection is over.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
         let mut written = 0;
         let is_done = loop {
             if self.output.is_empty() {
                 break true;
             }
             match self.poll_write_some(cx) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ended::There),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(EndedBy::Peer),
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Pending => break false,
             }
         };
         if written > 0 {
             self.needs_flush = true;
-            self.inbox.push(Event::Written(self.wire.id, written));
+            self.inbox.push(InboxEvent::Written(self.wire.id, written));
             if !self.closes {
                 self.stall = None;
             }
@@ -184,7 +185,7 @@ where
         let is_flushed = is_done && self.poll_flush(cx).is_ready();
         if is_done && is_flushed {
             if self.closes {
-                return Poll::Ready(Ended::Here);
+                return Poll::Ready(EndedBy::Engine);
             }
             self.stall = None;
             return Poll::Pending;
@@ -193,7 +194,7 @@ where
             .stall
             .get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
         ready!(stall.as_mut().poll(cx));
-        Poll::Ready(Ended::There)
+        Poll::Ready(EndedBy::Peer)
     }
 
     fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
@@ -227,7 +228,7 @@ where
     }
 
     /// Ready only when the connection is over.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
         for _ in 0..READS {
             if self.ahead >= self.burst {
                 // A burst: the engine sees it first, and may say that this client must wait. What is left of it comes before new bytes.
@@ -249,7 +250,7 @@ where
                 return Poll::Pending;
             };
             match read {
-                Ok(0) | Err(_) => return Poll::Ready(Ended::There),
+                Ok(0) | Err(_) => return Poll::Ready(EndedBy::Peer),
                 Ok(count) => self
                     .inbox
                     .bytes_received
@@ -260,12 +261,12 @@ where
                 return Poll::Pending;
             }
         }
-        // Others have their turn; then it goes on here.
+        // Others have their turn before the next read.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Large packets that are not complete take memory that all connections share; who comes last has none.
+    /// Large packets that are not complete take memory that all connections share; the last one finds none.
     fn account(&mut self) -> Result<(), DecodeError> {
         let held = if self.input.len() > READ_CHUNK {
             self.input.capacity()
@@ -292,7 +293,7 @@ where
     /// Hands every whole packet to the engine.
     fn decode(&mut self) {
         let id = self.wire.id;
-        // What the engine has taken is no burst any more.
+        // Packets that the engine has taken are no burst any more.
         if self.ahead > 0
             && let Some(turn) = self.inbox.turn_after(self.turn)
         {
@@ -301,21 +302,21 @@ where
         let mut events = Vec::new();
         if let Err(error) = self.take_packets(&mut events) {
             self.is_over = true;
-            events.push(Event::Invalid(id, error));
+            events.push(InboxEvent::Invalid(id, error));
         }
         if let Some(turn) = self.inbox.push_all(&mut events) {
             self.turn = turn;
         }
     }
 
-    fn take_packets(&mut self, events: &mut Vec<Event>) -> Result<(), DecodeError> {
+    fn take_packets(&mut self, events: &mut Vec<InboxEvent>) -> Result<(), DecodeError> {
         while self.ahead < self.burst
             && let Progress::Packet(packet) = self.decoder.decode(&mut self.input)?
         {
             self.ahead += usize::from(
                 matches!(&packet, Packet::Publish(publish) if publish.packet_id.is_some()),
             );
-            events.push(Event::Packet(self.wire.id, packet));
+            events.push(InboxEvent::Packet(self.wire.id, packet));
         }
         self.account()
     }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::timeout;
 
-use super::connection::Place;
+use super::connection::ConnectionContext;
 use super::origin::Origins;
 use super::pace::pace;
 use super::refusal::Refusals;
@@ -20,24 +20,26 @@ use super::{Listen, Transport, connection, websocket};
 use crate::broker::Broker;
 use crate::broker::admission::{Address, Admitted, Refused};
 use crate::broker::client_log::{ClientLog, shown};
-use crate::broker::engine::{Limits, Peer};
+use crate::broker::engine::{BrokerLimits, Peer};
 use crate::log::{LogLimiter, chosen};
 use crate::tasks::{Stop, detach};
 use crate::time::now;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// Bytes a socket may have sent to it before anybody knows who that is come from the kernel's default; what is sent is bounded here.
+/// Bytes that the kernel holds for a client that does not read.
 const SEND_BUFFER: usize = 256 << 10;
 /// Silence after which the kernel asks whether a client is still there.
 const DEAD_AFTER: Duration = Duration::from_secs(120);
+/// The log line of a handshake that the peer does not finish.
+const TOO_LONG: &str = "it took longer than `connect_within` allows";
 /// Owner and group may connect to a Unix socket.
 const SOCKET_MODE: u32 = 0o660;
 
 /// A listener that could not be opened. A person's mistake, mostly: the message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody else has the port.
+    /// Another program has the port.
     #[error(
         "cannot listen on {listen}: it is in use; stop the program that has it or change `broker.listen`"
     )]
@@ -50,12 +52,12 @@ pub enum ListenError {
     Other {
         /// As configured.
         listen: String,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
 
-/// Where a listener is.
+/// The place of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Where {
     /// An address, with the port the system chose if it was asked to.
@@ -79,7 +81,7 @@ enum Socket {
     Unix(std::os::unix::net::UnixListener, PathBuf),
 }
 
-/// A listener that has its port but accepts nobody yet.
+/// A listener that has its port but accepts no clients yet.
 #[derive(Debug)]
 pub struct BoundListener {
     socket: Socket,
@@ -87,9 +89,9 @@ pub struct BoundListener {
     origins: Arc<Origins>,
 }
 
-/// What every connection of a listener needs.
+/// The parts that all connections of a listener share.
 #[derive(Debug)]
-struct Door {
+struct ListenerContext {
     broker: Broker,
     tls: Option<Arc<Tls>>,
     transport: Transport,
@@ -152,15 +154,19 @@ impl BoundListener {
         self,
         broker: Broker,
         tls: Option<Arc<Tls>>,
-        limits: &Limits,
+        limits: &BrokerLimits,
         stop: Stop,
     ) -> std::io::Result<()> {
-        tracing::info!(address = %self.at, "listening for MQTT clients");
+        tracing::info!(
+            event = "broker.listening",
+            address = %self.at,
+            "listening for MQTT clients"
+        );
         let sizes = (limits.max_packet, limits.max_connect);
         let (burst, within) = (usize::from(limits.receive_maximum), limits.connect_within);
         let (origins, refusals) = (self.origins, Refusals::new());
-        let door = |transport| {
-            Arc::new(Door {
+        let context = |transport| {
+            Arc::new(ListenerContext {
                 broker,
                 tls,
                 transport,
@@ -173,10 +179,15 @@ impl BoundListener {
         };
         match self.socket {
             Socket::Tcp(socket, transport) => {
-                accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await;
+                accept_tcp(TcpListener::from_std(socket)?, &context(transport), stop).await;
             }
             Socket::Unix(socket, path) => {
-                accept_unix(UnixListener::from_std(socket)?, &door(Transport::Tcp), stop).await;
+                accept_unix(
+                    UnixListener::from_std(socket)?,
+                    &context(Transport::Tcp),
+                    stop,
+                )
+                .await;
                 // A file that is gone is as good as removed.
                 let _ = std::fs::remove_file(path);
             }
@@ -216,7 +227,7 @@ fn listen_at(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// A socket that an earlier run left is replaced; one that somebody listens on, or anything else, is not.
+/// A socket that an earlier run left is replaced; one that a program listens on, or anything else, is not.
 fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
@@ -228,7 +239,7 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
     }
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    // Before anybody can connect, whatever the umask.
+    // Before a client can connect, whatever the umask.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -258,7 +269,7 @@ fn accept_log() -> LogLimiter<&'static str> {
     LogLimiter::new(1, Duration::from_secs(60))
 }
 
-async fn accept_tcp(listener: TcpListener, door: &Arc<Door>, mut stop: Stop) {
+async fn accept_tcp(listener: TcpListener, context: &Arc<ListenerContext>, mut stop: Stop) {
     let mut log = accept_log();
     loop {
         let accepted = tokio::select! {
@@ -266,20 +277,24 @@ async fn accept_tcp(listener: TcpListener, door: &Arc<Door>, mut stop: Stop) {
             () = stop.wait() => return,
         };
         match accepted {
-            Ok((stream, address)) => match door.broker.admission.admit(Some(address.ip()), now()) {
-                Ok(admitted) => door.admit(stream, address, admitted),
-                Err(reason) => {
-                    door.turned_away(Some(address.ip()), &reason);
-                    door.refusals
-                        .tell(stream, (door.transport, door.tls.as_ref()), reason);
+            Ok((stream, address)) => {
+                match context.broker.admission.admit(Some(address.ip()), now()) {
+                    Ok(admitted) => context.admit(stream, address, admitted),
+                    Err(reason) => {
+                        context.log_refused(Some(address.ip()), &reason);
+                        let tls = context.tls.as_ref();
+                        context
+                            .refusals
+                            .answer(stream, context.transport, tls, reason);
+                    }
                 }
-            },
+            }
             Err(error) => not_accepted(error, &mut log).await,
         }
     }
 }
 
-async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
+async fn accept_unix(listener: UnixListener, context: &ListenerContext, mut stop: Stop) {
     let mut log = accept_log();
     loop {
         let accepted = tokio::select! {
@@ -287,32 +302,30 @@ async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
             () = stop.wait() => return,
         };
         match accepted {
-            Ok((stream, _)) => match door.broker.admission.admit(None, now()) {
+            Ok((stream, _)) => match context.broker.admission.admit(None, now()) {
                 Ok(admitted) => detach(connection::serve(
                     stream,
                     Peer::default(),
-                    door.place(admitted),
+                    context.of_connection(admitted),
                 )),
-                Err(reason) => door.turned_away(None, &reason),
+                Err(reason) => context.log_refused(None, &reason),
             },
             Err(error) => not_accepted(error, &mut log).await,
         }
     }
 }
 
-impl Door {
-    fn turned_away(&self, address: Option<Address>, reason: &Refused) {
+impl ListenerContext {
+    fn log_refused(&self, address: Option<Address>, reason: &Refused) {
         let event = "broker.connection_refused";
         if let Some(suppressed) = self.broker.log.permit(event, address, now()) {
             tracing::info!(event, address = shown(address), %reason, suppressed = suppressed.field(), "connection refused");
         }
     }
 
-    fn place(&self, admitted: Admitted) -> Place {
-        let (inbox, log) = (self.broker.inbox.clone(), self.broker.log.clone());
-        Place {
-            inbox,
-            log,
+    fn of_connection(&self, admitted: Admitted) -> ConnectionContext {
+        ConnectionContext {
+            inbox: self.broker.inbox.clone(),
             admitted,
             sizes: self.sizes,
             burst: self.burst,
@@ -324,125 +337,127 @@ impl Door {
         if admitted.pause.is_zero() {
             return self.serve(stream, address, admitted);
         }
-        let door = self.clone();
+        let context = self.clone();
         detach(async move {
             if let Some(stream) = pace(stream, admitted.pause).await {
-                door.serve(stream, address, admitted);
+                context.serve(stream, address, admitted);
             }
         });
     }
 
-    fn serve(&self, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
-        // Small packets must not wait for company, and what a slow client does not read must not fill the kernel; if the options
+    fn serve(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
+        // Small packets must not wait for company, and output that a slow client does not read must not fill the kernel; if the options
         // cannot be set it merely costs more.
         let _ = stream.set_nodelay(true);
         let raw = socket2::SockRef::from(&stream);
         let _ = raw.set_send_buffer_size(SEND_BUFFER);
-        // A client without keep alive that is gone without a word.
+        // Finds clients without keep alive that are gone.
         let _ = raw.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(DEAD_AFTER));
         let peer = Peer {
             address: Some(address.ip()),
             certificate: None,
         };
-        let place = self.place(admitted);
-        match (self.transport, &self.tls) {
-            (Transport::Tcp, _) => detach(connection::serve(stream, peer, place)),
-            (Transport::WebSocket, _) => detach(serve_web_socket(
-                stream,
-                peer,
-                place,
-                (self.origins.clone(), self.within),
-            )),
-            (Transport::Tls, Some(tls)) => detach(serve_encrypted(
-                stream,
-                (peer, tls.clone()),
-                place,
-                self.within,
-            )),
-            (Transport::SecureWebSocket, Some(tls)) => {
-                detach(serve_encrypted_web_socket(
-                    stream,
-                    (peer, tls.clone()),
-                    place,
-                    (self.origins.clone(), self.within),
-                ));
+        let of_connection = self.of_connection(admitted);
+        let handshake = Handshake {
+            tls: self.tls.clone(),
+            log: self.broker.log.clone(),
+            origins: self.origins.clone(),
+            within: self.within,
+        };
+        match self.transport {
+            Transport::Tcp => detach(connection::serve(stream, peer, of_connection)),
+            Transport::WebSocket => detach(handshake.serve_web_socket(stream, peer, of_connection)),
+            Transport::Tls => detach(handshake.serve_encrypted(stream, peer, of_connection)),
+            Transport::SecureWebSocket => {
+                detach(handshake.serve_encrypted_web_socket(stream, peer, of_connection));
             }
-            (_, None) => tracing::error!(%address, "an encrypted listener without a certificate"),
         }
     }
 }
 
-/// What is said of a handshake that the peer does not finish.
-const TOO_LONG: &str = "it took longer than `connect_within` allows";
-
-fn handshake_failed(
-    log: &ClientLog,
-    address: Option<Address>,
-    transport: &'static str,
-    error: &dyn fmt::Display,
-) {
-    let event = "broker.handshake_failed";
-    if let Some(suppressed) = log.permit(event, address, now()) {
-        let error = error.to_string();
-        tracing::info!(
-            event,
-            address = shown(address),
-            transport,
-            error = chosen(&error),
-            suppressed = suppressed.field(),
-            "handshake failed; connection closed"
-        );
-    }
+/// The parts that a connection needs before its first MQTT packet.
+struct Handshake {
+    /// Needed by encrypted transports.
+    tls: Option<Arc<Tls>>,
+    log: Arc<ClientLog>,
+    origins: Arc<Origins>,
+    within: Duration,
 }
 
-async fn shake_hands(
-    stream: TcpStream,
-    peer: &mut Peer,
-    (tls, log): (&Tls, &ClientLog),
-    within: Duration,
-) -> Option<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    match timeout(within, tls.accept(stream)).await {
-        Ok(Ok((stream, certificate))) => {
-            peer.certificate = certificate;
-            return Some(stream);
+impl Handshake {
+    /// Performs the TLS handshake; `None` if it failed, which is logged.
+    async fn encrypt(
+        &self,
+        stream: TcpStream,
+        peer: &mut Peer,
+    ) -> Option<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        let Some(tls) = &self.tls else {
+            tracing::error!(
+                event = "broker.certificate_missing",
+                address = shown(peer.address),
+                "an encrypted listener has no certificate; connection closed"
+            );
+            return None;
+        };
+        match timeout(self.within, tls.accept(stream)).await {
+            Ok(Ok((stream, certificate))) => {
+                peer.certificate = certificate;
+                return Some(stream);
+            }
+            Ok(Err(error)) => self.failed(peer.address, "TLS", &error),
+            Err(_) => self.failed(peer.address, "TLS", &TOO_LONG),
         }
-        Ok(Err(error)) => handshake_failed(log, peer.address, "TLS", &error),
-        Err(_) => handshake_failed(log, peer.address, "TLS", &TOO_LONG),
+        None
     }
-    None
-}
 
-async fn serve_encrypted(
-    stream: TcpStream,
-    (mut peer, tls): (Peer, Arc<Tls>),
-    place: Place,
-    within: Duration,
-) {
-    if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), within).await {
-        connection::serve(stream, peer, place).await;
+    async fn serve_encrypted(self, stream: TcpStream, mut peer: Peer, context: ConnectionContext) {
+        let stream = self.encrypt(stream, &mut peer).await;
+        drop(self);
+        if let Some(stream) = stream {
+            connection::serve(stream, peer, context).await;
+        }
     }
-}
 
-async fn serve_encrypted_web_socket(
-    stream: TcpStream,
-    (mut peer, tls): (Peer, Arc<Tls>),
-    place: Place,
-    web: (Arc<Origins>, Duration),
-) {
-    if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), web.1).await {
-        serve_web_socket(stream, peer, place, web).await;
+    async fn serve_encrypted_web_socket(
+        self,
+        stream: TcpStream,
+        mut peer: Peer,
+        context: ConnectionContext,
+    ) {
+        if let Some(stream) = self.encrypt(stream, &mut peer).await {
+            self.serve_web_socket(stream, peer, context).await;
+        }
     }
-}
 
-async fn serve_web_socket(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin,
-    peer: Peer,
-    place: Place,
-    (origins, within): (Arc<Origins>, Duration),
-) {
-    match websocket::accept(stream, place.sizes.0, &origins, within).await {
-        Ok(stream) => connection::serve(stream, peer, place).await,
-        Err(error) => handshake_failed(&place.log, peer.address, "WebSocket", &error),
+    async fn serve_web_socket(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+        peer: Peer,
+        context: ConnectionContext,
+    ) {
+        let max_packet = context.sizes.0;
+        match websocket::accept(stream, max_packet, &self.origins, self.within).await {
+            Ok(stream) => {
+                drop(self);
+                connection::serve(stream, peer, context).await;
+            }
+            Err(error) => self.failed(peer.address, "WebSocket", &error),
+        }
+    }
+
+    fn failed(&self, address: Option<Address>, transport: &'static str, error: &dyn fmt::Display) {
+        let event = "broker.handshake_failed";
+        if let Some(suppressed) = self.log.permit(event, address, now()) {
+            let error = error.to_string();
+            tracing::info!(
+                event,
+                address = shown(address),
+                transport,
+                error = chosen(&error),
+                suppressed = suppressed.field(),
+                "handshake failed; connection closed"
+            );
+        }
     }
 }
 

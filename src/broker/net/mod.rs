@@ -1,4 +1,4 @@
-//! Listeners and connections: bytes on one side, packets on the other. One file per transport.
+//! Listeners and connections: from bytes to packets and back. One file per transport.
 
 mod connection;
 mod linger;
@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use listener::{BoundListener, ListenError, Where};
-pub use origin::{Origin, Origins};
+pub use origin::{Origins, PageOrigin};
 pub use tls::{ClientCertificates, Tls, TlsError, TlsSettings};
 
-/// What lies between TCP and MQTT.
+/// The protocol between TCP and MQTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// `mqtt://`
@@ -56,7 +56,7 @@ impl Transport {
 pub enum Listen {
     /// A TCP port.
     Port {
-        /// What is spoken there.
+        /// The protocol there.
         transport: Transport,
         /// Host name or address.
         host: String,

@@ -1,4 +1,4 @@
-//! Which web pages may open a WebSocket to the broker. Programs send no `Origin`, or name the broker itself; browsers name the page.
+//! The web pages that may open a WebSocket to the broker. Programs send no `Origin`, or name the broker itself; browsers name the page.
 //!
 //! Invariants:
 //! * A page that no rule names gets nothing, wherever its browser runs: not on the gateway (`ws://127.0.0.1`), and not by a name that
@@ -10,9 +10,9 @@ use std::str::FromStr;
 
 /// The origin of a page: `https://hmi.example.net`, with a port that is not the scheme's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin(String);
+pub struct PageOrigin(String);
 
-impl FromStr for Origin {
+impl FromStr for PageOrigin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -37,7 +37,7 @@ impl FromStr for Origin {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for PageOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -46,14 +46,14 @@ impl fmt::Display for Origin {
 /// The pages that may connect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origins {
-    listed: Vec<Origin>,
+    listed: Vec<PageOrigin>,
     /// The names of this machine.
     own_names: Vec<String>,
 }
 
 impl Origins {
     /// Pages of these origins only.
-    pub fn new(listed: Vec<Origin>) -> Self {
+    pub fn new(listed: Vec<PageOrigin>) -> Self {
         let name = rustix::system::uname()
             .nodename()
             .to_string_lossy()
@@ -66,16 +66,16 @@ impl Origins {
         Self { listed, own_names }
     }
 
-    /// True if whoever sends this `Origin` with this `Host` may connect. `null`, which pages in files and sandboxes have, may not.
+    /// True if a client that sends this `Origin` with this `Host` may connect. `null`, which pages in files and sandboxes have, may not.
     pub(super) fn allow(&self, origin: &str, host: &str) -> bool {
-        let Ok(typed) = origin.parse::<Origin>() else {
+        let Ok(typed) = origin.parse::<PageOrigin>() else {
             return false;
         };
         self.listed.contains(&typed) || self.is_own(origin, host)
     }
 
     /// Some programs, paho among them, name the host they connect to. A page of that host would have come from this port, and there are
-    /// none; but a host name may belong to somebody else and only point here, so that it must be one that nobody else can have.
+    /// none; but a host name may be another owner's and only point here, so it must be one that no other owner can have.
     fn is_own(&self, origin: &str, host: &str) -> bool {
         let (origin, host) = (origin.to_ascii_lowercase(), host.to_ascii_lowercase());
         let is_same = origin
@@ -122,7 +122,7 @@ mod tests {
             ("http://127.0.0.1:8083", "127.0.0.1:8083", true),
             ("https://[::1]:8083", "[::1]:8083", true),
             ("http://pump-7:8083", "pump-7:8083", true),
-            // A name that somebody lets point here.
+            // A foreign name that points here.
             ("http://evil.example:8083", "evil.example:8083", false),
         ] {
             assert_eq!(origins.allow(origin, host), expected, "{origin} at {host}");
@@ -135,7 +135,7 @@ mod tests {
             "https://a/b",
             "https://a b",
         ] {
-            assert!(text.parse::<Origin>().is_err(), "{text}");
+            assert!(text.parse::<PageOrigin>().is_err(), "{text}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The pause of a client that connects too fast and is not refused for it.
 //!
-//! Invariants: whoever hangs up meanwhile gives its place back at once, so that connections that are opened and closed in a loop hold no
+//! Invariants: a client that hangs up meanwhile gives its place back at once, so that connections that are opened and closed in a loop hold no
 //! places; nothing is read, so what the client sends waits in its socket.
 
 use std::io::ErrorKind::WouldBlock;

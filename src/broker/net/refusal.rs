@@ -1,8 +1,8 @@
-//! What a client that is turned away at the door is told: the reason in CONNACK, where its protocol has one, or an HTTP answer.
+//! Answers to clients whose connections are refused: the reason in CONNACK, where its protocol has one, or an HTTP answer.
 //!
 //! Invariants:
-//! * It is cheap and bounded: at most [`MOST`] clients are told at a time, each within [`WITHIN`]; the others see the end of their
-//!   connection. A TLS handshake costs more than a place would: at most [`MOST_ENCRYPTED`] in [`ENCRYPTED_EVERY`] get one.
+//! * It is cheap and bounded: at most [`MOST`] clients get an answer at a time, each within [`WITHIN`]; the others see the end of
+//!   their connection. A TLS handshake costs more than a place would: at most [`MOST_ENCRYPTED`] in [`ENCRYPTED_EVERY`] get one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,19 +20,19 @@ use crate::broker::admission::Refused;
 use crate::mqtt::{ConnAck, Packet, Properties, ReasonCode, Version, claimed_version, encode};
 use crate::tasks::detach;
 
-/// Clients that are told at a time.
+/// Clients that get an answer at a time.
 const MOST: usize = 64;
 const WITHIN: Duration = Duration::from_secs(2);
 /// The same with TLS.
 const MOST_ENCRYPTED: usize = 2;
 /// How long each of them keeps its turn at least.
 const ENCRYPTED_EVERY: Duration = Duration::from_millis(500);
-/// Bytes of a CONNECT that tell its version.
+/// Bytes of a CONNECT that hold its version.
 const BEGINNING: usize = 32;
 /// Bytes that are read away.
 const DRAINED: usize = 64 << 10;
 
-/// Tells clients why they are turned away.
+/// Tells clients why their connections are refused.
 #[derive(Debug, Clone)]
 pub(super) struct Refusals {
     plain: Arc<Semaphore>,
@@ -48,10 +48,11 @@ impl Refusals {
     }
 
     /// Tells one client, if that can be done now. An encrypted transport needs `tls`.
-    pub(super) fn tell(
+    pub(super) fn answer(
         &self,
         stream: TcpStream,
-        (transport, tls): (Transport, Option<&Arc<Tls>>),
+        transport: Transport,
+        tls: Option<&Arc<Tls>>,
         refused: Refused,
     ) {
         let (turns, tls) = match (transport.is_encrypted(), tls) {
@@ -66,12 +67,12 @@ impl Refusals {
         detach(async move {
             let _turn = turn;
             let Some(tls) = tls else {
-                let _ = timeout(WITHIN, tell(stream, transport, refused)).await;
+                let _ = timeout(WITHIN, send_refusal(stream, transport, refused)).await;
                 return;
             };
             let told = async {
                 let (stream, _) = tls.accept(stream).await?;
-                tell(stream, transport, refused).await
+                send_refusal(stream, transport, refused).await
             };
             let _ = tokio::join!(timeout(WITHIN, told), sleep(ENCRYPTED_EVERY));
         });
@@ -87,7 +88,11 @@ fn reason(refused: Refused) -> ReasonCode {
     }
 }
 
-async fn tell<S>(mut stream: S, transport: Transport, refused: Refused) -> std::io::Result<()>
+async fn send_refusal<S>(
+    mut stream: S,
+    transport: Transport,
+    refused: Refused,
+) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -145,7 +150,7 @@ mod tests {
             .await
             .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        Refusals::new().tell(stream, (Transport::Tcp, None), refused);
+        Refusals::new().answer(stream, Transport::Tcp, None, refused);
         client.write_all(connect).await.unwrap();
         client.shutdown().await.unwrap();
         let mut answer = Vec::new();

@@ -7,17 +7,18 @@ use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
 };
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::files;
 
-/// What is asked of clients.
+/// Whether clients must have certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientCertificates {
@@ -37,7 +38,7 @@ pub struct TlsSettings {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// Who signs the certificates of clients.
+    /// The authorities that sign the certificates of clients.
     pub client_ca: Option<PathBuf>,
     /// Certificates of clients that are revoked: a list of each authority that signs them.
     pub crl: Option<PathBuf>,
@@ -59,7 +60,7 @@ pub enum TlsError {
         path: PathBuf,
         /// The key of the YAML.
         key: &'static str,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// Certificate and key do not fit, or the authorities are none.
@@ -67,14 +68,14 @@ pub enum TlsError {
     Unfit(String),
 }
 
-/// What encrypted listeners share.
+/// The certificates of the encrypted listeners.
 #[derive(Debug)]
 pub struct Tls {
     settings: TlsSettings,
     current: RwLock<Current>,
 }
 
-/// What new connections are made with.
+/// The configuration for new connections.
 #[derive(Debug)]
 struct Current {
     acceptor: Arc<ServerConfig>,
@@ -176,7 +177,7 @@ fn content(settings: &TlsSettings) -> u32 {
         settings.client_ca.as_ref(),
         settings.crl.as_ref(),
     ];
-    // What cannot be read is told by who needs it.
+    // A file that cannot be read is an error of its reader.
     files.into_iter().flatten().fold(0, |sum, file| {
         crc32c::crc32c_append(
             sum,
@@ -185,54 +186,65 @@ fn content(settings: &TlsSettings) -> u32 {
     })
 }
 
+fn unfit(error: &dyn std::fmt::Display) -> TlsError {
+    TlsError::Unfit(error.to_string())
+}
+
 fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
-    let unfit = |error: &dyn std::fmt::Display| TlsError::Unfit(error.to_string());
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| unfit(&e))?;
-    let builder = match (&settings.client_ca, settings.client_certificates) {
-        (Some(path), ClientCertificates::Optional | ClientCertificates::Required) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path, "client_ca")? {
-                roots.add(certificate).map_err(|e| TlsError::File {
-                    path: path.clone(),
-                    key: "client_ca",
-                    what: e.to_string(),
-                })?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            // As with mosquitto, the client's own certificate counts; one of an authority without a list is refused.
-            let verifier = match &settings.crl {
-                Some(path) => verifier
-                    .with_crls(revocations(path)?)
-                    .only_check_end_entity_revocation(),
-                None => verifier,
-            };
-            let is_optional = settings.client_certificates == ClientCertificates::Optional;
-            let verifier = if is_optional {
-                verifier.allow_unauthenticated()
-            } else {
-                verifier
-            };
-            builder.with_client_cert_verifier(verifier.build().map_err(|e| unfit(&e))?)
+    let builder = match &settings.client_ca {
+        Some(path) if settings.client_certificates != ClientCertificates::None => {
+            builder.with_client_cert_verifier(client_verifier(settings, path, provider)?)
         }
         _ => builder.with_no_client_auth(),
     };
-    let unusable = |what: String| TlsError::File {
-        path: settings.key.clone(),
-        key: "key",
-        what,
-    };
-    let content =
-        files::bytes(&settings.key, files::LARGEST_TEXT).map_err(|e| unusable(e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(&content).map_err(|e| unusable(e.to_string()))?;
+    let key = private_key(&settings.key)?;
     let mut config = builder
         .with_single_cert(certificates(&settings.cert, "cert")?, key)
         .map_err(|e| unfit(&e))?;
     config.alpn_protocols = vec![b"mqtt".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = ring::Ticketer::new().map_err(|e| unfit(&e))?;
     Ok(Arc::new(config))
+}
+
+/// Checks the certificates of clients: signed by an authority in `client_ca`, and not revoked.
+fn client_verifier(
+    settings: &TlsSettings,
+    client_ca: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(client_ca, "client_ca")? {
+        roots.add(certificate).map_err(|e| TlsError::File {
+            path: client_ca.to_owned(),
+            key: "client_ca",
+            what: e.to_string(),
+        })?;
+    }
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    // As with mosquitto, the client's own certificate counts; one of an authority without a list is refused.
+    if let Some(path) = &settings.crl {
+        verifier = verifier
+            .with_crls(revocations(path)?)
+            .only_check_end_entity_revocation();
+    }
+    if settings.client_certificates == ClientCertificates::Optional {
+        verifier = verifier.allow_unauthenticated();
+    }
+    verifier.build().map_err(|e| unfit(&e))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let fail = |what: String| TlsError::File {
+        path: path.to_owned(),
+        key: "key",
+        what,
+    };
+    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
+    PrivateKeyDer::from_pem_slice(&content).map_err(|e| fail(e.to_string()))
 }
 
 /// The common name in the subject of a certificate; `None` if there is none, or it is no user name.

@@ -31,12 +31,12 @@ const REQUEST: usize = 16 << 10;
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes that are read away after an answer.
 const LINGER_BYTES: usize = 64 << 10;
-/// What clients of MQTT 3.1 used to say.
+/// The subprotocol of clients that are older than MQTT 3.1.1.
 const OLD_PROTOCOL: &str = "mqttv3.1";
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum HandshakeError {
     #[error("the connection ended during the handshake")]
     Gone,
     #[error("the request took too long")]
@@ -59,7 +59,7 @@ pub(super) enum Refusal {
     Subprotocol,
 }
 
-impl Refusal {
+impl HandshakeError {
     /// Status line, and headers beside the usual ones.
     fn answer(&self) -> Option<(&'static str, &'static str)> {
         Some(match self {
@@ -85,22 +85,22 @@ pub(super) async fn accept<S>(
     max_packet: usize,
     origins: &Origins,
     within: Duration,
-) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<S>, Refusal>
+) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<S>, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let outcome = match timeout(within, read_request(&mut stream)).await {
-        Ok(Ok((request, rest))) => agree(&request, origins).map(|answer| (answer, rest)),
+        Ok(Ok((request, rest))) => accept_upgrade(&request, origins).map(|answer| (answer, rest)),
         Ok(Err(refusal)) => Err(refusal),
-        Err(_) => Err(Refusal::Slow),
+        Err(_) => Err(HandshakeError::Slow),
     };
     match outcome {
         Ok((answer, rest)) => {
             stream
                 .write_all(answer.as_bytes())
                 .await
-                .map_err(|_| Refusal::Gone)?;
-            stream.flush().await.map_err(|_| Refusal::Gone)?;
+                .map_err(|_| HandshakeError::Gone)?;
+            stream.flush().await.map_err(|_| HandshakeError::Gone)?;
             let limits = WebSocketConfig::default()
                 .max_message_size(Some(max_packet + FRAME_ROOM))
                 .max_frame_size(Some(max_packet + FRAME_ROOM))
@@ -143,19 +143,21 @@ where
 }
 
 /// The request, and what came behind it.
-async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Request, Vec<u8>), Refusal> {
+async fn read_request<S: AsyncRead + Unpin>(
+    stream: &mut S,
+) -> Result<(Request, Vec<u8>), HandshakeError> {
     let mut bytes = Vec::new();
     loop {
         let seen = bytes.len();
         if stream
             .read_buf(&mut bytes)
             .await
-            .map_err(|_| Refusal::Gone)?
+            .map_err(|_| HandshakeError::Gone)?
             == 0
         {
-            return Err(Refusal::Gone);
+            return Err(HandshakeError::Gone);
         }
-        // The end of the headers may be cut; before it, only the first bytes can tell that this is no HTTP.
+        // The end of the headers may be cut; before it, only the first bytes can show that this is no HTTP.
         let news = bytes.get(seen.saturating_sub(3)..).unwrap_or_default();
         let may_be_whole = news.windows(2).any(|two| two == b"\n\n")
             || news.windows(3).any(|three| three == b"\n\r\n");
@@ -166,14 +168,14 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Request, 
                 }
                 Ok(None) => {}
                 Err(Error::Protocol(ProtocolError::WrongHttpMethod)) => {
-                    return Err(Refusal::Method);
+                    return Err(HandshakeError::Method);
                 }
-                Err(Error::Capacity(_)) => return Err(Refusal::TooLarge),
-                Err(_) => return Err(Refusal::NotHttp),
+                Err(Error::Capacity(_)) => return Err(HandshakeError::TooLarge),
+                Err(_) => return Err(HandshakeError::NotHttp),
             }
         }
         if bytes.len() >= REQUEST {
-            return Err(Refusal::TooLarge);
+            return Err(HandshakeError::TooLarge);
         }
     }
 }
@@ -187,25 +189,48 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterato
     texts.flat_map(|text| text.split(',')).map(str::trim)
 }
 
-/// The answer to a request that is as it should be.
-fn agree(request: &Request, origins: &Origins) -> Result<String, Refusal> {
+/// The answer to a valid request.
+fn accept_upgrade(request: &Request, origins: &Origins) -> Result<String, HandshakeError> {
     let headers = request.headers();
+    let key = upgrade_key(headers)?;
+    check_origins(headers, origins)?;
+    // Other offers do not matter; `mqtt` goes before the name that old clients use.
+    let offers = |name: &str| {
+        tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == name)
+    };
+    let chosen = [PROTOCOL, OLD_PROTOCOL]
+        .into_iter()
+        .find(|name| offers(name))
+        .ok_or(HandshakeError::Subprotocol)?;
+    let accept = derive_accept_key(key);
+    Ok(format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"
+    ))
+}
+
+/// The key of a request that asks for a WebSocket of the supported version.
+fn upgrade_key(headers: &HeaderMap) -> Result<&[u8], HandshakeError> {
     let has =
         |name, token: &str| tokens(headers, &name).any(|found| found.eq_ignore_ascii_case(token));
     if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
-        return Err(Refusal::NoUpgrade);
+        return Err(HandshakeError::NoUpgrade);
     }
     if !tokens(headers, &header::SEC_WEBSOCKET_VERSION).eq(["13"]) {
-        return Err(Refusal::Version);
+        return Err(HandshakeError::Version);
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {
-        return Err(Refusal::Key);
+        return Err(HandshakeError::Key);
     };
-    // Sixteen bytes in base64.
-    if key.len() != 24 {
-        return Err(Refusal::Key);
+    // Sixteen bytes in Base64.
+    if key.len() == 24 {
+        Ok(key.as_bytes())
+    } else {
+        Err(HandshakeError::Key)
     }
+}
+
+fn check_origins(headers: &HeaderMap, origins: &Origins) -> Result<(), HandshakeError> {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
@@ -213,19 +238,8 @@ fn agree(request: &Request, origins: &Origins) -> Result<String, Refusal> {
     for origin in headers.get_all(header::ORIGIN) {
         let origin = String::from_utf8_lossy(origin.as_bytes());
         if !origins.allow(&origin, host) {
-            return Err(Refusal::Origin(origin.into_owned()));
+            return Err(HandshakeError::Origin(origin.into_owned()));
         }
     }
-    // Whatever else is offered, and however: `mqtt` before what old clients say.
-    let offers = |name: &str| {
-        tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == name)
-    };
-    let chosen = [PROTOCOL, OLD_PROTOCOL]
-        .into_iter()
-        .find(|name| offers(name))
-        .ok_or(Refusal::Subprotocol)?;
-    let accept = derive_accept_key(key.as_bytes());
-    Ok(format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"
-    ))
+    Ok(())
 }

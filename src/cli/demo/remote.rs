@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use super::ledger::Ledger;
 use crate::broker::access::Access;
 use crate::broker::admission::{Admission, AdmissionLimits};
-use crate::broker::engine::{Engine, Limits, Setup, Tap};
+use crate::broker::engine::{BrokerLimits, Engine, Setup, Tap};
 use crate::broker::net::{BoundListener, Listen};
-use crate::broker::{self, Broker, Forward, Source, TapAnswer, Way};
+use crate::broker::{self, Broker, EngineSource, Forward, TapAnswer, TapSender};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
@@ -26,7 +26,7 @@ pub(super) async fn start(
         filters: vec![everything],
         not_from: Origin::Own,
     };
-    let limits = Limits::default();
+    let limits = BrokerLimits::default();
     let setup = Setup {
         limits: limits.clone(),
         taps: vec![tap],
@@ -34,11 +34,11 @@ pub(super) async fn start(
         ..Setup::default()
     };
     let (queue, arrivals) = mpsc::channel(4096);
-    let engine = Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
+    let engine = EngineSource::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
     let parts = broker::broker(
         engine,
         Admission::new(AdmissionLimits::default()),
-        vec![Way {
+        vec![TapSender {
             sender: queue,
             dropped: Arc::default(),
         }],

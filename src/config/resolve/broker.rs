@@ -8,7 +8,7 @@ use super::broker_tls::{needs_certificate, tls};
 use super::users::access;
 use super::{Check, at};
 use crate::broker::admission::AdmissionLimits;
-use crate::broker::net::{Listen, Origin, Origins};
+use crate::broker::net::{Listen, Origins, PageOrigin};
 use crate::config::{BrokerSetup, file};
 
 const MOST_LISTENERS: usize = 100;
@@ -50,7 +50,7 @@ pub(super) fn broker(check: &mut Check<'_>) -> Option<BrokerSetup> {
 fn origins(check: &mut Check<'_>, file: &file::BrokerConfig) -> Origins {
     let mut listed = Vec::new();
     for (index, text) in file.allow_origins.iter().enumerate() {
-        match text.parse::<Origin>() {
+        match text.parse::<PageOrigin>() {
             Ok(origin) => listed.push(origin),
             Err(why) => check.fault(&at!["broker", "allow_origins", index], why),
         }

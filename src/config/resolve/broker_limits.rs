@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Check, at};
-use crate::broker::engine::Limits;
+use crate::broker::engine::BrokerLimits;
 use crate::config::file;
 use crate::units::{Size, Span};
 
@@ -32,7 +32,7 @@ fn session_sizes(
     file: &file::BrokerConfig,
     max_sessions: usize,
 ) -> SessionSizes {
-    let usual = Limits::default();
+    let usual = BrokerLimits::default();
     let typed = |size: Option<Size>| bytes(size, 0);
     let least = typed(file.max_user_size).max(typed(file.max_session_size));
     let all = bytes(
@@ -78,19 +78,19 @@ fn session_sizes(
 }
 
 /// As typed, with defaults for the rest; values that no client could live with are faults.
-pub(super) fn limits(check: &mut Check<'_>, file: &file::BrokerConfig) -> Limits {
+pub(super) fn limits(check: &mut Check<'_>, file: &file::BrokerConfig) -> BrokerLimits {
     let limits = filled_in(check, file);
     check_limits(check, &limits);
     limits
 }
 
-fn filled_in(check: &mut Check<'_>, file: &file::BrokerConfig) -> Limits {
-    let usual = Limits::default();
+fn filled_in(check: &mut Check<'_>, file: &file::BrokerConfig) -> BrokerLimits {
+    let usual = BrokerLimits::default();
     let max_sessions = file
         .max_sessions
         .unwrap_or(usual.max_sessions.max(file.max_connections.unwrap_or(0)));
     let sizes = session_sizes(check, file, max_sessions);
-    Limits {
+    BrokerLimits {
         max_packet: bytes(file.max_packet, usual.max_packet),
         max_connect: bytes(file.max_connect, usual.max_connect),
         max_sessions,
@@ -126,7 +126,7 @@ fn sys_every(typed: Span) -> Duration {
     }
 }
 
-fn check_limits(check: &mut Check<'_>, limits: &Limits) {
+fn check_limits(check: &mut Check<'_>, limits: &BrokerLimits) {
     for (key, size) in [
         ("max_packet", limits.max_packet),
         ("max_connect", limits.max_connect),

@@ -6,8 +6,8 @@ use bytestring::ByteString;
 
 use super::broker_tls::needs_certificate;
 use super::{Check, at};
-use crate::broker::access::{Access, Hash, IdPattern, Pattern, Rules, User};
-use crate::broker::scram::Secret;
+use crate::broker::access::{Access, AccessRules, Hash, IdPattern, TopicPattern, User};
+use crate::broker::scram::ScramSecret;
 use crate::config::document::PathStep;
 use crate::config::file;
 
@@ -27,9 +27,9 @@ pub(super) fn access(check: &mut Check<'_>, file: &file::BrokerConfig) -> Access
     // Clients without a user are let in where the file says so, or where there are neither users nor other machines.
     let has_users = !users.is_empty() || file.users_file.is_some();
     let lets_in = file.allow_anonymous || anonymous.is_some() || (!has_users && is_closed);
-    let everything = Rules {
+    let everything = AccessRules {
         allows_all: true,
-        ..Rules::default()
+        ..AccessRules::default()
     };
     Access::new(users, lets_in.then(|| anonymous.unwrap_or(everything)))
 }
@@ -83,7 +83,7 @@ fn resolved(
     });
     let scram = user.scram.as_ref().and_then(|text| {
         let wrong = |why| check.fault(&at!["broker", "users", index, "scram"], why);
-        text.parse::<Secret>().map_err(wrong).ok()
+        text.parse::<ScramSecret>().map_err(wrong).ok()
     });
     let client_ids = inherited.client_ids.as_deref().unwrap_or_default();
     User {
@@ -223,7 +223,7 @@ fn client_ids(check: &mut Check<'_>, typed: &[String], index: usize) -> Vec<IdPa
 }
 
 /// Without any list everything is allowed; with one, what the lists name.
-fn rules(check: &mut Check<'_>, typed: &file::RulesConfig, at: &[PathStep]) -> Rules {
+fn rules(check: &mut Check<'_>, typed: &file::RulesConfig, at: &[PathStep]) -> AccessRules {
     let lists = [
         ("read", &typed.read),
         ("write", &typed.write),
@@ -233,7 +233,7 @@ fn rules(check: &mut Check<'_>, typed: &file::RulesConfig, at: &[PathStep]) -> R
     let [read, write, subscribe] =
         lists.map(|(key, list)| patterns(check, list.as_deref().unwrap_or_default(), at, &[key]));
     let deny = typed.deny.clone().unwrap_or_default();
-    Rules {
+    AccessRules {
         read,
         write,
         subscribe,
@@ -264,10 +264,10 @@ fn patterns(
     texts: &[String],
     at: &[PathStep],
     keys: &[&'static str],
-) -> Vec<Pattern> {
+) -> Vec<TopicPattern> {
     let mut patterns = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        match Pattern::new(text.as_str()) {
+        match TopicPattern::new(text.as_str()) {
             Ok(pattern) => patterns.push(pattern),
             Err(error) => {
                 let mut path = at.to_vec();

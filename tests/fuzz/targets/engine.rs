@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use wellhead::broker::access::Access;
-use wellhead::broker::engine::{Engine, Input, Limits, Output, Peer, Position, Restore, Setup, Tap, TapAnswer};
+use wellhead::broker::engine::{BrokerLimits, Engine, Input, Lsn, Output, Peer, Restore, Setup, Tap, TapAnswer};
 use wellhead::message::Origin;
 use wellhead::mqtt::{Decoder, Progress, TopicFilter};
 
@@ -24,7 +24,7 @@ struct Stage {
     decoders: HashMap<u64, Decoder>,
     verified: VecDeque<u64>,
     journal: Vec<Bytes>,
-    waiting: VecDeque<(Position, Bytes)>,
+    waiting: VecDeque<(Lsn, Bytes)>,
     checkpoint: Option<usize>,
     honest: Vec<u8>,
 }
@@ -37,7 +37,7 @@ impl Stage {
 
     fn settle(&mut self) {
         self.engine.tick(self.now);
-        self.engine.go_on(self.now);
+        self.engine.fetch_retained(self.now);
         while let Some((id, output)) = self.engine.take_output() {
             let (length, bytes) = (output.len(), std::mem::take(output).into_bytes());
             if id == HONEST {
@@ -55,7 +55,7 @@ impl Stage {
             }
         }
         if let Some(begin) = self.checkpoint.filter(|_| self.waiting.is_empty())
-            && self.engine.go_on_with_checkpoint(200)
+            && self.engine.continue_checkpoint(200)
         {
             self.checkpoint = None;
             self.waiting.extend(self.engine.take_records());
@@ -139,7 +139,7 @@ impl Stage {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let limits = Limits {
+    let limits = BrokerLimits {
         max_queued: 8,
         max_queued_total: 4096,
         max_sessions: 8,
@@ -148,7 +148,7 @@ fuzz_target!(|data: &[u8]| {
         receive_maximum: 4,
         topic_aliases: 2,
         output_bytes: 100,
-        ..Limits::default()
+        ..BrokerLimits::default()
     };
     let tap = Tap { filters: vec![TopicFilter::new("a/#").expect("a filter")], not_from: Origin::Own };
     let setup = Setup { limits, taps: vec![tap], access: Arc::new(Access::open()), is_durable: true, ..Setup::default() };

@@ -1,0 +1,137 @@
+//! Messages from all publishers: kept if they are to be retained, then handed to subscribers and taps.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::authorize::TOO_MANY_STATES;
+use super::deliver::Reached;
+use super::delivery::SharedMessage;
+use super::fanout::Fanout;
+use super::notice::NoticeKind;
+use super::record::Record;
+use super::taps::HeldFor;
+use super::{Engine, Lsn, Output, SessionKey, Ticket};
+use crate::message::{Message, Origin};
+
+/// The outcome for a message that is to be retained.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Retention {
+    /// The record of the message must say that it is retained, or that its topic has none any more.
+    pub(super) is_recorded: bool,
+    /// There was no room: the batch that says that the old message is gone.
+    pub(super) removed: Lsn,
+}
+
+impl Engine {
+    /// Accepts a message of the gateway itself.
+    pub(super) fn accept(
+        &mut self,
+        message: Message,
+        from: Option<SessionKey>,
+        now: Instant,
+    ) -> Reached {
+        self.route(message, from, None, now).1
+    }
+
+    /// A message of a remote broker: it is safe when it is durable and every other tap has it.
+    pub(super) fn inbound(&mut self, receipt: u64, message: Message, now: Instant) {
+        let before = self.next_ticket;
+        let held = HeldFor::Inbound { receipt, after: 0 };
+        let (ticket, reached) = self.route(message, None, Some(held), now);
+        let after = reached.after;
+        match ticket
+            .filter(|ticket| *ticket > before)
+            .and_then(|ticket| self.held.get_mut(&ticket))
+        {
+            Some(held) => held.waiter = HeldFor::Inbound { receipt, after },
+            None => self.promise(receipt, after),
+        }
+    }
+
+    /// Says that an inbound message is safe when the batch `after` is durable.
+    pub(super) fn promise(&mut self, receipt: u64, after: Lsn) {
+        if after <= self.durable {
+            self.outputs.push(Output::Safe(receipt));
+        } else {
+            let place = self.inbound.partition_point(|(other, _)| *other <= after);
+            self.inbound.insert(place, (after, receipt));
+        }
+    }
+
+    /// Keeps a message if it is to be retained, hands it to subscribers and taps.
+    pub(super) fn route(
+        &mut self,
+        message: Message,
+        from: Option<SessionKey>,
+        held: Option<HeldFor>,
+        now: Instant,
+    ) -> (Option<Ticket>, Reached) {
+        let mut fanout = Fanout::new(message, now);
+        let mut retention = Retention::default();
+        if fanout.message().retain && self.may_be_retained(fanout.message(), now) {
+            retention = self.retain(fanout.message(), from, now);
+        }
+        fanout.is_retained = retention.is_recorded;
+        let mut reached = self.deliver(&mut fanout, from, now);
+        reached.after = reached.after.max(retention.removed);
+        let ticket = if reached.taps.is_empty() {
+            None
+        } else {
+            self.forward(&reached.taps, fanout.into_message(), held)
+        };
+        (ticket, reached)
+    }
+
+    /// False for a command to an instrument that a remote broker has with the retain flag. A retained command can be removed.
+    fn may_be_retained(&mut self, message: &Message, now: Instant) -> bool {
+        let is_command = !message.payload.is_empty() && self.guarded.contains(&message.topic);
+        if is_command {
+            let why = "the remote broker holds this command and would send it again; publish commands without the retain flag";
+            let kind = NoticeKind::RetainedCommand;
+            self.notice(kind, None, Some(&message.topic), why, now);
+        }
+        !is_command
+    }
+
+    /// Retains a message, or removes the one of its topic if the payload is empty.
+    pub(super) fn retain(
+        &mut self,
+        message: &Message,
+        from: Option<SessionKey>,
+        now: Instant,
+    ) -> Retention {
+        self.next_message += 1;
+        let id = self.next_message;
+        let queued = &self.queued_bytes;
+        let is_kept = self.retained.keep(message, now, |message| {
+            SharedMessage::new(message, id, queued)
+        });
+        if is_kept {
+            return Retention {
+                // Readings and `$SYS` are published again after a start; writing them down would wear a card out.
+                is_recorded: matches!(message.origin, Origin::Client | Origin::Uplink(_)),
+                removed: 0,
+            };
+        }
+        self.count_full();
+        // `$SYS` comes every few seconds.
+        if message.origin != Origin::Own {
+            let why = if self.retained.has_room_for_state(&message.topic) {
+                "raise `broker.max_retained` or `broker.max_retained_size`"
+            } else {
+                TOO_MANY_STATES
+            };
+            let kind = NoticeKind::NotRetained;
+            self.notice(kind, from, Some(&message.topic), why, now);
+        }
+        let nothing = Message {
+            payload: Bytes::new(),
+            ..message.clone()
+        };
+        Retention {
+            is_recorded: false,
+            removed: self.records.put(Record::Retained(&nothing)),
+        }
+    }
+}
