@@ -1,7 +1,7 @@
 //! Users and their permissions. Pure: comparing a password with its hash takes long and is left to the caller.
 //!
 //! Invariants:
-//! * What no rule allows is forbidden, and a rule that denies wins.
+//! * A permission needs a rule, and a rule that denies wins.
 //! * A client identifier or user name in place of `%c` or `%u` in a rule adds no wildcard and no level.
 //! * A user who does not exist takes as long to refuse as one whose password is wrong.
 //! * A client identifier that fits the rule of some user is for the users whose rules fit it best, and for no others.
@@ -182,7 +182,7 @@ impl Rights {
         (self.allows_all || any(&self.read, topic)) && !any(&self.deny_read, topic)
     }
 
-    /// True if it depends on the client identifier which topics of `filter` may be read.
+    /// True if the readable topics of `filter` depend on the client identifier.
     pub fn read_by_client_id(&self, filter: &TopicFilter) -> bool {
         self.own_reads.iter().any(|own| own.overlaps(filter))
     }
@@ -198,7 +198,7 @@ impl Rights {
         (any(&self.write, topic) || (self.allows_all && is_own)) && !any(&self.deny_write, topic)
     }
 
-    /// True if it may be subscribed to `filter`: not denied, within what `subscribe` lists, and something of it may be read.
+    /// True if the session may subscribe to `filter`: not denied, within what `subscribe` lists, and something of it may be read.
     pub fn may_subscribe(&self, filter: &TopicFilter) -> bool {
         let is_denied = self
             .deny_subscribe
@@ -228,7 +228,7 @@ pub struct User {
 /// The next step of a login by CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Login {
-    /// Nothing more.
+    /// The login succeeds.
     Granted {
         /// `None` for a client without a name.
         user: Option<ByteString>,
@@ -240,7 +240,7 @@ pub enum Login {
         /// The hash that the password is compared with.
         hash: Hash,
     },
-    /// Nothing helps.
+    /// The login fails.
     Refused(ReasonCode, &'static str),
 }
 
@@ -248,7 +248,7 @@ pub enum Login {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Access {
     users: HashMap<ByteString, User>,
-    /// Of those without a name; `None` if they may not connect.
+    /// The rules of clients without a name; `None` if they may not connect.
     anonymous: Option<AccessRules>,
     /// Rights without `%c` and `%u`, by user.
     shared: HashMap<Option<ByteString>, Arc<Rights>>,

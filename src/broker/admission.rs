@@ -1,10 +1,10 @@
 //! Admission of connections: bounds on their number, by address, and on their rate.
 //!
 //! Invariants:
-//! * What is remembered of addresses is bounded.
-//! * Programs of this machine share an address. None of them shuts the others out: wrong passwords do not count there, and who comes
-//!   too fast is served after a pause instead of being refused.
-//! * Wrong passwords shut out the pair of address and user name first (which is the engine's to do), the address at
+//! * The number of remembered addresses is bounded.
+//! * Programs of this machine share an address. None of them gets the others banned: wrong passwords do not count there, and a
+//!   program that connects too fast is served after a pause instead of being refused.
+//! * Wrong passwords ban the pair of address and user name first (which the engine does), the address at
 //!   `OF_ADDRESS` times as many, its IPv6 network at `OF_NETWORK` times as many.
 //! * In the same way connections and their rate count by address; the /64 of an IPv6 address has a multiple of both, and leaves a
 //!   quarter of all places to others.
@@ -22,14 +22,14 @@ pub type Address = IpAddr;
 
 /// Addresses that are remembered, or more where more can have connections; beyond it those without a connection are forgotten.
 const MOST_ADDRESSES: usize = 4096;
-/// Times the wrong passwords of a pair of address and user name, for the address as a whole: others may share it.
+/// The limit of an address as a whole, in limits of a pair of address and user name: others may share the address.
 const OF_ADDRESS: u32 = 10;
 /// The same for a /64, which may be a whole site.
 const OF_NETWORK: u32 = 100;
-/// Times the rate and the connections of an address, for a /64: all of them may be one host, or a whole site.
+/// The rate and the connections of a /64, in those of an address: a /64 may be one host, or a whole site.
 const NETWORK_RATE: u32 = 10;
 const NETWORK_PLACES: usize = 4;
-/// How long a program of this machine waits that connects too fast: all programs together are not refused for one of them.
+/// The pause of a program of this machine that connects too fast: its address is that of all others, so it is not refused.
 const PACE: Duration = Duration::from_millis(500);
 
 /// The bounds.
@@ -42,7 +42,7 @@ pub struct AdmissionLimits {
     /// New connections a second from one address; twice as many at once. A /64 of IPv6 may have ten times as many.
     pub rate: u32,
     /// Wrong passwords for one user name from one address within a minute; then that user is refused there for a minute. An address
-    /// is shut out at 10 times as many, a /64 at 100 times as many.
+    /// is banned at 10 times as many, a /64 at 100 times as many.
     pub failed_logins: u32,
 }
 
@@ -68,13 +68,13 @@ pub enum Refused {
         "too many connections from this address; raise `broker.max_connections_per_address` if they are wanted"
     )]
     AddressFull,
-    /// They come too fast.
+    /// New connections come too fast.
     #[error(
         "too many new connections from this address; raise `broker.connection_rate` if they are wanted"
     )]
     TooFast,
     /// Too many wrong passwords.
-    #[error("too many wrong passwords from this address; it is shut out for a minute")]
+    #[error("too many wrong passwords from this address; it is banned for one minute")]
     ShutOut,
 }
 
@@ -286,7 +286,7 @@ impl Admission {
             tracing::warn!(
                 event = "broker.address_shut_out",
                 %address,
-                "too many wrong passwords from this address; it cannot connect for a minute"
+                "too many wrong passwords from this address; it is banned for one minute"
             );
         }
         if let Some(network) =
@@ -295,7 +295,7 @@ impl Admission {
             tracing::warn!(
                 event = "broker.network_shut_out",
                 network = %format_args!("{network}/64"),
-                "too many wrong passwords from this network; none of its addresses can connect for a minute"
+                "too many wrong passwords from this network; all its addresses are banned for one minute"
             );
         }
     }

@@ -3,8 +3,8 @@
 //! Invariants:
 //! * A batch is reported only after the commit it was in. A batch that a client waits for is written at once, but over a minute
 //!   commits are `save_every` apart: the wear of a card is bounded, and batches share commits. Other batches may wait for a second.
-//! * The batches that wait for the disk are bounded. When the disk refuses, or is far too slow, the batches are given up and a checkpoint of the whole
-//!   state takes their place as soon as it works; nothing that depends on them is reported before that is durable.
+//! * The batches that wait for the disk are bounded. When the disk refuses, or is far too slow, they are given up, and a checkpoint of
+//!   the whole state takes their place as soon as the disk works; nothing that depends on them is reported before that is durable.
 //! * After a checkpoint everything older is settled, and its partitions go.
 
 use std::path::Path;

@@ -1,7 +1,8 @@
-//! Hashes of passwords: argon2, and those of mosquitto (`$6$`, salted SHA-512; `$7$`, PBKDF2 with SHA-512). Pure; a check takes long and much memory, so its caller runs it aside, one at a time.
+//! Hashes of passwords: argon2, and those of mosquitto (`$6$`, salted SHA-512; `$7$`, PBKDF2 with SHA-512). Pure; a check takes long and
+//! much memory, so its caller runs it aside, one at a time.
 //!
 //! Invariants:
-//! * What one check may cost is bounded when a hash is read: [`MOST_KIB`] of memory and [`MOST_WORK`] of memory times passes.
+//! * The cost of one check is bounded when a hash is read: [`MOST_KIB`] of memory and [`MOST_WORK`] of memory times passes.
 //! * A check of a hash of mosquitto takes no less time than one of argon2: the time of a refusal does not show which it was.
 //! * Checks that share a [`Workspace`] share its memory: a thousand logins take no more than the one that needs most.
 

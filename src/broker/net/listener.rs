@@ -36,7 +36,7 @@ const TOO_LONG: &str = "it took longer than `connect_within` allows";
 /// Owner and group may connect to a Unix socket.
 const SOCKET_MODE: u32 = 0o660;
 
-/// A listener that could not be opened. A person's mistake, mostly: the message says what to do.
+/// A listener that could not be opened. A person's mistake, mostly: the message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another program has the port.
@@ -250,7 +250,8 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
     })
 }
 
-/// Out of descriptors, or the peer was gone already: neither may end the listener or spin it.
+/// Logs a client that could not be accepted, and waits a moment: neither missing descriptors nor a peer that is gone may end the
+/// listener, or make it spin.
 async fn not_accepted(error: std::io::Error, log: &mut LogLimiter<&'static str>) {
     let event = "broker.accept_failed";
     if let Some(suppressed) = log.permit(event, (), now()) {
