@@ -93,7 +93,7 @@ impl LineDecoder<'_> {
     }
 
     /// The values of the points of some devices, out of the registers of a span.
-    fn values(&self, devices: &[&Arc<Device>], span: Span, words: &[u16]) -> Vec<Named> {
+    fn values(&self, devices: &[&Arc<Device>], span: RegisterRange, words: &[u16]) -> Vec<Named> {
         let named =
             |device: &&Arc<Device>| self.named(device, dissect::values(device, span, words));
         devices.iter().flat_map(named).collect()
@@ -155,7 +155,7 @@ impl LineDecoder<'_> {
 fn registers<'a>(
     asked: &'a Asked,
     brought: Option<&'a [u16]>,
-) -> Option<(Span, Option<&'a [u16]>)> {
+) -> Option<(RegisterRange, Option<&'a [u16]>)> {
     match asked {
         Asked::Read(span) => Some((*span, brought)),
         Asked::Write(span, words) => Some((*span, Some(words))),
