@@ -168,7 +168,7 @@ impl Search<'_> {
                         found.push(describe(&mut access, *unit, *speed, self.within)?);
                     }
                     DiagnosticResponse::Garbage(why) => {
-                        *seen.entry(without_number(&why)).or_default() += 1
+                        *seen.entry(without_number(&why)).or_default() += 1;
                     }
                     DiagnosticResponse::NoLine(why) => return Err(Failure::runtime(why)),
                     DiagnosticResponse::Nothing | DiagnosticResponse::Identity(_) => {}
