@@ -58,6 +58,8 @@ pub mod report;
 pub mod status;
 pub mod store;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod units;
 pub mod uplink;

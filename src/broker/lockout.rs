@@ -142,7 +142,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(8))]
+        #![proptest_config(crate::testing::cases(8, module_path!()))]
 
         /// However many names a client tries, the table stays bounded and a lock holds.
         #[test]

@@ -265,6 +265,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         /// During a flood, a source that has nothing in the queue finds a place, and is served after at most one turn of each other.
         #[test]
         fn nobody_is_starved(floods in prop::collection::vec((0u8..4, 0u8..3), 0..200), pops in prop::collection::vec(any::<bool>(), 0..200)) {

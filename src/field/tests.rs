@@ -383,7 +383,7 @@ fn points() -> impl Strategy<Value = Vec<(u16, Duration, Option<Duration>)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(crate::testing::cases(48, module_path!()))]
 
     /// Whatever happens, a value is good only while it is read; and once everything is answered again, everything becomes good again.
     #[test]

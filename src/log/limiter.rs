@@ -287,7 +287,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(crate::testing::cases(24, module_path!()))]
 
         /// Whatever comes, every line is either written or counted exactly once, lines stay within the bound, and so does the table.
         #[test]

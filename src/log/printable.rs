@@ -159,6 +159,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn nothing_hidden_is_left(text in any::<String>(), bytes in any::<Vec<u8>>()) {
             for shown in [Printable(&text).to_string(), Printable::bytes(&bytes)] {

@@ -760,6 +760,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn the_way_back_leads_to_the_same_topic(
             topic in "[ab/$]{1,12}",

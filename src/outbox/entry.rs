@@ -404,6 +404,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn damaged_entries_never_panic(cut in 0_usize..60, position in 0_usize..60, value: u8) {
             let mut bytes = sample().encode().to_vec();

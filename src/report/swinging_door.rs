@@ -111,6 +111,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn no_reading_is_farther_from_the_line_than_the_bound(values in prop::collection::vec(-100.0_f64..100.0, 2..60), bound in 0.1_f64..50.0) {
             let shown = shown(&values, bound);

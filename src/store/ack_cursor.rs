@@ -126,6 +126,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn it_behaves_like_a_set_of_numbers(steps in prop::collection::vec((1_u64..60, 0_u64..5), 0..60)) {
             let mut cursor = AckCursor::default();

@@ -324,7 +324,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(crate::testing::cases(64, module_path!()))]
         #[test]
         fn entries_of_any_size_and_any_numbers_come_back_in_order(sizes in prop::collection::vec((0_usize..70_000, 0_u64..3), 1..12), first in 1_u64..1_000_000) {
             let mut seq = first;

@@ -280,6 +280,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn it_comes_back_as_it_was_written(steps in prop::collection::vec((1_u64..3, 1_u16..3, any::<u8>()), 0..300), received in prop::collection::btree_set(any::<u16>(), 0..20), many in any::<bool>()) {
             let (mut seq, mut id) = (1 << 40, 500);

@@ -1,8 +1,11 @@
-//! House rules that a program can check: rows of dependency, who may name which package, what pure files may not do.
+//! House rules that a program can check: rows of dependency, who may name which package, which files do I/O.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::house::paths::{Named, named};
+use super::house::tree::{SourceFile, source_files};
 
 /// A module may use modules of lower rows only.
 const ROWS: [&[&str]; 8] = [
@@ -11,7 +14,7 @@ const ROWS: [&[&str]; 8] = [
         "files",
         "log",
         "metrics",
-        "heartbeat",
+        "pulse",
         "tasks",
         "time",
         "units",
@@ -26,80 +29,157 @@ const ROWS: [&[&str]; 8] = [
     &["cli"],
 ];
 
-/// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 72] = [
-    "mqtt",
-    "reading.rs",
-    "message.rs",
-    "payload",
-    "broker/engine",
-    "broker/access.rs",
-    "broker/hash.rs",
-    "broker/lockout.rs",
-    "broker/login_queue.rs",
-    "broker/scram.rs",
-    "store/chunk.rs",
-    "store/ack_cursor.rs",
-    "store/gap.rs",
-    "store/commit_record.rs",
-    "outbox/bucket.rs",
-    "outbox/entry.rs",
-    "outbox/routes.rs",
-    "outbox/selection.rs",
-    "report/deadband.rs",
-    "report/template.rs",
-    "uplink/session.rs",
-    "uplink/session",
-    "uplink/memory.rs",
-    "uplink/copies.rs",
-    "uplink/lanes.rs",
-    "uplink/rates.rs",
-    "uplink/pace.rs",
-    "uplink/silence.rs",
-    "uplink/subscriptions.rs",
-    "uplink/suspicion.rs",
-    "uplink/throttle.rs",
-    "uplink/remote.rs",
-    "uplink/rivals.rs",
-    "field/schedule.rs",
-    "field/signal.rs",
-    "field/typical.rs",
-    "field/typical",
-    "field/modbus/block.rs",
-    "field/modbus/owed.rs",
-    "field/modbus/slave/unit.rs",
-    "field/modbus/slave/sunspec.rs",
-    "field/point_cache.rs",
-    "field/trouble.rs",
-    "field/modbus/frames.rs",
-    "field/modbus/ascii.rs",
-    "field/modbus/dissect.rs",
-    "field/modbus/unreadable.rs",
-    "field/modbus/timeout_estimator.rs",
-    "field/modbus/slave/fault.rs",
-    "field/text/bytes.rs",
-    "field/text/frame.rs",
-    "field/text/checksum.rs",
-    "field/text/script.rs",
-    "field/text/parse.rs",
-    "report/set/command.rs",
-    "field/modbus/plan.rs",
-    "field/decode",
-    "field/formula.rs",
-    "report/aggregate.rs",
-    "report/swinging_door.rs",
-    "report/median.rs",
-    "report/point.rs",
-    "config/document.rs",
-    "config/document/change.rs",
-    "config/migrate.rs",
-    "config/traffic.rs",
-    "config/diagnostics.rs",
-    "config/file.rs",
-    "config/resolve/field.rs",
+/// What a file of logic does not name: waiting, clocks, files, sockets, processes, threads, lots.
+const IO: [&str; 19] = [
+    "fastrand",
+    "getrandom",
+    "nix",
+    "rand",
+    "rustix",
+    "serial2",
+    "sled",
+    "socket2",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "tokio",
+    "tokio_serial",
+    "tokio_rustls",
+    "tokio_tungstenite",
+];
+/// Plain values of these libraries.
+const VALUES: [&str; 8] = [
+    "std::io::Error",
+    "std::io::ErrorKind",
+    "std::io::Result",
+    "std::net::AddrParseError",
+    "std::net::IpAddr",
+    "std::net::Ipv4Addr",
+    "std::net::Ipv6Addr",
+    "std::net::SocketAddr",
+];
+/// The clocks of this crate.
+const CLOCKS: [&str; 2] = ["time::now", "time::known_unix_ms"];
+
+/// Where I/O is: whole modules at the edge, and single files. Everything else computes, and is tested without sockets and clocks.
+const IO_FILES: [&str; 113] = [
+    "backoff.rs",
+    "broker/driver.rs",
+    "broker/durable.rs",
+    "broker/inbox.rs",
+    "broker/journal_writer.rs",
+    "broker/mod.rs",
+    "broker/net/connection.rs",
+    "broker/net/linger.rs",
+    "broker/net/listener.rs",
+    "broker/net/origin.rs",
+    "broker/net/pace.rs",
+    "broker/net/refusal.rs",
+    "broker/net/tls.rs",
+    "broker/net/websocket.rs",
+    "cli",
+    "config/include.rs",
+    "config/profiles.rs",
+    "config/references.rs",
     "config/resolve.rs",
-    "units.rs",
-    "log",
+    "config/resolve/credentials.rs",
+    "config/resolve/file_access.rs",
+    "field/diagnostic.rs",
+    "field/mod.rs",
+    "field/modbus/device_cache.rs",
+    "field/modbus/diagnostic.rs",
+    "field/modbus/exchange.rs",
+    "field/modbus/identify.rs",
+    "field/modbus/link.rs",
+    "field/modbus/mbap_adapter.rs",
+    "field/modbus/mod.rs",
+    "field/modbus/rtu_adapter.rs",
+    "field/modbus/slave/image.rs",
+    "field/modbus/slave/serve.rs",
+    "field/modbus/slave/serve_tcp.rs",
+    "field/modbus/slave/spoil.rs",
+    "field/modbus/write.rs",
+    "field/serial.rs",
+    "field/simulated.rs",
+    "field/supervisor.rs",
+    "field/supervisor/orders.rs",
+    "field/supervisor/report.rs",
+    "field/text/converse.rs",
+    "field/text/mod.rs",
+    "field/text/simulator.rs",
+    "field/text/stream.rs",
+    "field/timer.rs",
+    "field/trace.rs",
+    "field/traced_stream.rs",
+    "field/write.rs",
+    "files.rs",
+    "gateway",
+    "gateway.rs",
+    "heartbeat.rs",
+    "main.rs",
+    "metrics.rs",
+    "outbox/mod.rs",
+    "outbox/sink.rs",
+    "report/mod.rs",
+    "report/set/log.rs",
+    "report/set/mod.rs",
+    "report/set/order.rs",
+    "status/control.rs",
+    "status/restarts.rs",
+    "store/emergency_reserve.rs",
+    "store/engine.rs",
+    "store/folder.rs",
+    "store/handle.rs",
+    "store/identity.rs",
+    "store/inspect.rs",
+    "store/journal.rs",
+    "store/machine.rs",
+    "store/pending.rs",
+    "store/preallocation.rs",
+    "store/progress.rs",
+    "store/receipt.rs",
+    "store/recover.rs",
+    "store/shared.rs",
+    "store/thread.rs",
+    "store/thread/commit.rs",
+    "tasks.rs",
+    "time.rs",
+    "time/clock.rs",
+    "uplink/burials.rs",
+    "uplink/channels.rs",
+    "uplink/client.rs",
+    "uplink/connection.rs",
+    "uplink/connection/blame.rs",
+    "uplink/connection/ending.rs",
+    "uplink/connection/excess.rs",
+    "uplink/connection/liveness.rs",
+    "uplink/connection/question.rs",
+    "uplink/connection/receive.rs",
+    "uplink/connection/sending.rs",
+    "uplink/connection/state.rs",
+    "uplink/credentials.rs",
+    "uplink/dial.rs",
+    "uplink/failure.rs",
+    "uplink/headers.rs",
+    "uplink/inbound.rs",
+    "uplink/link.rs",
+    "uplink/own.rs",
+    "uplink/purge.rs",
+    "uplink/route.rs",
+    "uplink/status.rs",
+    "uplink/task.rs",
+    "uplink/task/opening.rs",
+    "uplink/task/purging.rs",
+    "uplink/task/rivals.rs",
+    "uplink/task/standby.rs",
+    "uplink/task/will.rs",
+    "uplink/tls.rs",
+    "uplink/transport.rs",
+    "websocket.rs",
 ];
 
 /// Who alone may name a package.
@@ -110,101 +190,52 @@ const OWNERS: [(&str, &str); 4] = [
     ("serde_yaml", "config/document"),
 ];
 
-struct Source {
-    /// From `src/`, with slashes.
-    name: String,
-    /// Without tests, comments and doc comments.
-    code: String,
-}
-
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            walk(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    walk(&root, &mut paths);
-    assert!(paths.len() > 40, "the tree was not found");
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path).unwrap();
-        let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let code = production
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .collect::<Vec<_>>()
-            .join("\n");
-        Source {
-            name: path
-                .strip_prefix(&root)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned(),
-            code,
-        }
-    };
-    paths.into_iter().map(read).collect()
-}
-
 fn row_of(module: &str) -> Option<usize> {
     ROWS.iter().position(|row| row.contains(&module))
 }
 
-fn module_of(name: &str) -> &str {
-    name.split(['/', '.']).next().unwrap()
+fn module_of(file: &SourceFile) -> &str {
+    file.name.split(['/', '.']).next().unwrap()
 }
 
-fn is_pure(name: &str) -> bool {
-    PURE.iter()
-        .any(|pure| name == *pure || name.starts_with(&format!("{pure}/")))
-        && !name.ends_with("tests.rs")
+/// True for the path and for what is in it.
+fn leads_into(path: &str, root: &str) -> bool {
+    path.strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+fn does_io(found: &Named) -> bool {
+    let names_io = found.outside.iter().any(|path| {
+        let path = path.join("::");
+        IO.iter().any(|io| leads_into(&path, io))
+            && !VALUES.iter().any(|value| leads_into(&path, value))
+    });
+    let reads_clock = found
+        .inside
+        .iter()
+        .any(|path| CLOCKS.contains(&path.join("::").as_str()));
+    names_io || reads_clock || found.awaits
 }
 
 #[test]
 fn modules_use_lower_rows_only() {
-    let mut wrong = Vec::new();
-    for source in sources() {
-        let module = module_of(&source.name);
+    let mut wrong = BTreeSet::new();
+    for file in source_files() {
+        let module = module_of(&file);
         let Some(row) = row_of(module) else {
             assert!(
                 ["lib", "main"].contains(&module),
                 "src/{} has no row in the map",
-                source.name
+                file.name
             );
             continue;
         };
-        let used = source.code.split("crate::").skip(1).flat_map(|rest| {
-            let first = rest
-                .split(|c: char| !c.is_alphanumeric() && c != '_')
-                .next()
-                .unwrap();
-            // `use crate::{a, b::c}`
-            let group = rest
-                .strip_prefix('{')
-                .and_then(|group| group.split_once("};"))
-                .map(|(group, _)| group);
-            let grouped = group
-                .into_iter()
-                .flat_map(|group| group.split(','))
-                .map(|item| item.trim().split("::").next().unwrap());
-            grouped
-                .chain([first].into_iter().filter(|first| !first.is_empty()))
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        });
-        for other in used.filter(|other| other != module) {
-            match row_of(&other) {
-                Some(below) if below < row => {}
-                Some(_) => wrong.push(format!("src/{} (row {row}) uses {other}", source.name)),
-                None => {}
+        for path in named(&file).inside {
+            let Some(other) = path.first().filter(|other| *other != module) else {
+                continue;
+            };
+            if row_of(other).is_some_and(|below| below >= row) {
+                wrong.insert(format!("src/{} (row {row}) uses {other}", file.name));
             }
         }
     }
@@ -213,21 +244,16 @@ fn modules_use_lower_rows_only() {
 
 #[test]
 fn every_module_of_the_map_exists() {
-    let modules: Vec<String> = sources()
-        .iter()
-        .map(|source| module_of(&source.name).to_owned())
-        .collect();
+    let files = source_files();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let map = fs::read_to_string(root.join("lib.rs")).unwrap();
     for module in ROWS.iter().flat_map(|row| row.iter()) {
         assert!(
-            modules.iter().any(|found| found == module),
+            files.iter().any(|file| module_of(file) == *module),
             "{module} is in the map and not in the tree"
         );
-    }
-    let text =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
-    for module in ROWS.iter().flat_map(|row| row.iter()) {
         assert!(
-            text.contains(&format!("[`{module}`]")),
+            map.contains(&format!("[`{module}`]")),
             "{module} is missing in the map of lib.rs"
         );
     }
@@ -235,13 +261,15 @@ fn every_module_of_the_map_exists() {
 
 #[test]
 fn packages_are_named_by_their_owner_alone() {
-    let mut wrong = Vec::new();
-    for source in sources() {
-        for (package, owner) in OWNERS {
-            if source.code.contains(&format!("{package}::")) && !source.name.starts_with(owner) {
-                wrong.push(format!(
+    let mut wrong = BTreeSet::new();
+    for file in source_files() {
+        for path in named(&file).outside {
+            let owner = OWNERS.iter().find(|(package, _)| path[0] == *package);
+            if let Some((package, owner)) = owner.filter(|(_, owner)| !file.name.starts_with(owner))
+            {
+                wrong.insert(format!(
                     "src/{} names {package}, which belongs to {owner}",
-                    source.name
+                    file.name
                 ));
             }
         }
@@ -250,53 +278,45 @@ fn packages_are_named_by_their_owner_alone() {
 }
 
 #[test]
-fn pure_files_do_nothing_but_compute() {
-    let forbidden = [
-        "tokio::",
-        "std::net",
-        "std::fs",
-        "std::io::",
-        "Instant::now",
-        "SystemTime",
-        "fastrand",
-        "crate::time::now",
-        "std::thread",
-        ".await",
-    ];
-    let mut wrong = Vec::new();
-    let mut seen: HashMap<&str, usize> = HashMap::new();
-    let sources = sources();
-    for source in sources.iter().filter(|source| is_pure(&source.name)) {
-        let pure = PURE
+fn files_compute_unless_they_are_listed_for_io() {
+    let listed = |name: &str| {
+        IO_FILES
             .iter()
-            .find(|pure| source.name.starts_with(*pure))
-            .unwrap();
-        *seen.entry(pure).or_default() += 1;
-        for word in forbidden {
-            if source.code.contains(word) {
-                wrong.push(format!("src/{} is pure but says {word}", source.name));
+            .find(|listed| name == **listed || name.starts_with(&format!("{listed}/")))
+    };
+    let (mut unlisted, mut needed) = (Vec::new(), BTreeSet::new());
+    for file in source_files() {
+        if does_io(&named(&file)) {
+            match listed(&file.name) {
+                Some(entry) => {
+                    needed.insert(*entry);
+                }
+                None => unlisted.push(file.name),
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let missing: Vec<&&str> = PURE
-        .iter()
-        .filter(|pure| !seen.contains_key(**pure))
-        .collect();
     assert!(
-        missing.is_empty(),
-        "pure files that do not exist: {missing:?}"
+        unlisted.is_empty(),
+        "these wait, read a clock, or touch files, sockets or chance: {unlisted:#?}"
     );
+    let idle: Vec<&&str> = IO_FILES
+        .iter()
+        .filter(|entry| !needed.contains(**entry))
+        .collect();
+    assert!(idle.is_empty(), "listed, and without I/O: {idle:#?}");
 }
 
 #[test]
 fn every_file_opens_with_what_it_owns() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    walk(&root, &mut paths);
-    let silent: Vec<_> = paths
-        .iter()
-        .filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!"))
+    let silent: Vec<String> = source_files()
+        .into_iter()
+        .map(|file| file.name)
+        .filter(|name| {
+            !fs::read_to_string(root.join(name))
+                .unwrap()
+                .starts_with("//!")
+        })
         .collect();
     assert!(silent.is_empty(), "{silent:#?}");
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use super::support::{
     Gateway, Link, Mosquitto, Process, free_port, peer, python, subscriber, wait_for, wait_for_port,
@@ -22,6 +21,21 @@ fn arrivals(subscriber: &Process) -> Vec<(u64, String, String)> {
             Some((number, words.next()?.to_owned(), words.next()?.to_owned()))
         })
         .collect()
+}
+
+/// Waits until the subscriber has printed all that the remote has taken so far.
+fn wait_for_the_last(subscriber: &Process, remote: u16) {
+    let sent = Command::new("mosquitto_pub")
+        .args(["-p", &remote.to_string(), "-q", "1", "-t", "far/marker"])
+        .args(["-m", "last"])
+        .status();
+    assert!(sent.unwrap().success());
+    wait_for("the marker arrives", || {
+        subscriber
+            .output()
+            .contains("far/marker last")
+            .then_some(())
+    });
 }
 
 /// Every number from 1 on is there, and each came for the first time after the one before it; at every kill some are skipped.
@@ -148,7 +162,7 @@ fn every_message_reaches_mosquitto_over_an_outage_and_a_kill_9() {
         wanted.is_subset(&got).then_some(())
     });
     assert!(gateway.process.terminate().success());
-    std::thread::sleep(Duration::from_millis(500));
+    wait_for_the_last(&subscriber, remote.port);
     let arrivals = arrivals(&subscriber);
     let count = check_sequence(&arrivals, 2);
     assert!(count > 200, "{count} messages");
@@ -201,7 +215,7 @@ fn a_remote_that_hangs_without_closing_is_noticed_and_nothing_is_lost() {
         (arrivals(&subscriber).len() > before + 100).then_some(())
     });
     assert!(gateway.process.terminate().success());
-    std::thread::sleep(Duration::from_millis(500));
+    wait_for_the_last(&subscriber, remote.port);
     check_sequence(&arrivals(&subscriber), 0);
 }
 

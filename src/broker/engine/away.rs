@@ -123,6 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn the_longest_absence_is_that_of_a_plain_search(
             steps in prop::collection::vec((0_usize..8, prop::option::of((0_u64..6, 0_usize..3, any::<bool>()))), 1..100),

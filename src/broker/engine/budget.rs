@@ -472,6 +472,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn totals_are_sums_whatever_is_charged(steps in prop::collection::vec((0..6_usize, 0..5_usize, 0..8000_usize, 0..8_u8), 1..200)) {
             let mut budget = Budget::new(&limits());

@@ -115,6 +115,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn the_fullest_queue_is_found_to_an_eighth(steps in prop::collection::vec((0_usize..6, 0_usize..5000), 1..200)) {
             let mut fullest = Fullest::default();

@@ -109,6 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn what_goes_in_comes_out_in_order(
             steps in prop::collection::vec((0_u8..4, 1_usize..40), 1..60),

@@ -115,6 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn acknowledgements_leave_in_the_order_of_their_messages(steps in prop::collection::vec((0_u8..3, 0_u64..40), 1..120)) {
             let (mut owed, mut model) = (OwedAcks::default(), VecDeque::<(u64, Option<Ticket>)>::new());

@@ -291,6 +291,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn a_full_store_gives_up_what_has_expired_and_nothing_else(
             steps in prop::collection::vec((0_u8..12, prop::option::of(0_u64..10), any::<bool>()), 1..60),

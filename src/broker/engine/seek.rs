@@ -161,6 +161,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn a_walk_with_skips_finds_what_matching_one_by_one_finds(
             filter in prop::collection::vec(prop::sample::select(vec!["a", "b", "a!", "", "+", "+", "#", "$x", "é"]), 1..5),

@@ -440,6 +440,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn whoever_is_chosen_may_have_the_message_and_somebody_is_chosen_if_anybody_may(
             steps in prop::collection::vec((0_usize..12, 0_u8..6, 0_usize..5), 1..150),

@@ -213,6 +213,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn the_tree_finds_what_matching_one_by_one_finds(
             filters in texts(&["a", "b", "ab", "", "+", "#", "$x"], 7, 24),

@@ -644,6 +644,7 @@ fn every_alias_means_something() {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::cases(256, module_path!()))]
     #[test]
     fn what_a_simulator_encodes_is_decoded_to_the_same_number(
         kind in prop::sample::select(vec![

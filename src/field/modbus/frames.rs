@@ -747,6 +747,7 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         /// Whatever is on the line, what is taken is of the asked unit and function, as long as asked for, with a right checksum.
         #[test]
         fn nothing_but_an_answer_is_ever_taken(

@@ -594,6 +594,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, module_path!()))]
         #[test]
         fn no_partition_is_cheaper(gaps in prop::collection::vec((0_u32..40, 1_u32..4, prop::sample::select(vec![1_u64, 1, 5, 60])), 1..9)) {
             let mut fields = Vec::new();

@@ -511,7 +511,7 @@ impl Remote {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(crate::testing::cases(400, module_path!()))]
     /// Crashes, cuts, saves that come late, small windows: QoS 2 arrives exactly once and in order, QoS 1 at least once.
     #[test]
     fn nothing_is_lost_and_nothing_exact_doubled(qos_2 in any::<bool>(), window in 1_u16..8, maximum in 1_u16..8, choices in prop::collection::vec(0_u8..12, 40..250)) {

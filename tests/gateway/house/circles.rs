@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syn::visit::{self, Visit};
-
+use super::paths::{absolute, leaves_of, named};
 use super::tree::SourceFile;
 
 /// The files of each circle.
-pub(super) fn circles(files: &[SourceFile]) -> Vec<String> {
+pub fn circles(files: &[SourceFile]) -> Vec<String> {
     let graph = Graph::new(files);
     let reaches: Vec<BTreeSet<usize>> = (0..files.len())
         .map(|file| graph.reached_from(file))
@@ -44,7 +43,7 @@ impl Graph {
             .collect();
         let reexports: Vec<BTreeMap<String, Vec<String>>> = files.iter().map(reexports).collect();
         let uses = files.iter().enumerate().map(|(index, file)| {
-            let paths = paths_in(file);
+            let paths = named(file).inside;
             let targets = paths
                 .iter()
                 .filter_map(|path| resolve(path, &modules, &reexports));
@@ -114,95 +113,4 @@ fn reexports(file: &SourceFile) -> BTreeMap<String, Vec<String>> {
         }
     }
     found
-}
-
-/// Every path of a `use` tree, with the name it gets here.
-fn leaves_of(
-    tree: &syn::UseTree,
-    before: &mut Vec<String>,
-    leaves: &mut Vec<(Vec<String>, String)>,
-) {
-    match tree {
-        syn::UseTree::Path(path) => {
-            before.push(path.ident.to_string());
-            leaves_of(&path.tree, before, leaves);
-            before.pop();
-        }
-        syn::UseTree::Name(name) => {
-            let mut path = before.clone();
-            if name.ident != "self" {
-                path.push(name.ident.to_string());
-            }
-            let last = path.last().cloned().unwrap_or_default();
-            leaves.push((path, last));
-        }
-        syn::UseTree::Rename(renamed) => {
-            let mut path = before.clone();
-            path.push(renamed.ident.to_string());
-            leaves.push((path, renamed.rename.to_string()));
-        }
-        syn::UseTree::Group(group) => group
-            .items
-            .iter()
-            .for_each(|tree| leaves_of(tree, before, leaves)),
-        syn::UseTree::Glob(_) => leaves.push((before.clone(), String::new())),
-    }
-}
-
-/// A path from the root of the crate; `None` for what comes from elsewhere.
-fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
-    let mut here = module.to_vec();
-    let mut rest = path.iter().peekable();
-    match rest.peek()?.as_str() {
-        "crate" => {
-            rest.next();
-            here.clear();
-        }
-        "self" => {
-            rest.next();
-        }
-        "super" => {
-            while rest.next_if(|level| *level == "super").is_some() {
-                here.pop()?;
-            }
-        }
-        _ => {}
-    }
-    Some(here.into_iter().chain(rest.cloned()).collect())
-}
-
-/// Every path of a file that leads into the crate.
-fn paths_in(file: &SourceFile) -> Vec<Vec<String>> {
-    let mut paths = Paths::default();
-    file.items.iter().for_each(|item| paths.visit_item(item));
-    paths
-        .found
-        .iter()
-        .filter_map(|path| absolute(path, &file.module))
-        .collect()
-}
-
-#[derive(Default)]
-struct Paths {
-    found: Vec<Vec<String>>,
-}
-
-impl<'ast> Visit<'ast> for Paths {
-    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        let mut leaves = Vec::new();
-        leaves_of(&item.tree, &mut Vec::new(), &mut leaves);
-        self.found.extend(leaves.into_iter().map(|(path, _)| path));
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        let levels: Vec<String> = path
-            .segments
-            .iter()
-            .map(|segment| segment.ident.to_string())
-            .collect();
-        if levels.len() > 1 {
-            self.found.push(levels);
-        }
-        visit::visit_path(self, path);
-    }
 }

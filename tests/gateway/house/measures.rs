@@ -10,14 +10,14 @@ use syn::visit::{self, Visit};
 use super::tree::{SourceFile, is_for_tests, tokens, without_attributes};
 
 /// A function of production code.
-pub(super) struct Function {
+pub struct Function {
     place: String,
     name: String,
     /// From its signature to its end.
-    pub(super) lines: usize,
-    pub(super) tokens: usize,
+    pub lines: usize,
+    pub tokens: usize,
     /// A tuple that hides how many parameters there are.
-    pub(super) takes_a_tuple: bool,
+    pub takes_a_tuple: bool,
 }
 
 impl fmt::Display for Function {
@@ -31,7 +31,7 @@ impl fmt::Display for Function {
 }
 
 /// All functions, the largest first.
-pub(super) fn functions(files: &[SourceFile]) -> Vec<Function> {
+pub fn functions(files: &[SourceFile]) -> Vec<Function> {
     let mut found: Vec<Function> = files
         .iter()
         .flat_map(|file| collect(file).functions)
@@ -42,7 +42,7 @@ pub(super) fn functions(files: &[SourceFile]) -> Vec<Function> {
 
 /// Names that more than one type has where both can be meant: a name is unique in the crate if it can be used everywhere in it,
 /// and else in its top-level module.
-pub(super) fn type_names(files: &[SourceFile]) -> Vec<String> {
+pub fn type_names(files: &[SourceFile]) -> Vec<String> {
     let mut types: BTreeMap<String, Vec<TypeName>> = BTreeMap::new();
     for name in files.iter().flat_map(|file| collect(file).types) {
         types.entry(name.name.clone()).or_default().push(name);

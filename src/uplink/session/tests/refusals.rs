@@ -135,6 +135,7 @@ fn some_reason(which: u64) -> ReasonCode {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::cases(256, module_path!()))]
     /// Refusals, removals, cuts: what is not on the wire any more takes no room on the link.
     #[test]
     fn no_byte_is_on_its_way_when_nothing_is_on_the_wire(choices in prop::collection::vec((0_u8..8, 0_u64..4), 20..200)) {
