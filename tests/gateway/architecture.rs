@@ -12,9 +12,9 @@ const ROWS: [&[&str]; 8] = [
     &[
         "backoff",
         "files",
+        "heartbeat",
         "log",
         "metrics",
-        "pulse",
         "tasks",
         "time",
         "units",
