@@ -504,6 +504,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
     fn a_command_at_the_name_of_a_point_at_the_remote_reaches_it_where_the_file_asks_for_it() {
         let narrow = || {
             vec![

@@ -127,6 +127,7 @@ impl Peer {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos_2() {
     let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
         250

@@ -124,6 +124,7 @@ fn wait_for_line(gateway: &Gateway, parts: &[&str]) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn who_comes_is_refused_and_leaves_is_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let (gateway, port) = gateway(folder.path(), "");

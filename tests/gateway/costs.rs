@@ -80,6 +80,7 @@ impl Counted {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn the_bytes_that_check_expects_are_those_that_the_kernel_counts() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "");

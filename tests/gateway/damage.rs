@@ -115,6 +115,7 @@ fn remove(path: &Path, random: &mut Rng) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn damage_in_any_file_is_reported_and_all_other_entries_are_delivered() {
     let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
         400

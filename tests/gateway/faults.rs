@@ -152,6 +152,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_remote_that_refuses_the_password_is_told_once_with_its_remedy_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let passwords = folder.path().join("passwords");
@@ -549,6 +550,7 @@ fn retain_many(port: u16, count: usize) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_disk_that_is_full_for_long_stops_no_local_life_and_the_broker_writes_everything_down_when_it_can()
  {
     let folder = tempfile::tempdir().unwrap();

@@ -412,6 +412,7 @@ fn a_soak_with_random_faults_publishes_nothing_wrong() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn what_a_device_refuses_is_learned_and_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let (server, port) = (free_port(), free_port());

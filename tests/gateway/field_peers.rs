@@ -174,6 +174,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn mbpoll_and_pymodbus_read_the_simulator() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();

@@ -306,6 +306,7 @@ fn writes_over_rtu_are_never_confirmed_by_accident() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_pymodbus_server_is_written_to() {
     let folder = tempfile::tempdir().unwrap();
     let (server_port, port) = (free_port(), free_port());

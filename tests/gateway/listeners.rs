@@ -147,6 +147,7 @@ async fn a_text_frame_ends_a_web_socket() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
@@ -413,6 +414,7 @@ fn upgrade(port: u16, method: &str, headers: &[&str]) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_handshake_that_is_no_good_gets_an_http_answer() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();

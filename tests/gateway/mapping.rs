@@ -124,6 +124,7 @@ fn a_question_with_a_response_topic_is_answered_across_the_uplink_both_ways() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_command_under_the_name_that_a_point_has_at_the_remote_reaches_it_and_its_result_goes_back_there()
  {
     let folder = tempfile::tempdir().unwrap();

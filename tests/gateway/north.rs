@@ -1159,6 +1159,7 @@ fn a_reload_does_not_wait_for_a_remote_that_never_acknowledges() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn messages_are_exported_and_purged_by_number_topic_and_age_while_the_gateway_runs() {
     let remote = Remote::listen();
     let mut site = site(remote.port, "window: 1", "");

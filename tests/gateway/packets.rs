@@ -411,6 +411,7 @@ fn bad_packets_are_refused_with_the_reason_the_standard_names() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn bad_connects_are_refused() {
     let check = |bytes: &[u8], reason: u8, what: &str| {
         let mut decoder = Decoder::server(MAX);

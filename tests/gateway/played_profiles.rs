@@ -250,6 +250,7 @@ fn polled(
 }
 
 /// Plays a profile and reads it until every point has a value, or the time is over: what is wrong with it.
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -299,6 +299,7 @@ fn render_connack(connack: &ConnAck, text: &mut String) {
 }
 
 /// Name and every field of a packet, as scripts write them.
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn render(packet: &Packet) -> String {
     let mut text = packet.name().to_owned();
     match packet {
@@ -461,6 +462,7 @@ fn tap_answer(word: &str) -> TapAnswer {
 }
 
 impl Bench {
+    #[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
     fn play(&mut self, step: &Step<'_>) {
         match step.words.as_slice() {
             ["time", amount] => self
@@ -621,6 +623,7 @@ fn connector(pem: &Pem) -> TlsConnector {
     ))
 }
 
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step<'_>]) {
     let listen = if scheme == "unix" {
         format!("unix://{}/mqtt.sock", folder.display())

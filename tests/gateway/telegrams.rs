@@ -124,6 +124,7 @@ fn unescaped(line: &str) -> Vec<u8> {
 }
 
 /// Every value that a telegram brings, by point.
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 async fn read(case: &Case) -> BTreeMap<String, String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let wire = listener.local_addr().unwrap();

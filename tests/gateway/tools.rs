@@ -96,6 +96,7 @@ fn units(table: &str) -> Vec<u8> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_scan_finds_who_is_on_a_line_and_writes_down_what_it_found() {
     let bench = bench();
     let (code, out, error) = bench.ask(&["scan", "bus", "--units", "5-10", "--within", "150ms"]);
@@ -411,6 +412,7 @@ fn scan_does_not_look_for_a_plain_instrument_and_says_how_it_is_delivered() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");
@@ -778,6 +780,7 @@ fn commands_of(chapter: &str) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn the_first_hour_of_the_readme_goes_as_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let port = folder.path().join("ttyUSB0").display().to_string();

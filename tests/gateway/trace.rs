@@ -24,6 +24,7 @@ fn trace(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_trace_shows_requests_and_answers_with_the_names_of_the_file() {
     let bench = bench();
     let folder = bench.folder.path();

@@ -999,6 +999,7 @@ fn the_class_normal_lowers_qos_2_without_a_section_that_says_so() {
 
 /// Two gateways that send everything to each other.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn two_gateways_that_are_joined_to_each_other_send_each_message_once() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let ports = [free_port(), free_port()];

@@ -138,6 +138,7 @@ fn text_and_times() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn scale_bits_words_and_sentinels() {
     let temperature = meaning(|meaning| {
         (meaning.kind, meaning.scale, meaning.broken) =
@@ -434,6 +435,7 @@ fn arrays_have_a_stride() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn the_bytes_of_frames_are_read_alike() {
     let number = |kind, order, bytes: &[u8]| {
         let mut meaning = Meaning::new(kind);
@@ -533,6 +535,7 @@ fn what_instruments_write_is_read() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn what_is_written_fits_or_is_refused() {
     let words = |register: &Register, value: Value| register.encode_exactly(&value);
     let setpoint = meaning(|meaning| (meaning.kind, meaning.scale) = (DataType::I16, 0.1));
