@@ -1,5 +1,6 @@
-//! The broker beside mosquitto and rumqttd, in one run: CPU time of the broker per delivery, memory, and whether anything was lost or
-//! came out of order. One thread of load over raw sockets on one core, the broker on another.
+//! The broker beside mosquitto and rumqttd, in one run: CPU time of the broker per delivery,
+//! memory, and whether anything was lost or came out of order. One thread of load over raw sockets
+//! on one core, the broker on another.
 //!
 //! ```text
 //! cargo bench --bench broker                       # all cases, all brokers that are installed

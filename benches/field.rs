@@ -1,8 +1,8 @@
-//! The field engine: line efficiency on a terminal with the timing of a wire, plans beside those of other gateways, dead devices, CPU
-//! for a transaction beside libmodbus, and 500 devices.
+//! The field engine: line efficiency on a terminal with the timing of a wire, plans beside those of
+//! other gateways, dead devices, CPU for a transaction beside libmodbus, and 500 devices.
 //!
-//! `cargo bench --bench field` runs everything (about six minutes); names behind `--` choose: `line`, `plan`, `dead`, `cpu`, `many`.
-//! `cpu` needs gcc and libmodbus-dev.
+//! `cargo bench --bench field` runs everything (about six minutes); names behind `--` choose:
+//! `line`, `plan`, `dead`, `cpu`, `many`. `cpu` needs gcc and libmodbus-dev.
 
 // A bench that cannot go on stops with what it met; its figures are estimates.
 #![allow(
@@ -155,7 +155,8 @@ fn lines() {
     }
 }
 
-/// Requests of a policy that merges over holes up to `hole` registers, greedily, up to 125; its time on the wire.
+/// Requests of a policy that merges over holes up to `hole` registers, greedily, up to 125; its
+/// time on the wire.
 fn greedy(fields: &[(u32, u32)], hole: u32, costs: Costs) -> f64 {
     let mut total = 0.0;
     let mut open: Option<(u32, u32)> = None;
@@ -187,7 +188,8 @@ fn plans() {
         let mut random = fastrand::Rng::with_seed(7);
         let (mut to_insert, mut to_adjacent) = (Vec::new(), Vec::new());
         for _ in 0..300 {
-            // Values of one or two registers, scattered over two to twenty times as many places as there are values.
+            // Values of one or two registers, scattered over two to twenty times as many places as
+            // there are values.
             let count = random.usize(10..=80);
             let room = (count as f64 * (2.0 + 18.0 * random.f64())) as u16;
             let mut places: Vec<u16> = random.choose_multiple(0..room, count);
@@ -406,7 +408,8 @@ fn cpu_of_this_process() -> f64 {
         / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// One transaction of ten registers over loopback: our driver and libmodbus, against the same slave in another process.
+/// One transaction of ten registers over loopback: our driver and libmodbus, against the same slave
+/// in another process.
 fn cpu() {
     const COUNT: usize = 30_000;
     let folder = tempfile::tempdir().unwrap();

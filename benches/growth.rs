@@ -1,6 +1,7 @@
-//! What a message costs the broker that holds much for others, beside mosquitto, in one run: CPU time per operation as sessions,
-//! retained topics, subscriptions, members of a shared subscription and messages in flight to a remote become more. Where a cost does
-//! not grow, a row has about the same number in each column.
+//! What a message costs the broker that holds much for others, beside mosquitto, in one run: CPU
+//! time per operation as sessions, retained topics, subscriptions, members of a shared subscription
+//! and messages in flight to a remote become more. Where a cost does not grow, a row has about the
+//! same number in each column.
 //!
 //! ```text
 //! cargo bench --bench growth                   # every case
@@ -117,7 +118,8 @@ impl Client {
     }
 }
 
-/// CPU time of the broker for each of `times` turns of `work`, in microseconds, and its memory at the peak, in KiB.
+/// CPU time of the broker for each of `times` turns of `work`, in microseconds, and its memory at
+/// the peak, in KiB.
 fn cost(broker: &Broker, times: u32, mut work: impl FnMut(u32)) -> (f64, u64) {
     broker.forget_peak();
     let before = broker.cpu();

@@ -1,8 +1,10 @@
-//! The uplink over a long way: a relay that delays each direction by 300 ms and passes 1 Mbit/s up and 4 Mbit/s down, without loss.
+//! The uplink over a long way: a relay that delays each direction by 300 ms and passes 1 Mbit/s up
+//! and 4 Mbit/s down, without loss.
 //!
-//! `cargo bench --bench satellite` measures messages a second beside window / round trip, and the time from the end of a cut of 90 s
-//! to the first acknowledgement; `-- 300` cuts for 300 s. Needs mosquitto. A relay is no radio link: it shows what the protocol and
-//! the window allow, not what loss and congestion control make of it.
+//! `cargo bench --bench satellite` measures messages a second beside window / round trip, and the
+//! time from the end of a cut of 90 s to the first acknowledgement; `-- 300` cuts for 300 s. Needs
+//! mosquitto. A relay is no radio link: it shows what the protocol and the window allow, not what
+//! loss and congestion control make of it.
 
 // A bench that cannot go on stops with what it met; its figures are estimates.
 #![allow(

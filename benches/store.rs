@@ -1,7 +1,9 @@
-//! The store beside a plain append log: what reaches the device, how fast, and what a large backlog costs.
+//! The store beside a plain append log: what reaches the device, how fast, and what a large backlog
+//! costs.
 //!
-//! `cargo bench --bench store` (as root: a file system of its own is mounted, whose writes are counted exactly; without root only
-//! speeds are told). `cargo bench --bench store -- 1000000` takes so many messages for the backlog instead of five million.
+//! `cargo bench --bench store` (as root: a file system of its own is mounted, whose writes are
+//! counted exactly; without root only speeds are told). `cargo bench --bench store -- 1000000`
+//! takes so many messages for the backlog instead of five million.
 
 // A bench that cannot go on stops with what it met; its figures are estimates.
 #![allow(
@@ -311,7 +313,8 @@ fn gateway(folder: &Path, remote: u16) -> Child {
         .unwrap()
 }
 
-/// A remote in the fewest lines: CONNACK for CONNECT, PUBACK for PUBLISH as long as `acknowledges`. Returns when the first PUBLISH came.
+/// A remote in the fewest lines: CONNACK for CONNECT, PUBACK for PUBLISH as long as `acknowledges`.
+/// Returns when the first PUBLISH came.
 fn remote(
     mut stream: TcpStream,
     acknowledges: bool,

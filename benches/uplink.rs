@@ -1,7 +1,9 @@
-//! The uplink with its durable outbox beside rumqttc's client without any, to the same mosquitto: messages a second from the first
-//! append to the last acknowledgement. Both send the same packets: messages are not numbered.
+//! The uplink with its durable outbox beside rumqttc's client without any, to the same mosquitto:
+//! messages a second from the first append to the last acknowledgement. Both send the same packets:
+//! messages are not numbered.
 //!
-//! `cargo bench --bench uplink`; `cargo bench --bench uplink -- 100000` for so many messages a run. Needs mosquitto.
+//! `cargo bench --bench uplink`; `cargo bench --bench uplink -- 100000` for so many messages a run.
+//! Needs mosquitto.
 
 // A bench that cannot go on stops with what it met; its figures are estimates.
 #![allow(

@@ -1,4 +1,5 @@
-//! Growing delays between attempts, with jitter so that many gateways do not return at the same moment.
+//! Growing delays between attempts, with jitter so that many gateways do not return at the same
+//! moment.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Files named in the YAML or on the command line: certificates, passwords, parts of the configuration.
+//! Files named in the YAML or on the command line: certificates, passwords, parts of the
+//! configuration.
 //!
 //! Invariants:
 //! * Only regular files are opened: a fifo or a device could block for ever, or never end.
@@ -46,7 +47,8 @@ pub fn bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The content of a text file, without a byte order mark. Other text than UTF-8 is an error of the kind `InvalidData`.
+/// The content of a text file, without a byte order mark. Other text than UTF-8 is an error of the
+/// kind `InvalidData`.
 pub fn text(path: &Path) -> io::Result<String> {
     decoded(bytes(path, LARGEST_TEXT)?).map(|text| without_mark(text).0)
 }
@@ -90,7 +92,8 @@ pub fn first_line(path: &Path) -> io::Result<Secret> {
     secret(path, |text| text.lines().next().unwrap_or_default())
 }
 
-/// The secret that is a whole file, without the line break at its end. An empty one is an error of the kind `InvalidData`.
+/// The secret that is a whole file, without the line break at its end. An empty one is an error of
+/// the kind `InvalidData`.
 pub fn whole(path: &Path) -> io::Result<Secret> {
     secret(path, |text| text)
 }

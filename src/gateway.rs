@@ -1,9 +1,9 @@
 //! Wires modules together, as the only place: channels, order of start, order of stop.
 //!
-//! Start: outboxes, listeners and certificates first, because they can fail on a person's mistake; then every task at once.
-//! Change (`reload`): lines that differ are stopped and started, uplinks that differ reconnect; clients, sessions and outboxes
-//! continue.
-//! Stop: lines and local clients first; when their messages are in the outboxes, the uplinks get their grace; then the outboxes
+//! Start: outboxes, listeners and certificates first, because they can fail on a person's mistake;
+//! then every task at once. Change (`reload`): lines that differ are stopped and started, uplinks
+//! that differ reconnect; clients, sessions and outboxes continue. Stop: lines and local clients
+//! first; when their messages are in the outboxes, the uplinks get their grace; then the outboxes
 //! are closed. A task that ends without an order stops everything in the same way, and is an error.
 
 mod bulletin;
@@ -109,8 +109,8 @@ pub struct RunningGateway {
 /// Reads the file of a gateway again; the error is for people.
 pub type LoadConfig = Arc<dyn Fn() -> Result<config::Gateway, String> + Send + Sync>;
 
-/// Starts a gateway and runs it until `until` is ready. Each item from `reload` makes it `load` its file and read its certificates
-/// again.
+/// Starts a gateway and runs it until `until` is ready. Each item from `reload` makes it `load` its
+/// file and read its certificates again.
 pub async fn run(
     config: config::Gateway,
     load: LoadConfig,
@@ -210,7 +210,8 @@ impl RunningGateway {
         Ok(reply)
     }
 
-    /// As often as the service manager wants a sign of life and messages about the health are published.
+    /// As often as the service manager wants a sign of life and messages about the health are
+    /// published.
     fn check_every(&self, service: &Service) -> Duration {
         let published_every = self.config.health.as_ref().map(|health| health.every);
         [published_every, service.sign_every()]

@@ -1,8 +1,10 @@
-//! Liveness: each loop that must keep running beats on every iteration, and a loop that hangs is known by name.
+//! Liveness: each loop that must keep running beats on every iteration, and a loop that hangs is
+//! known by name.
 //!
 //! Invariants:
 //! * A loop beats where it makes progress, never from a timer of its own: one that hangs is silent.
-//! * A loop that waits for another one ([`Heartbeat::through`]) is not unresponsive: the other one has a heartbeat too.
+//! * A loop that waits for another one ([`Heartbeat::through`]) is not unresponsive: the other one
+//!   has a heartbeat too.
 //! * A loop that has ended is not unresponsive: [`crate::tasks`] notices its end.
 
 use std::future::Future;
@@ -45,7 +47,8 @@ pub struct Unresponsive {
 }
 
 impl Heartbeat {
-    /// Of a loop that beats at least every `patience`, which must be longer than [`BEAT_INTERVAL`] and than its longest iteration.
+    /// Of a loop that beats at least every `patience`, which must be longer than [`BEAT_INTERVAL`]
+    /// and than its longest iteration.
     pub fn new(name: impl Into<String>, patience: Duration, now: Instant) -> Self {
         Self(Arc::new(Inner {
             name: name.into(),
@@ -62,7 +65,8 @@ impl Heartbeat {
             .store(self.0.ms_since_birth(now), Ordering::Relaxed);
     }
 
-    /// Waits for another loop, which has a heartbeat of its own, and beats meanwhile; needs a runtime.
+    /// Waits for another loop, which has a heartbeat of its own, and beats meanwhile; needs a
+    /// runtime.
     pub async fn through<T>(&self, wait: impl Future<Output = T>) -> T {
         let mut wait = pin!(wait);
         // Usually there is nothing to wait for, and a timer is not free.

@@ -1,5 +1,6 @@
-//! wellhead: an edge gateway. It polls serial and Modbus instruments, serves local MQTT clients with a broker of its own, and
-//! carries every message to a remote MQTT broker over a link that is slow, billed by the byte and often down.
+//! wellhead: an edge gateway. It polls serial and Modbus instruments, serves local MQTT clients
+//! with a broker of its own, and carries every message to a remote MQTT broker over a link that is
+//! slow, billed by the byte and often down.
 //!
 //! # Data flow
 //!
@@ -24,16 +25,20 @@
 //! | 6 | [`gateway`] (the only place that wires modules together) |
 //! | 7 | [`cli`] (one file or folder per command) |
 //!
-//! A module uses modules of lower rows only; neighbours meet as channels, in [`gateway`] alone. The architecture test in
-//! `tests/gateway/architecture.rs` enforces it.
+//! A module uses modules of lower rows only; neighbours meet as channels, in [`gateway`] alone. The
+//! architecture test in `tests/gateway/architecture.rs` enforces it.
 //!
 //! # Invariants
 //!
-//! * One owner per fact: [`outbox`] owns what is undelivered, [`broker::engine`] sessions and retained messages, one task one wire.
-//! * State machines do no I/O: [`broker::engine`], `uplink::session`, [`field::schedule`] get the time as an argument.
-//! * A message is acknowledged only when it is where it was promised to be: on disk, or at the remote broker.
+//! * One owner per fact: [`outbox`] owns what is undelivered, [`broker::engine`] sessions and
+//!   retained messages, one task one wire.
+//! * State machines do no I/O: [`broker::engine`], `uplink::session`, [`field::schedule`] get the
+//!   time as an argument.
+//! * A message is acknowledged only when it is where it was promised to be: on disk, or at the
+//!   remote broker.
 //! * Session state is durable before the packet that depends on it is written.
-//! * Every queue is bounded. A full outbox makes the sender wait; the live view of local clients drops and counts.
+//! * Every queue is bounded. A full outbox makes the sender wait; the live view of local clients
+//!   drops and counts.
 //! * Only [`store`] names sled, only `uplink::link` names rumqttc, only [`time`] reads clocks.
 
 pub mod backoff;

@@ -88,7 +88,8 @@ pub struct Message {
     pub qos: QoS,
     /// Whether it replaces the retained message of its topic.
     pub retain: bool,
-    /// The MQTT 5 properties that travel with a message to its receivers; the expiry interval is kept in `expires_at`.
+    /// The MQTT 5 properties that travel with a message to its receivers; the expiry interval is
+    /// kept in `expires_at`.
     pub properties: Properties,
     /// When it expires, on the monotonic clock.
     pub expires_at: Option<Instant>,
@@ -170,7 +171,8 @@ impl Message {
         self.topic.as_str().len() + self.payload.len() + self.properties.weight()
     }
 
-    /// A copy that does not keep alive the read buffer of a small message, nor a buffer that is mostly something else.
+    /// A copy that does not keep alive the read buffer of a small message, nor a buffer that is
+    /// mostly something else.
     #[must_use]
     pub fn detached(&self) -> Self {
         let is_less_than_half = self.payload.len() < self.properties.weight();

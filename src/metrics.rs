@@ -1,5 +1,5 @@
-//! Counters that any task may raise and any task may read. Atomics without locks and without names: the owner of a group of counters
-//! names them.
+//! Counters that any task may raise and any task may read. Atomics without locks and without names:
+//! the owner of a group of counters names them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::time::{Moment, STEP_MS, SinceBoot, is_plausible};
 
-/// A measured value. Numbers keep the width they were measured in, so that a 32-bit float is never printed with digits it does not
-/// have.
+/// A measured value. Numbers keep the width they were measured in, so that a 32-bit float is never
+/// printed with digits it does not have.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// A coil, a discrete input or one bit of a register.
@@ -117,8 +117,8 @@ impl Timestamp {
         }
     }
 
-    /// By how many milliseconds the wall clock was set between this and `now`, the error of this date; `None` if it was not, or if that
-    /// is unknown.
+    /// By how many milliseconds the wall clock was set between this and `now`, the error of this
+    /// date; `None` if it was not, or if that is unknown.
     pub fn set_by(&self, now: Self) -> Option<i64> {
         let (then, since) = (self.since_boot?, now.since_boot?);
         let is_known = then.boot == since.boot && now.clock_set;
@@ -204,7 +204,8 @@ mod tests {
             then.moved(then.set_by(now).unwrap()),
             at(1_769_847_300_250, 7, 30_000)
         );
-        // Not set, another start of the machine, a small correction, not known; and nothing is put right by a clock that is not set.
+        // Not set, another start of the machine, a small correction, not known; and nothing is put
+        // right by a clock that is not set.
         assert_eq!(at(1_769_847_300_250, 7, 30_000).set_by(now), None);
         assert_eq!(at(5_000, 8, 30_000).set_by(now), None);
         assert_eq!(

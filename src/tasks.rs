@@ -89,7 +89,8 @@ impl Tasks {
     }
 }
 
-/// A thread with a scheduler of its own: tasks that wake each other all the time cost least beside each other.
+/// A thread with a scheduler of its own: tasks that wake each other all the time cost least beside
+/// each other.
 #[derive(Debug)]
 pub struct OwnThread {
     handle: Handle,
@@ -103,7 +104,8 @@ impl OwnThread {
         Self::start_with(name, None)
     }
 
-    /// Starts it with a real-time priority (SCHED_FIFO, 1 to 99), if the system allows one; else it logs that and runs without.
+    /// Starts it with a real-time priority (SCHED_FIFO, 1 to 99), if the system allows one; else it
+    /// logs that and runs without.
     pub fn start_with(name: &str, priority: Option<u8>) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -149,7 +151,8 @@ fn prefer(priority: u8) {
     }
 }
 
-/// Runs `future` in the background, for short-lived tasks (connections) whose end needs no attention.
+/// Runs `future` in the background, for short-lived tasks (connections) whose end needs no
+/// attention.
 #[allow(clippy::disallowed_methods)]
 pub fn detach<F>(future: F)
 where

@@ -2,8 +2,8 @@
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 
-/// Runs so many cases. What has failed once is kept in `tests/proptest-regressions`, in a file named after the module
-/// (`module_path!()`), and is tried first from then on.
+/// Runs so many cases. What has failed once is kept in `tests/proptest-regressions`, in a file
+/// named after the module (`module_path!()`), and is tried first from then on.
 pub(crate) fn cases(cases: u32, module: &str) -> Config {
     let name = module
         .trim_start_matches("wellhead::")

@@ -1,7 +1,8 @@
-//! The only place that reads clocks: wall time, monotonic time, and whether the wall clock can be trusted.
+//! The only place that reads clocks: wall time, monotonic time, and whether the wall clock can be
+//! trusted.
 //!
-//! Pure modules get their `now` as an argument; drivers call these functions.
-//! A gateway may have no clock battery: until the wall clock has been set it starts somewhere in the past.
+//! Pure modules get their `now` as an argument; drivers call these functions. A gateway may have no
+//! clock battery: until the wall clock has been set it starts somewhere in the past.
 
 mod clock;
 
@@ -15,7 +16,8 @@ pub use clock::STEP_MS;
 
 static CLOCK: clock::Clock = clock::Clock::new();
 
-/// Wall-clock times before this one (2025-01-01 UTC, in milliseconds) can only come from a clock that was never set.
+/// Wall-clock times before this one (2025-01-01 UTC, in milliseconds) can only come from a clock
+/// that was never set.
 const EARLIEST_PLAUSIBLE_MS: i64 = 1_735_689_600_000;
 
 /// Milliseconds since the Unix epoch; 0 for an earlier time.
@@ -37,7 +39,8 @@ pub fn clock_is_set() -> bool {
     moment().clock_set
 }
 
-/// Milliseconds since the Unix epoch, for times that are stored and compared later; 0 while the clock is not set.
+/// Milliseconds since the Unix epoch, for times that are stored and compared later; 0 while the
+/// clock is not set.
 pub fn known_unix_ms() -> i64 {
     let moment = moment();
     if moment.clock_set { moment.unix_ms } else { 0 }
@@ -112,7 +115,8 @@ fn boot() -> u32 {
     static BOOT: OnceLock<u32> = OnceLock::new();
     *BOOT.get_or_init(|| {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-        // A locked-down service cannot read that; its folder in memory lives as long as the machine runs.
+        // A locked-down service cannot read that; its folder in memory lives as long as the machine
+        // runs.
         let text = kernel.or_else(|| {
             let file = runtime_folder()?.join("boot");
             std::fs::read_to_string(&file).ok().or_else(|| {

@@ -1,4 +1,5 @@
-//! Durations, sizes, prices and rates as people write them in the YAML file: `300ms`, `2GB`, `10/s`. A number without a unit is refused.
+//! Durations, sizes, prices and rates as people write them in the YAML file: `300ms`, `2GB`,
+//! `10/s`. A number without a unit is refused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +14,8 @@ pub struct Span(pub Duration);
 /// Ten years; nothing here is meant to take longer.
 const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
 
-/// A number of bytes with its unit, such as `64kB`, `2GB` (powers of ten) or `4MiB` (powers of two).
+/// A number of bytes with its unit, such as `64kB`, `2GB` (powers of ten) or `4MiB` (powers of
+/// two).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 

@@ -1,9 +1,11 @@
-//! MQTT over WebSocket, both sides: a byte stream out of binary frames, and a binary frame for each packet [MQTT-6.0.0-1..4].
+//! MQTT over WebSocket, both sides: a byte stream out of binary frames, and a binary frame for each
+//! packet [MQTT-6.0.0-1..4].
 //!
 //! Invariants:
-//! * Incoming packets may be cut into frames in any way [MQTT-6.0.0-2]; outgoing frames hold one whole MQTT packet each, because some
-//!   clients read no further than the first packet of a frame.
-//! * Frames wait for a flush, so that many leave in one write; at most the library's write buffer and one packet wait here.
+//! * Incoming packets may be cut into frames in any way [MQTT-6.0.0-2]; outgoing frames hold one
+//!   whole MQTT packet each, because some clients read no further than the first packet of a frame.
+//! * Frames wait for a flush, so that many leave in one write; at most the library's write buffer
+//!   and one packet wait here.
 
 use std::io;
 use std::pin::Pin;
@@ -20,8 +22,8 @@ use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 /// The subprotocol.
 pub const PROTOCOL: &str = "mqtt";
 
-/// The bytes in the binary frames of a WebSocket, however they are cut; MQTT packets that are written become a frame each. A text frame
-/// is an error; a close ends the stream.
+/// The bytes in the binary frames of a WebSocket, however they are cut; MQTT packets that are
+/// written become a frame each. A text frame is an error; a close ends the stream.
 pub fn bytes_of<S>(socket: WebSocketStream<S>) -> impl AsyncRead + AsyncWrite + Send + Unpin
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,

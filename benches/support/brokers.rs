@@ -41,7 +41,8 @@ fn mosquitto() -> PathBuf {
         .unwrap_or_default()
 }
 
-/// Starts a broker; `more` is added to the `broker:` section of wellhead, in one line. `None` if the program is not installed.
+/// Starts a broker; `more` is added to the `broker:` section of wellhead, in one line. `None` if
+/// the program is not installed.
 pub(crate) fn start(name: &str, more: &str) -> Option<Broker> {
     start_with(name, more, "")
 }

@@ -1,10 +1,13 @@
-//! Users and their permissions. Pure: comparing a password with its hash takes long and is left to the caller.
+//! Users and their permissions. Pure: comparing a password with its hash takes long and is left to
+//! the caller.
 //!
 //! Invariants:
 //! * A permission needs a rule, and a rule that denies wins.
-//! * A client identifier or user name in place of `%c` or `%u` in a rule adds no wildcard and no level.
+//! * A client identifier or user name in place of `%c` or `%u` in a rule adds no wildcard and no
+//!   level.
 //! * A user who does not exist takes as long to refuse as one whose password is wrong.
-//! * A client identifier that fits the rule of some user is for the users whose rules fit it best, and for no others.
+//! * A client identifier that fits the rule of some user is for the users whose rules fit it best,
+//!   and for no others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,7 +48,8 @@ impl TopicPattern {
     }
 }
 
-/// The client identifiers of a user: a text with `%u` for the user name; a `#` at its end matches any rest, also none.
+/// The client identifiers of a user: a text with `%u` for the user name; a `#` at its end matches
+/// any rest, also none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdPattern {
     text: String,
@@ -70,7 +74,8 @@ impl IdPattern {
         })
     }
 
-    /// How well a client identifier fits: the longer the part that is written out, the better. `None` if it does not.
+    /// How well a client identifier fits: the longer the part that is written out, the better.
+    /// `None` if it does not.
     fn fit(&self, client_id: &str, user: &str) -> Option<usize> {
         let start = self.text.replace("%u", user);
         match client_id.strip_prefix(start.as_str()) {
@@ -96,7 +101,8 @@ pub struct AccessRules {
     pub deny_write: Vec<TopicPattern>,
     /// Filters they may not subscribe to, whatever they may read.
     pub deny_subscribe: Vec<TopicPattern>,
-    /// Everything that no `deny` forbids; the topics on which instruments are written to need a rule all the same.
+    /// Everything that no `deny` forbids; the topics on which instruments are written to need a
+    /// rule all the same.
     pub allows_all: bool,
 }
 
@@ -153,7 +159,8 @@ impl Rights {
         })
     }
 
-    /// Bytes they take if one session alone has them, about; 0 for rights that all sessions of a user share.
+    /// Bytes they take if one session alone has them, about; 0 for rights that all sessions of a
+    /// user share.
     pub fn personal_weight(&self) -> usize {
         let lists = [
             &self.read,
@@ -192,13 +199,14 @@ impl Rights {
         ((self.allows_all && !guarded) || any(&self.write, topic)) && !any(&self.deny_write, topic)
     }
 
-    /// True if the state of a bridge connection may be published to `topic`: a rule covers it, or the bridge is the client itself
-    /// (`is_own`) and everything is allowed.
+    /// True if the state of a bridge connection may be published to `topic`: a rule covers it, or
+    /// the bridge is the client itself (`is_own`) and everything is allowed.
     pub fn may_write_state(&self, topic: &TopicName, is_own: bool) -> bool {
         (any(&self.write, topic) || (self.allows_all && is_own)) && !any(&self.deny_write, topic)
     }
 
-    /// True if the session may subscribe to `filter`: not denied, within what `subscribe` lists, and something of it may be read.
+    /// True if the session may subscribe to `filter`: not denied, within what `subscribe` lists,
+    /// and something of it may be read.
     pub fn may_subscribe(&self, filter: &TopicFilter) -> bool {
         let is_denied = self
             .deny_subscribe
@@ -235,7 +243,8 @@ pub enum Login {
     },
     /// The password must be compared with this hash.
     Verify {
-        /// The user; `None` if there is no such user, and the login fails whatever the comparison says.
+        /// The user; `None` if there is no such user, and the login fails whatever the comparison
+        /// says.
         user: Option<ByteString>,
         /// The hash that the password is compared with.
         hash: Hash,
@@ -275,8 +284,9 @@ impl Access {
         }
     }
 
-    /// Memory that logins take, in bytes, however many come: the area in which one password at a time is compared, as large as the
-    /// hash that needs most. Nothing where no user has a password.
+    /// Memory that logins take, in bytes, however many come: the area in which one password at a
+    /// time is compared, as large as the hash that needs most. Nothing where no user has a
+    /// password.
     pub fn login_memory(&self) -> usize {
         let of_users = self
             .users
@@ -348,7 +358,8 @@ impl Access {
         }
     }
 
-    /// The secret for a SCRAM login: made up if there is no such user, so that no client learns that.
+    /// The secret for a SCRAM login: made up if there is no such user, so that no client learns
+    /// that.
     pub fn scram(&self, name: &str) -> (Option<ByteString>, ScramSecret) {
         let known = self
             .users
@@ -394,7 +405,8 @@ impl Access {
             .max()
     }
 
-    /// The rights of a session; `None` if there is no such user any more, or its client identifier must not be put into a rule.
+    /// The rights of a session; `None` if there is no such user any more, or its client identifier
+    /// must not be put into a rule.
     pub fn rights(&self, user: Option<&ByteString>, client_id: &str) -> Option<Arc<Rights>> {
         if let Some(shared) = self.shared.get(&user.cloned()) {
             return Some(shared.clone());

@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! * The number of remembered addresses is bounded.
-//! * Programs of this machine share an address. None of them gets the others banned: wrong passwords do not count there, and a
-//!   program that connects too fast is served after a pause instead of being refused.
-//! * Wrong passwords ban the pair of address and user name first (which the engine does), the address at
-//!   `OF_ADDRESS` times as many, its IPv6 network at `OF_NETWORK` times as many.
-//! * In the same way connections and their rate count by address; the /64 of an IPv6 address has a multiple of both, and leaves a
-//!   quarter of all places to others.
+//! * Programs of this machine share an address. None of them gets the others banned: wrong
+//!   passwords do not count there, and a program that connects too fast is served after a pause
+//!   instead of being refused.
+//! * Wrong passwords ban the pair of address and user name first (which the engine does), the
+//!   address at `OF_ADDRESS` times as many, its IPv6 network at `OF_NETWORK` times as many.
+//! * In the same way connections and their rate count by address; the /64 of an IPv6 address has a
+//!   multiple of both, and leaves a quarter of all places to others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,16 +21,20 @@ use crate::log::network;
 /// The address of a client.
 pub type Address = IpAddr;
 
-/// Addresses that are remembered, or more where more can have connections; beyond it those without a connection are forgotten.
+/// Addresses that are remembered, or more where more can have connections; beyond it those without
+/// a connection are forgotten.
 const MOST_ADDRESSES: usize = 4096;
-/// The limit of an address as a whole, in limits of a pair of address and user name: others may share the address.
+/// The limit of an address as a whole, in limits of a pair of address and user name: others may
+/// share the address.
 const OF_ADDRESS: u32 = 10;
 /// The same for a /64, which may be a whole site.
 const OF_NETWORK: u32 = 100;
-/// The rate and the connections of a /64, in those of an address: a /64 may be one host, or a whole site.
+/// The rate and the connections of a /64, in those of an address: a /64 may be one host, or a whole
+/// site.
 const NETWORK_RATE: u32 = 10;
 const NETWORK_PLACES: usize = 4;
-/// The pause of a program of this machine that connects too fast: its address is that of all others, so it is not refused.
+/// The pause of a program of this machine that connects too fast: its address is that of all
+/// others, so it is not refused.
 const PACE: Duration = Duration::from_millis(500);
 
 /// The bounds.
@@ -37,12 +42,15 @@ const PACE: Duration = Duration::from_millis(500);
 pub struct AdmissionLimits {
     /// Connections at a time.
     pub connections: usize,
-    /// Of these from one address. A /64 of IPv6 may have four times as many, but at most three quarters of all.
+    /// Of these from one address. A /64 of IPv6 may have four times as many, but at most three
+    /// quarters of all.
     pub per_address: usize,
-    /// New connections a second from one address; twice as many at once. A /64 of IPv6 may have ten times as many.
+    /// New connections a second from one address; twice as many at once. A /64 of IPv6 may have ten
+    /// times as many.
     pub rate: u32,
-    /// Wrong passwords for one user name from one address within a minute; then that user is refused there for a minute. An address
-    /// is banned at 10 times as many, a /64 at 100 times as many.
+    /// Wrong passwords for one user name from one address within a minute; then that user is
+    /// refused there for a minute. An address is banned at 10 times as many, a /64 at 100 times as
+    /// many.
     pub failed_logins: u32,
 }
 

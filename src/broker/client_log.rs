@@ -1,8 +1,10 @@
-//! Log lines about clients that connect, are refused and leave. One place decides which lines are too many.
+//! Log lines about clients that connect, are refused and leave. One place decides which lines are
+//! too many.
 //!
-//! Invariants: a line names its address before anything that a client has chosen, so that programs such as fail2ban can rely on it;
-//! a network causes at most [`BURST`] lines of a kind at once and one in [`EVERY`] after that, whatever its clients call themselves; what
-//! a client has chosen is cut to a few hundred bytes.
+//! Invariants: a line names its address before anything that a client has chosen, so that programs
+//! such as fail2ban can rely on it; a network causes at most [`BURST`] lines of a kind at once and
+//! one in [`EVERY`] after that, whatever its clients call themselves; what a client has chosen is
+//! cut to a few hundred bytes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -101,7 +103,8 @@ impl ClientLog {
         }
     }
 
-    /// Logs how many lines of a kind were left out of networks that are quiet again. To be called now and then.
+    /// Logs how many lines of a kind were left out of networks that are quiet again. To be called
+    /// now and then.
     pub(super) fn settle(&self, now: Instant) {
         let overdue = self.lock().overdue(now);
         overdue

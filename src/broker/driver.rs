@@ -1,6 +1,8 @@
-//! The task that owns the engine. In each turn it gives the engine everything that waits, and hands out what the engine has for others.
+//! The task that owns the engine. In each turn it gives the engine everything that waits, and hands
+//! out what the engine has for others.
 //!
-//! Invariants: a connection is woken once a turn, and gets all that the turn has for it; records of a turn are one batch.
+//! Invariants: a connection is woken once a turn, and gets all that the turn has for it; records of
+//! a turn are one batch.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -67,7 +69,8 @@ impl TapQueue {
         }
     }
 
-    /// False if there is no room. QoS 0 may use half of the queue only: it must never take the place of a message that is acknowledged.
+    /// False if there is no room. QoS 0 may use half of the queue only: it must never take the
+    /// place of a message that is acknowledged.
     fn offer(&self, message: Arc<Message>, ticket: Option<Ticket>) -> bool {
         let may_be_lost = ticket.is_none() && message.qos == QoS::AtMostOnce;
         if may_be_lost
@@ -94,8 +97,9 @@ impl TapQueue {
     }
 }
 
-/// Passwords are compared one at a time, in the same memory: logins take one core, and as much memory as the hash that needs most,
-/// however many come. `wellhead passwd` makes hashes that need 19 MiB.
+/// Passwords are compared one at a time, in the same memory: logins take one core, and as much
+/// memory as the hash that needs most, however many come. `wellhead passwd` makes hashes that need
+/// 19 MiB.
 #[derive(Debug, Default)]
 struct Logins {
     waiting: LoginQueue<(Hash, Bytes)>,
@@ -227,7 +231,8 @@ impl BrokerDriver {
         self.engine.fetch_retained(at);
         self.dispatch(at);
         if self.is_stopping {
-            // Nothing is published any more, wills included: the forwarders see the end of their queues.
+            // Nothing is published any more, wills included: the forwarders see the end of their
+            // queues.
             self.taps.clear();
         }
     }
@@ -305,7 +310,8 @@ impl BrokerDriver {
         Some(Input::Opened(id, peer))
     }
 
-    /// A password was compared: the next one has its turn. A wrong one counts also if its client has not waited for the answer.
+    /// A password was compared: the next one has its turn. A wrong one counts also if its client
+    /// has not waited for the answer.
     fn verified(&mut self, id: ConnectionId, is_right: bool, at: Instant) {
         let claim = self.logins.current.take();
         self.verify_next();

@@ -1,10 +1,13 @@
-//! The broker's records on disk: batches go to the thread of the journal, which reports the last one that is durable.
+//! The broker's records on disk: batches go to the thread of the journal, which reports the last
+//! one that is durable.
 //!
 //! Invariants:
-//! * A batch is reported only after the commit it was in. A batch that a client waits for is written at once, but over a minute
-//!   commits are `save_every` apart: the wear of a card is bounded, and batches share commits. Other batches may wait for a second.
-//! * The batches that wait for the disk are bounded. When the disk refuses, or is far too slow, they are given up, and a checkpoint of
-//!   the whole state takes their place as soon as the disk works; nothing that depends on them is reported before that is durable.
+//! * A batch is reported only after the commit it was in. A batch that a client waits for is
+//!   written at once, but over a minute commits are `save_every` apart: the wear of a card is
+//!   bounded, and batches share commits. Other batches may wait for a second.
+//! * The batches that wait for the disk are bounded. When the disk refuses, or is far too slow,
+//!   they are given up, and a checkpoint of the whole state takes their place as soon as the disk
+//!   works; nothing that depends on them is reported before that is durable.
 //! * After a checkpoint everything older is settled, and its partitions go.
 
 use std::path::Path;

@@ -1,10 +1,13 @@
-//! Hashes of passwords: argon2, and those of mosquitto (`$6$`, salted SHA-512; `$7$`, PBKDF2 with SHA-512). Pure; a check takes long and
-//! much memory, so its caller runs it aside, one at a time.
+//! Hashes of passwords: argon2, and those of mosquitto (`$6$`, salted SHA-512; `$7$`, PBKDF2 with
+//! SHA-512). Pure; a check takes long and much memory, so its caller runs it aside, one at a time.
 //!
 //! Invariants:
-//! * The cost of one check is bounded when a hash is read: [`MOST_KIB`] of memory and [`MOST_WORK`] of memory times passes.
-//! * A check of a hash of mosquitto takes no less time than one of argon2: the time of a refusal does not show which it was.
-//! * Checks that share a [`Workspace`] share its memory: a thousand logins take no more than the one that needs most.
+//! * The cost of one check is bounded when a hash is read: [`MOST_KIB`] of memory and [`MOST_WORK`]
+//!   of memory times passes.
+//! * A check of a hash of mosquitto takes no less time than one of argon2: the time of a refusal
+//!   does not show which it was.
+//! * Checks that share a [`Workspace`] share its memory: a thousand logins take no more than the
+//!   one that needs most.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -27,8 +30,8 @@ const MOST_WORK: u32 = 4 * MOST_KIB;
 /// Bytes of the longest salt of the PHC format.
 const LONGEST_SALT: usize = 64;
 
-/// The memory that checks work in. It grows to what the largest hash so far needed and is kept, because an allocator that gets such
-/// a block back may keep it beside the next one.
+/// The memory that checks work in. It grows to what the largest hash so far needed and is kept,
+/// because an allocator that gets such a block back may keep it beside the next one.
 #[derive(Default)]
 pub struct Workspace(Vec<Block>);
 
@@ -62,7 +65,8 @@ struct OfMosquitto {
 }
 
 impl OfMosquitto {
-    /// `$6$<salt>$<digest>` or `$7$<iterations>$<salt>$<digest>`, in Base64; `None` for anything else.
+    /// `$6$<salt>$<digest>` or `$7$<iterations>$<salt>$<digest>`, in Base64; `None` for anything
+    /// else.
     fn parse(text: &str) -> Option<Self> {
         let (iterations, rest) = match text.strip_prefix("$7$") {
             Some(rest) => {
@@ -106,7 +110,8 @@ impl OfMosquitto {
 pub struct Hash(Arc<str>);
 
 impl Hash {
-    /// Reads what [`Hash::of_password`] wrote, or another program. Refuses a hash whose check would take too much memory or time.
+    /// Reads what [`Hash::of_password`] wrote, or another program. Refuses a hash whose check would
+    /// take too much memory or time.
     pub fn new(text: &str) -> Result<Self, String> {
         if let Some(found) = OfMosquitto::parse(text) {
             return match found.iterations {
@@ -164,7 +169,8 @@ impl Hash {
             .to_string())
     }
 
-    /// Compares in constant time; takes as long as hashing. The memory for it is that of `workspace`.
+    /// Compares in constant time; takes as long as hashing. The memory for it is that of
+    /// `workspace`.
     pub fn matches(&self, password: &[u8], workspace: &mut Workspace) -> bool {
         if let Some(found) = OfMosquitto::parse(&self.0) {
             let is_right = found.matches(password);
@@ -176,7 +182,8 @@ impl Hash {
             .is_some_and(|(expected, found)| expected == found)
     }
 
-    /// The hash, and what it would be for this password; `None` cannot happen to a hash that [`Hash::new`] took.
+    /// The hash, and what it would be for this password; `None` cannot happen to a hash that
+    /// [`Hash::new`] took.
     fn hashed(&self, password: &[u8], workspace: &mut Workspace) -> Option<(Output, Output)> {
         let hash = PasswordHash::new(&self.0).ok()?;
         let (expected, salt) = hash.hash.zip(hash.salt)?;

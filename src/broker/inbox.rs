@@ -1,6 +1,8 @@
-//! Events from connections to the engine, and its orders to each of them. Locks are held for a few instructions only.
+//! Events from connections to the engine, and its orders to each of them. Locks are held for a few
+//! instructions only.
 //!
-//! Invariants: connections stop reading while the inbox is full; what the engine has for a connection is bounded by the engine.
+//! Invariants: connections stop reading while the inbox is full; what the engine has for a
+//! connection is bounded by the engine.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -167,7 +169,8 @@ impl ConnectionHandle {
         self.task.wake();
     }
 
-    /// Moves what is to be written behind `output`. Returns whether nothing may be read, and whether it is over.
+    /// Moves what is to be written behind `output`. Returns whether nothing may be read, and
+    /// whether it is over.
     pub(super) fn collect(&self, output: &mut OutputBuffer) -> (bool, bool) {
         let mut state = lock(&self.state);
         output.append(&mut state.output);

@@ -31,8 +31,8 @@ pub(super) enum JournalItem {
     End,
 }
 
-/// The items that wait for the thread. `bytes` is the size of its batches, and `since` is when the oldest item came: the three change
-/// together.
+/// The items that wait for the thread. `bytes` is the size of its batches, and `since` is when the
+/// oldest item came: the three change together.
 #[derive(Debug, Default)]
 pub(super) struct JournalItems {
     pub(super) items: Vec<JournalItem>,
@@ -150,7 +150,8 @@ impl JournalWriter {
         }
     }
 
-    /// Waits until a commit is due: the items, whether earlier ones were given up, and whether the queue is closed.
+    /// Waits until a commit is due: the items, whether earlier ones were given up, and whether the
+    /// queue is closed.
     fn next(&mut self) -> (Vec<JournalItem>, bool, bool) {
         let queue = self.queue.clone();
         let mut shared = queue.lock();

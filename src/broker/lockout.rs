@@ -1,7 +1,8 @@
 //! Wrong passwords, counted: who has had too many within a minute is locked for a minute. Pure.
 //!
-//! Invariants: what is remembered is bounded; a lock is never forgotten before its time. Where [`MOST_KNOWN`] are locked, every other
-//! comes is neither counted nor locked: each lock has cost many comparisons of a password, which are slow.
+//! Invariants: what is remembered is bounded; a lock is never forgotten before its time. Where
+//! [`MOST_KNOWN`] are locked, every other comes is neither counted nor locked: each lock has cost
+//! many comparisons of a password, which are slow.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,7 +20,8 @@ struct Count {
     since: Instant,
 }
 
-/// Wrong passwords by whatever they are counted by: an address, a network, an address with a user name.
+/// Wrong passwords by whatever they are counted by: an address, a network, an address with a user
+/// name.
 #[derive(Debug)]
 pub(super) struct Lockout<K> {
     limit: u32,

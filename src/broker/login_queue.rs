@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! * At most [`MOST_WAITING`] logins wait.
-//! * Sources take turns, and share the places: a source with many logins gives the latest of them up for one with fewer. A source is
-//!   a network; on this machine, where every program has the same address, it is a user name, and one more for unknown names.
+//! * Sources take turns, and share the places: a source with many logins gives the latest of them
+//!   up for one with fewer. A source is a network; on this machine, where every program has the
+//!   same address, it is a user name, and one more for unknown names.
 //! * Within a source each pair of address and user name has its share in the same way.
 
 use std::collections::{HashSet, VecDeque};
@@ -66,7 +67,8 @@ impl<T> Default for LoginQueue<T> {
 }
 
 impl<T> LoginQueue<T> {
-    /// Lets a login wait. Returns the connection that finds no place: this one, or one of a source with more than its share.
+    /// Lets a login wait. Returns the connection that finds no place: this one, or one of a source
+    /// with more than its share.
     pub(super) fn push(&mut self, claim: Claim, job: T) -> Option<ConnectionId> {
         let refused = if self.waiting.len() < MOST_WAITING {
             None
@@ -138,11 +140,13 @@ impl<T> LoginQueue<T> {
             .map(|(count, source)| (source, count))
     }
 
-    /// Takes the latest login out of the source and pair with most; `None` if the newcomer would have as much.
+    /// Takes the latest login out of the source and pair with most; `None` if the newcomer would
+    /// have as much.
     fn make_room(&mut self, newcomer: &Claim) -> Option<ConnectionId> {
         let source = newcomer.source();
         let (largest, count) = self.largest()?;
-        // Within its own source a pair of address and name has its share, if no other source has more than this one.
+        // Within its own source a pair of address and name has its share, if no other source has
+        // more than this one.
         let loser = if count > self.held(&source) + 1 {
             largest
         } else {
@@ -266,7 +270,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(crate::testing::cases(256, module_path!()))]
-        /// During a flood, a source that has nothing in the queue finds a place, and is served after at most one turn of each other.
+        /// During a flood, a source that has nothing in the queue finds a place, and is served
+        /// after at most one turn of each other.
         #[test]
         fn nobody_is_starved(floods in prop::collection::vec((0u8..4, 0u8..3), 0..200), pops in prop::collection::vec(any::<bool>(), 0..200)) {
             let mut queue = LoginQueue::default();

@@ -1,10 +1,13 @@
-//! The embedded MQTT broker: a pure engine, one task that drives it, a journal, listeners and connections.
+//! The embedded MQTT broker: a pure engine, one task that drives it, a journal, listeners and
+//! connections.
 //!
 //! Invariants:
 //! * One task owns the [`engine::Engine`]; all others reach it through one bounded inbox.
-//! * Nothing a connection does makes another one wait: its output is bounded, and a connection that does not take it is closed.
-//! * The broker never waits for an outbox or a disk: a client with much that waits for one is read no further, all others are served.
-//!   Messages that a full queue to an outbox cannot take are not acknowledged (QoS 1 and 2), or dropped and counted (QoS 0).
+//! * Nothing a connection does makes another one wait: its output is bounded, and a connection that
+//!   does not take it is closed.
+//! * The broker never waits for an outbox or a disk: a client with much that waits for one is read
+//!   no further, all others are served. Messages that a full queue to an outbox cannot take are not
+//!   acknowledged (QoS 1 and 2), or dropped and counted (QoS 0).
 //!
 //! It knows nothing of uplinks and instruments.
 
@@ -58,7 +61,8 @@ impl Broker {
         self.inbox.push(InboxEvent::Stored(ticket, answer));
     }
 
-    /// Ends the session of a client identifier, and its connection. False if there is none; an error if the broker is stopping.
+    /// Ends the session of a client identifier, and its connection. False if there is none; an
+    /// error if the broker is stopping.
     pub async fn end_session(&self, client_id: &str) -> Result<bool, oneshot::error::RecvError> {
         let (reply, told) = oneshot::channel();
         self.inbox

@@ -1,6 +1,7 @@
 //! The server's side of SCRAM-SHA-256 [RFC 5802, RFC 7677], without channel binding. Pure.
 //!
-//! Invariants: no password is stored, only what RFC 5802 calls StoredKey and ServerKey; proofs are compared in constant time.
+//! Invariants: no password is stored, only what RFC 5802 calls StoredKey and ServerKey; proofs are
+//! compared in constant time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,7 +21,8 @@ const LONGEST_FIRST: usize = 2048;
 /// More would keep clients busy for minutes.
 const MOST_ITERATIONS: u32 = 1_000_000;
 
-/// The part of a password that the server keeps: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in Base64.
+/// The part of a password that the server keeps:
+/// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in Base64.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramSecret {
     iterations: u32,

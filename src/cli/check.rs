@@ -1,4 +1,5 @@
-//! `wellhead check`: every fault of a file, or the plan of the gateway; for people, or as JSON for scripts.
+//! `wellhead check`: every fault of a file, or the plan of the gateway; for people, or as JSON for
+//! scripts.
 
 mod describe;
 mod plan;
@@ -46,7 +47,8 @@ struct CheckReport {
     plan: Option<Plan>,
 }
 
-/// Prints the plan of a file. Faults are the failure; with `--json` they are in a report on stdout, like the plan.
+/// Prints the plan of a file. Faults are the failure; with `--json` they are in a report on stdout,
+/// like the plan.
 pub(super) fn check(arguments: CheckArguments) -> Result<(), Failure> {
     let CheckArguments { file, json, points } = arguments;
     let file = chosen(file)?;

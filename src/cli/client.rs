@@ -42,7 +42,8 @@ pub(super) struct BrokerAccess {
 }
 
 impl BrokerAccess {
-    /// The file that is named, else the usual one, if there is one. With a named broker no file is needed, nor the right to read it.
+    /// The file that is named, else the usual one, if there is one. With a named broker no file is
+    /// needed, nor the right to read it.
     pub(super) fn file(&self) -> Option<PathBuf> {
         self.file
             .clone()

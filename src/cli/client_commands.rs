@@ -1,4 +1,5 @@
-//! `wellhead sub`, `pub`, `read` and `write`: MQTT clients of the local broker, for use at a terminal.
+//! `wellhead sub`, `pub`, `read` and `write`: MQTT clients of the local broker, for use at a
+//! terminal.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Read};
@@ -108,8 +109,8 @@ fn print(message: &Publish, only_payload: bool) -> Result<bool, Failure> {
     put(&line(message, only_payload, io::stdout().is_terminal()))
 }
 
-/// A message as it is printed. Topics are always escaped, for otherwise one could look like the start of another line; payloads only
-/// for a terminal: programs behind a pipe want the bytes.
+/// A message as it is printed. Topics are always escaped, for otherwise one could look like the
+/// start of another line; payloads only for a terminal: programs behind a pipe want the bytes.
 fn line(message: &Publish, only_payload: bool, is_terminal: bool) -> Vec<u8> {
     let mut line = Vec::new();
     if let Some(topic) = message.topic.as_ref().filter(|_| !only_payload) {
@@ -193,7 +194,8 @@ fn unknown<'a>(
     Failure::runtime(format!("there is no {what} \"{name}\" in {file}; {hint}"))
 }
 
-/// The newest message of a point at a named broker, found by the usual topics, without the YAML file.
+/// The newest message of a point at a named broker, found by the usual topics, without the YAML
+/// file.
 fn first_message(
     access: &BrokerAccess,
     device: &str,

@@ -1,4 +1,5 @@
-//! Texts that fit into the columns of a terminal. Widths are those of cells: a wide character takes two.
+//! Texts that fit into the columns of a terminal. Widths are those of cells: a wide character takes
+//! two.
 
 use std::io;
 
@@ -62,7 +63,8 @@ fn take(character: char, left: &mut usize) -> bool {
     }
 }
 
-/// `head` and `text` in lines of at most `width` cells, with line ends; lines after the first begin below the text.
+/// `head` and `text` in lines of at most `width` cells, with line ends; lines after the first begin
+/// below the text.
 pub(super) fn wrapped(head: &str, text: &str, width: usize) -> String {
     let indent = head.width();
     let room = width.saturating_sub(indent).max(1);

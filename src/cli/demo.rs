@@ -1,8 +1,8 @@
 //! `wellhead demo`: the whole data path on one machine, with an outage and a kill -9 in the middle.
 //!
-//! Instruments (Modbus TCP and RTU on a pseudo-terminal), this program as the gateway in a process of its own, a second broker as
-//! the remote, and between the two a link that can be cut. A ledger compares acknowledged messages with those that arrive at the
-//! remote.
+//! Instruments (Modbus TCP and RTU on a pseudo-terminal), this program as the gateway in a process
+//! of its own, a second broker as the remote, and between the two a link that can be cut. A ledger
+//! compares acknowledged messages with those that arrive at the remote.
 
 mod client;
 mod ledger;
@@ -218,7 +218,8 @@ async fn set_up(folder: &Path) -> Result<DemoSetup, String> {
     let bus = folder.join("bus");
     let file = folder.join("gateway.yaml");
     let uplink = format!("mqtt://{}", link.address);
-    // The registers to serve are read from the file itself; the port of the instruments is known after that.
+    // The registers to serve are read from the file itself; the port of the instruments is known
+    // after that.
     let yaml = |plant: &str| yaml(plant, &bus, local_port, &uplink);
     let config = config::parse("gateway.yaml", &yaml("127.0.0.1:502"), folder)
         .map_err(|faults| format!("{faults:?}"))?;

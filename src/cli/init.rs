@@ -18,7 +18,8 @@ use answers::Answers;
 use instrument::Instrument;
 use yaml::{checked, quoted, uplinks};
 
-/// The arguments of the command; a missing one is asked for in a terminal, and has its default otherwise.
+/// The arguments of the command; a missing one is asked for in a terminal, and has its default
+/// otherwise.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   wellhead init                                  asks what it needs
@@ -45,7 +46,8 @@ pub(super) struct Init {
     /// Its Modbus address [default: the factory setting of the profile, or 1]
     #[arg(long)]
     unit: Option<u8>,
-    /// Its address, if it is a plain instrument with addresses [default: the factory setting of the profile]
+    /// Its address, if it is a plain instrument with addresses [default: the factory setting of the
+    /// profile]
     #[arg(long, conflicts_with = "unit")]
     address: Option<String>,
     /// Its name
@@ -54,7 +56,8 @@ pub(super) struct Init {
     /// Address of a remote broker, or `aws-iot` or `azure-iot-hub`
     #[arg(long, value_name = "ADDRESS")]
     uplink: Option<String>,
-    /// Folder for the outbox and the broker's state [default: /var/lib/wellhead in /etc/wellhead, else wellhead-data]
+    /// Folder for the outbox and the broker's state [default: /var/lib/wellhead in /etc/wellhead,
+    /// else wellhead-data]
     #[arg(long, value_name = "FOLDER")]
     folder: Option<String>,
     /// Ask no questions

@@ -84,7 +84,8 @@ impl Via {
         Ok(LineAddress::of(typed, wire, self.within.0))
     }
 
-    /// The gateway of the file. A device or an address needs no file; a wrong one is ignored then, unless it was named.
+    /// The gateway of the file. A device or an address needs no file; a wrong one is ignored then,
+    /// unless it was named.
     fn gateway_for(&self, form: &Form) -> Result<Option<config::Gateway>, Failure> {
         match self.gateway() {
             Err(failure) if *form != Form::Name && self.file.is_none() => {

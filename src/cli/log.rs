@@ -1,10 +1,13 @@
-//! The log: lines on stderr, or entries of the journal when systemd has connected stderr to it; or JSON, an object a line on stderr.
+//! The log: lines on stderr, or entries of the journal when systemd has connected stderr to it; or
+//! JSON, an object a line on stderr.
 //!
-//! An entry of the journal has the level as its priority, the sentence with its fields as its message, and each field once more by
-//! itself, `line=plant` as `WELLHEAD_LINE=plant`, so that `journalctl WELLHEAD_LINE=plant` finds it.
+//! An entry of the journal has the level as its priority, the sentence with its fields as its
+//! message, and each field once more by itself, `line=plant` as `WELLHEAD_LINE=plant`, so that
+//! `journalctl WELLHEAD_LINE=plant` finds it.
 //!
-//! Invariants: an entry is one line whatever its texts hold, because they may come from peers: they are escaped here, for both ways.
-//! A value with spaces, quotes or `=` is quoted, so that none can be taken for another field.
+//! Invariants: an entry is one line whatever its texts hold, because they may come from peers: they
+//! are escaped here, for both ways. A value with spaces, quotes or `=` is quoted, so that none can
+//! be taken for another field.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
@@ -61,7 +64,8 @@ pub(super) fn start(format: Format) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A level, or several parts of the program with a level each. A word that is no level would be taken for the name of a part.
+/// A level, or several parts of the program with a level each. A word that is no level would be
+/// taken for the name of a part.
 fn filter(typed: &str) -> Result<EnvFilter, String> {
     let known = || LEVELS.join(", ");
     for part in typed
@@ -338,7 +342,8 @@ impl JournalEntry {
         text
     }
 
-    /// As the journal takes it: `NAME=value` where the value is one line, else `NAME`, its length and the value.
+    /// As the journal takes it: `NAME=value` where the value is one line, else `NAME`, its length
+    /// and the value.
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         let mut put = |name: &str, value: &str| {

@@ -1,4 +1,5 @@
-//! `wellhead completions` and `wellhead man`: generated from the command line's own description, and the page of the YAML file from its schema.
+//! `wellhead completions` and `wellhead man`: generated from the command line's own description,
+//! and the page of the YAML file from its schema.
 
 mod markdown;
 mod roff;
@@ -19,7 +20,8 @@ pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
     put(&script).map(drop)
 }
 
-/// Writes the page of the YAML file to stdout as a chapter in Markdown; no other page has that form.
+/// Writes the page of the YAML file to stdout as a chapter in Markdown; no other page has that
+/// form.
 pub(super) fn chapter(words: &[String]) -> Result<(), Failure> {
     if words != [FILE] {
         let message = format!(
@@ -33,7 +35,8 @@ pub(super) fn chapter(words: &[String]) -> Result<(), Failure> {
     put(markdown::chapter().as_bytes()).map(drop)
 }
 
-/// Writes a manual page to stdout: of the program, of one command by its words, or of the YAML file.
+/// Writes a manual page to stdout: of the program, of one command by its words, or of the YAML
+/// file.
 pub(super) fn man(words: &[String]) -> Result<(), Failure> {
     if words == [FILE] {
         return put(roff::page(env!("CARGO_PKG_VERSION")).as_bytes()).map(drop);

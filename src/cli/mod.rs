@@ -1,4 +1,5 @@
-//! The command line: one file or folder per command. Errors become one line on stderr and an exit code.
+//! The command line: one file or folder per command. Errors become one line on stderr and an exit
+//! code.
 
 mod check;
 mod client;
@@ -35,12 +36,14 @@ use crate::config::{self, LoadError};
 use crate::log::{Format, Printable};
 use crate::mqtt::TopicFilter;
 
-/// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart the service then.
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart the service
+/// then.
 const CONFIG: u8 = 78;
 const RUNTIME: u8 = 1;
 const USAGE: u8 = 2;
 
-/// Edge gateway: serial and Modbus instruments, a local MQTT broker, and an uplink that loses nothing
+/// Edge gateway: serial and Modbus instruments, a local MQTT broker, and an uplink that loses
+/// nothing
 #[derive(Debug, Parser)]
 #[command(
     name = "wellhead",
@@ -65,11 +68,13 @@ enum Command {
         /// Real-time priority of the threads of serial lines (SCHED_FIFO); the system must allow it
         #[arg(long, value_name = "1-99", env = "WELLHEAD_LINE_PRIORITY", value_parser = clap::value_parser!(u8).range(1..=99))]
         line_priority: Option<u8>,
-        /// How the log is written: text, or json (an object a line) [default: log.format of the YAML file, else text]
+        /// How the log is written: text, or json (an object a line) [default: log.format of the
+        /// YAML file, else text]
         #[arg(long, value_name = "FORMAT", env = "WELLHEAD_LOG_FORMAT")]
         log_format: Option<Format>,
     },
-    /// Reload the configuration of the running gateway (a file with mistakes changes nothing; only changed parts restart)
+    /// Reload the configuration of the running gateway (a file with mistakes changes nothing; only
+    /// changed parts restart)
     #[command(
         after_help = "Examples:\n  wellhead reload                                prints what changed\n  systemctl reload wellhead                      the same; the report is in the journal"
     )]
@@ -77,12 +82,14 @@ enum Command {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
     },
-    /// Check a YAML file: list every mistake with its position, or show the polling plan and the cost of each uplink
+    /// Check a YAML file: list every mistake with its position, or show the polling plan and the
+    /// cost of each uplink
     #[command(
         after_help = "Examples:\n  wellhead check gateway.yaml\n  wellhead check --points\n  wellhead check --json | jq '.plan.uplinks[].bytes_per_month'\n  wellhead check --json | jq -r '.faults[].message'"
     )]
     Check(check::CheckArguments),
-    /// Simulate the devices in a YAML file: TCP lines on their address, serial lines on a pseudo-terminal
+    /// Simulate the devices in a YAML file: TCP lines on their address, serial lines on a
+    /// pseudo-terminal
     #[command(
         after_help = "Examples:\n  wellhead simulate gateway.yaml\n  wellhead simulate gateway.yaml --line bus --fault 'crc every 10'\n  wellhead simulate gateway.yaml --baud-true --turnaround 20ms"
     )]
@@ -118,14 +125,16 @@ enum Command {
     /// Convert points between YAML and CSV for spreadsheets
     #[command(subcommand)]
     Points(points_csv::PointsCommand),
-    /// Watch it work for half a minute: simulated instruments, a gateway, a remote broker, an outage and a kill -9
+    /// Watch it work for half a minute: simulated instruments, a gateway, a remote broker, an
+    /// outage and a kill -9
     #[command(
         after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger"
     )]
     Demo,
     /// Subscribe to the gateway's broker and print messages
     ///
-    /// Topics are printed without control characters. So are payloads on a terminal; a pipe or a file gets the bytes of payloads unchanged.
+    /// Topics are printed without control characters. So are payloads on a terminal; a pipe or a
+    /// file gets the bytes of payloads unchanged.
     #[command(
         after_help = "Examples:\n  wellhead sub                                   everything\n  wellhead sub 'plant/+/flow' -n 10\n  wellhead sub --to mqtt://10.0.0.7:1883 --user hmi --password-file pw"
     )]
@@ -273,12 +282,14 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// The error of a command line, `words` without the name of the program; `None` if the program accepts it.
+/// The error of a command line, `words` without the name of the program; `None` if the program
+/// accepts it.
 pub fn misunderstood(words: &[&str]) -> Option<clap::Error> {
     Arguments::try_parse_from(["wellhead"].iter().chain(words)).err()
 }
 
-/// Prints a line to stderr. Control characters, which peers and files could put into it, are escaped.
+/// Prints a line to stderr. Control characters, which peers and files could put into it, are
+/// escaped.
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
     eprintln!("{}", Printable::lines(line));

@@ -1,7 +1,7 @@
 //! `wellhead outbox`: shows, exports or deletes messages queued for remote brokers.
 //!
-//! `show` and `export` read the files without opening their databases, so that they disturb no gateway; `purge` takes the folder, or
-//! asks the gateway that has it.
+//! `show` and `export` read the files without opening their databases, so that they disturb no
+//! gateway; `purge` takes the folder, or asks the gateway that has it.
 
 mod export;
 mod purge;
@@ -81,7 +81,8 @@ pub(super) struct OutboxLocation {
 /// Conditions that a message must all meet.
 #[derive(Debug, Args)]
 pub(super) struct Only {
-    /// Only these numbers, as `export` shows them in `seq`: 17, or 17..20; can be given several times
+    /// Only these numbers, as `export` shows them in `seq`: 17, or 17..20; can be given several
+    /// times
     #[arg(long, value_name = "NUMBER", value_parser = numbers)]
     number: Vec<(u64, u64)>,
     /// Only topics that match; + and # as in a subscription

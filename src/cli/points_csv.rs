@@ -22,7 +22,8 @@ pub(super) enum PointsCommand {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
-    /// Convert a CSV file to `points:`; it has a column `name` and one for each key (holding, type, scale, ...)
+    /// Convert a CSV file to `points:`; it has a column `name` and one for each key (holding, type,
+    /// scale, ...)
     #[command(
         after_help = "Examples:\n  wellhead points import inlet.csv               paste it into gateway.yaml, or into profiles/<name>.yaml\n  wellhead points import - < inlet.csv"
     )]

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::{Failure, put};
 use crate::config::{self, presets};
 
-/// Lists the profiles whose name or description holds `word`; prints the text of the one whose name it is.
+/// Lists the profiles whose name or description holds `word`; prints the text of the one whose name
+/// it is.
 pub(super) fn profiles(word: &str) -> Result<(), Failure> {
     let mut out = String::new();
     if let Some(text) = presets::text(word) {
@@ -58,7 +59,8 @@ pub(super) fn chapter() -> Result<(), Failure> {
 /// A comment line of this length continues on the next one.
 const WRAPPED: usize = 100;
 
-/// The description of a profile: the first line of its comment, or the whole first sentence if that is wrapped.
+/// The description of a profile: the first line of its comment, or the whole first sentence if that
+/// is wrapped.
 fn title(text: &str) -> String {
     let mut lines = text
         .lines()

@@ -22,7 +22,8 @@ pub(super) fn run(
     line_priority: Option<u8>,
     format: Option<Format>,
 ) -> Result<(), Failure> {
-    // The file is read again below, after a delay in which its faults may have been corrected; they are reported there.
+    // The file is read again below, after a delay in which its faults may have been corrected; they
+    // are reported there.
     log::start(format.unwrap_or_else(|| {
         config::load(file)
             .map(|config| config.log)

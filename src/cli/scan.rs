@@ -52,8 +52,8 @@ pub(super) struct Scan {
     /// Modbus addresses [default: 1-247, or the factory setting of the profile]
     #[arg(long, value_parser = units)]
     units: Option<UnitList>,
-    /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: the factory setting of the profile, that
-    /// of the line, 9600 8N1]
+    /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: the
+    /// factory setting of the profile, that of the line, 9600 8N1]
     #[arg(long = "speed", value_name = "SPEED")]
     speeds: Vec<String>,
     /// Try the factory settings of a profile; `wellhead profiles NAME` shows them

@@ -1,6 +1,7 @@
 //! `wellhead simulate`: the devices of a YAML file, for any Modbus client, or as plain instruments.
 //!
-//! Faults are given by `--fault` and by lines on standard input, so that a script can drive it: `fault <fault>`, `clear`, `count`.
+//! Faults are given by `--fault` and by lines on standard input, so that a script can drive it:
+//! `fault <fault>`, `clear`, `count`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +31,8 @@ pub(super) struct SimulateArguments {
     /// Simulate only this line; can be given several times
     #[arg(long = "line", value_name = "NAME")]
     lines: Vec<String>,
-    /// A fault to inject, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed
-    /// while it runs: `fault <fault>`, `clear`
+    /// A fault to inject, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can
+    /// be given several times, and typed while it runs: `fault <fault>`, `clear`
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<InjectedFault>,
     /// Send bytes on serial lines as slowly as the speed of the line allows
@@ -248,7 +249,8 @@ impl LineServer<'_> {
         let served = self.served(port, is_text);
         let (path, stop) = (Path::new(&port.path), self.stop.clone());
         let _inside = thread.handle().enter();
-        // A path that exists is a real device, by whatever name; only a link to nothing is replaced.
+        // A path that exists is a real device, by whatever name; only a link to nothing is
+        // replaced.
         if path.exists() {
             let wire = port.open().map_err(|error| error.to_string())?;
             say(&format!("line {}: {what} on {}", line.name, port.path));
@@ -410,7 +412,8 @@ async fn serve(
 /// A pseudo-terminal behind a symbolic link.
 pub(super) struct PseudoTerminal {
     near: SerialStream,
-    /// Held open, so that the near end does not end when a client closes it; without a lock, so that clients may have one.
+    /// Held open, so that the near end does not end when a client closes it; without a lock, so
+    /// that clients may have one.
     _far: std::os::fd::OwnedFd,
     link: PathBuf,
 }

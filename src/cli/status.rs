@@ -1,4 +1,5 @@
-//! `wellhead status`: the state of the running gateway: the status line of the service manager, and a row for each line and uplink.
+//! `wellhead status`: the state of the running gateway: the status line of the service manager, and
+//! a row for each line and uplink.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -59,7 +59,8 @@ pub(super) struct Trace {
     count: Option<u64>,
 }
 
-/// Shows the frames of a line up to the limits that were given, or until the reader closes the pipe.
+/// Shows the frames of a line up to the limits that were given, or until the reader closes the
+/// pipe.
 pub(super) fn trace(trace: &Trace) -> Result<(), Failure> {
     let config = config::load(&chosen(trace.file.clone())?)?;
     let line = line(trace, &config)?;

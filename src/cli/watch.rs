@@ -1,10 +1,11 @@
-//! `wellhead watch`: a live table of values in a terminal; a line for each value in a pipe, and in a terminal that cannot move its
-//! cursor (`TERM=dumb`).
+//! `wellhead watch`: a live table of values in a terminal; a line for each value in a pipe, and in
+//! a terminal that cannot move its cursor (`TERM=dumb`).
 //!
-//! One thread reads from the broker, another waits for signals; the main thread draws and reads the keyboard. The queue between them is
-//! bounded: a blocked terminal makes the broker wait.
+//! One thread reads from the broker, another waits for signals; the main thread draws and reads the
+//! keyboard. The queue between them is bounded: a blocked terminal makes the broker wait.
 //!
-//! Invariants: the terminal is as it was before, however this ends, except by SIGKILL; nothing that a peer has sent moves its cursor.
+//! Invariants: the terminal is as it was before, however this ends, except by SIGKILL; nothing that
+//! a peer has sent moves its cursor.
 
 mod screen;
 mod table;
@@ -61,7 +62,8 @@ pub(super) struct WatchArguments {
     filters: Vec<TopicFilter>,
 }
 
-/// Shows values until it is interrupted, the reader closes the pipe, or the lines that were asked for are written.
+/// Shows values until it is interrupted, the reader closes the pipe, or the lines that were asked
+/// for are written.
 pub(super) fn watch(arguments: WatchArguments) -> Result<(), Failure> {
     let WatchArguments {
         access,

@@ -1,4 +1,5 @@
-//! From one configuration to the next while the gateway runs: numbers that stay, parts that restart, sections that cannot change.
+//! From one configuration to the next while the gateway runs: numbers that stay, parts that
+//! restart, sections that cannot change.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,8 +26,8 @@ pub struct Diff {
 }
 
 impl Gateway {
-    /// Gives devices and points the numbers that they have in `running`, by their names; new ones get numbers that were never used. What is
-    /// gone keeps its place in the lists.
+    /// Gives devices and points the numbers that they have in `running`, by their names; new ones
+    /// get numbers that were never used. What is gone keeps its place in the lists.
     pub fn continue_from(&mut self, running: &Self) {
         let numbers = Renumbering::new(self, running);
         self.availability = placed(&running.availability, &self.availability, &numbers.devices);

@@ -40,7 +40,8 @@ pub struct Diagnostic {
     pub column: usize,
     /// The mistake, and its remedy.
     pub message: String,
-    /// The line of the file with a mark below the place, each on a line of its own; empty where that does not help.
+    /// The line of the file with a mark below the place, each on a line of its own; empty where
+    /// that does not help.
     pub excerpt: String,
 }
 
@@ -181,7 +182,8 @@ impl Diagnostics {
         self.hidden.hide(value, shown);
     }
 
-    /// Another file; what is found in it is noted under the number that is returned. Lines are shown of files that are ours only.
+    /// Another file; what is found in it is noted under the number that is returned. Lines are
+    /// shown of files that are ours only.
     pub(super) fn add_file(&mut self, file: &str, text: &str, is_ours: bool) -> usize {
         self.files.push(SourceFile::new(file, text, is_ours));
         self.files.len() - 1

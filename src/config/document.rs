@@ -1,7 +1,8 @@
 //! A YAML document with the place of every node, read into types with all faults at once.
 //!
-//! serde_yaml parses and types; it knows no positions and stops at the first fault. So the structure is read once more for the
-//! positions, and typing is repeated: each fault is noted, the node that caused it is taken out, and the rest is tried again.
+//! serde_yaml parses and types; it knows no positions and stops at the first fault. So the
+//! structure is read once more for the positions, and typing is repeated: each fault is noted, the
+//! node that caused it is taken out, and the rest is tried again.
 
 mod change;
 mod filters;
@@ -26,7 +27,8 @@ use nodes::{Builder, Children, Node};
 
 /// Faults of one file that are looked for; a file with more is not one of ours.
 const MAX_FAULTS: usize = 100;
-/// After each fault the rest is read again: of a large file fewer faults are looked for, so that they take no longer than those of a small one.
+/// After each fault the rest is read again: of a large file fewer faults are looked for, so that
+/// they take no longer than those of a small one.
 const MOST_READ: usize = 4_000_000;
 const LEAST_FAULTS: usize = 10;
 /// Settings that are planned: not known, but not a slip of the pen either.
@@ -122,7 +124,8 @@ impl Document {
         })
     }
 
-    /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
+    /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a
+    /// `T`.
     pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Diagnostics) -> Option<T> {
         let mut removed = self.take_away(faults);
         let most_faults = (MOST_READ / self.places.size()).clamp(LEAST_FAULTS, MAX_FAULTS);
@@ -146,7 +149,8 @@ impl Document {
         None
     }
 
-    /// Notes a fault of serde; returns the path of the node that caused it. `removed` are keys that were taken out before.
+    /// Notes a fault of serde; returns the path of the node that caused it. `removed` are keys that
+    /// were taken out before.
     fn note(
         &self,
         error: &serde_path_to_error::Error<serde_yaml::Error>,

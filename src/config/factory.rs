@@ -11,7 +11,8 @@ use super::file::{self, Profile};
 use super::profiles;
 use crate::field::serial::Speed;
 
-/// The settings of a device as delivered. Where makers or sources name several, the usual one is the first; empty where none is known.
+/// The settings of a device as delivered. Where makers or sources name several, the usual one is
+/// the first; empty where none is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Factory {
     /// Speeds of a serial line.
@@ -97,8 +98,9 @@ fn as_texts<S: Serializer>(speeds: &[Speed], serializer: S) -> Result<S::Ok, S::
     serializer.collect_seq(speeds.iter().map(ToString::to_string))
 }
 
-/// How the device of a profile is delivered; empty where that is not known. `None` if there is no profile of that name, neither in
-/// `profiles/` below `folder` nor in the program, or if it has faults.
+/// How the device of a profile is delivered; empty where that is not known. `None` if there is no
+/// profile of that name, neither in `profiles/` below `folder` nor in the program, or if it has
+/// faults.
 pub fn factory(folder: &Path, name: &str) -> Option<Factory> {
     let text = profiles::text(folder, name)?;
     let mut faults = Diagnostics::new(name, &text);

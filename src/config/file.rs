@@ -53,10 +53,12 @@ pub(super) struct File {
     #[schemars(range(min = 1))]
     pub(super) _version: Option<u32>,
     #[schemars(length(min = 1))]
-    /// More files with lines, devices, profiles, classes and uplinks: a path or several, with `*` in the last part of a path.
+    /// More files with lines, devices, profiles, classes and uplinks: a path or several, with `*`
+    /// in the last part of a path.
     #[serde(rename = "include")]
     pub(super) _include: Option<OneOrMore<String>>,
-    /// The name of the site: `{site}` in topics, and the client identifier of uplinks. Letters, digits and dashes.
+    /// The name of the site: `{site}` in topics, and the client identifier of uplinks. Letters,
+    /// digits and dashes.
     pub(super) site: Option<String>,
     /// Serial ports, Modbus TCP devices and terminal servers.
     #[serde(default)]
@@ -71,7 +73,8 @@ pub(super) struct File {
     pub(super) devices: Vec<DeviceConfig>,
     /// The topics of values. Default `{site}/{device}/{point}`; `{line}` can be used too.
     pub(super) topics: Option<TopicTemplate>,
-    /// The topics of the retained messages `online` and `offline` of each device. Default `{site}/{device}/availability`.
+    /// The topics of the retained messages `online` and `offline` of each device. Default
+    /// `{site}/{device}/availability`.
     pub(super) availability: Option<TopicTemplate>,
     /// The local MQTT broker. Without this key there is none.
     pub(super) broker: Option<BrokerConfig>,
@@ -84,8 +87,8 @@ pub(super) struct File {
     /// Remote brokers.
     #[serde(default)]
     pub(super) uplinks: Vec<UplinkConfig>,
-    /// Messages about lines, uplinks and losses on `{site}/gateway/...`, which `send` rules match. Losses are sent to the remote even
-    /// without a rule. False turns them off. Default on.
+    /// Messages about lines, uplinks and losses on `{site}/gateway/...`, which `send` rules match.
+    /// Losses are sent to the remote even without a rule. False turns them off. Default on.
     #[serde(default)]
     pub(super) health: Health,
     /// How long a stop may take to send queued messages. Default 10s.
@@ -98,7 +101,8 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Log {
-    /// text (default): lines on stderr, or entries of the journal; json: one object per line on stderr.
+    /// text (default): lines on stderr, or entries of the journal; json: one object per line on
+    /// stderr.
     #[serde(default)]
     pub(super) format: Format,
 }
@@ -132,15 +136,16 @@ with_point_defaults! {
         pub(in crate::config) rs485: Option<Rs485>,
         /// Simulated values, no hardware: `{}`.
         pub(in crate::config) simulated: Option<SimulatedConfig>,
-        /// How long a device may take to answer, or the bounds of the time that is learned from it. Default 1s.
+        /// How long a device may take to answer, or the bounds of the time that is learned from it.
+        /// Default 1s.
         pub(in crate::config) answer_within: Option<AnswerWithinConfig>,
-        /// How long the first answer of a device may take, after the line was opened or the device was not heard for a minute; at most 60s.
-        /// Default as long as any other.
+        /// How long the first answer of a device may take, after the line was opened or the device
+        /// was not heard for a minute; at most 60s. Default as long as any other.
         pub(in crate::config) first_answer_within: Option<Span>,
         /// Silence before a request. Default what the standard requires.
         pub(in crate::config) pause: Option<PauseConfig>,
-        /// Close a connection that was idle for this long until the next request; for devices that accept one client at a time. Default
-        /// never.
+        /// Close a connection that was idle for this long until the next request; for devices that
+        /// accept one client at a time. Default never.
         pub(in crate::config) close_when_idle: Option<Span>,
         /// Accept answers with other identifiers than those of the request. Default none.
         pub(in crate::config) accept: Option<AcceptConfig>,
@@ -254,7 +259,8 @@ impl<'de> Deserialize<'de> for UnitList {
 #[serde(deny_unknown_fields)]
 pub(super) struct SimulatedConfig {}
 
-/// How a device leaves its factory. Where makers or sources name several settings, the usual one is the first.
+/// How a device leaves its factory. Where makers or sources name several settings, the usual one is
+/// the first.
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FactoryConfig {
@@ -272,7 +278,8 @@ with_point_defaults! {
     #[derive(Debug, Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub(in crate::config) struct Profile {
-        /// Factory settings of the device: `init` and `scan` suggest them, `check` compares with them. Default unknown.
+        /// Factory settings of the device: `init` and `scan` suggest them, `check` compares with
+        /// them. Default unknown.
         pub(in crate::config) factory: Option<FactoryConfig>,
         /// Protocol of a plain serial instrument.
         pub(in crate::config) text: Option<TextConfig>,
@@ -288,7 +295,8 @@ with_point_defaults! {
         pub(in crate::config) max_bits: Option<u16>,
         /// How long one request may occupy the line. Default unlimited.
         pub(in crate::config) max_hold: Option<Span>,
-        /// Registers that no request may cover. Registers that the device refuses are found out by themselves. Default none.
+        /// Registers that no request may cover. Registers that the device refuses are found out by
+        /// themselves. Default none.
         pub(in crate::config) holes: Option<Vec<Hole>>,
         /// Silence before a request. Default that of the line.
         pub(in crate::config) pause: Option<PauseConfig>,
@@ -319,7 +327,8 @@ with_point_defaults! {
         pub(in crate::config) only: Option<Vec<String>>,
         /// Points of the profile to leave out. Default none.
         pub(in crate::config) except: Option<Vec<String>>,
-        /// Its profile: of this file, of profiles/<name>.yaml beside it, or one that comes with the program (`wellhead profiles`).
+        /// Its profile: of this file, of profiles/<name>.yaml beside it, or one that comes with the
+        /// program (`wellhead profiles`).
         pub(in crate::config) profile: Option<String>,
         /// A plain instrument that sends lines: a regular expression whose named groups are values.
         pub(in crate::config) each_line: Option<Pattern>,
@@ -339,7 +348,8 @@ with_point_defaults! {
         pub(in crate::config) max_bits: Option<u16>,
         /// How long one request may occupy the line. Default unlimited.
         pub(in crate::config) max_hold: Option<Span>,
-        /// Registers that no request may cover. Registers that the device refuses are found out by themselves. Default none.
+        /// Registers that no request may cover. Registers that the device refuses are found out by
+        /// themselves. Default none.
         pub(in crate::config) holes: Option<Vec<Hole>>,
         /// Silence before a request. Default that of the line.
         pub(in crate::config) pause: Option<PauseConfig>,
@@ -390,7 +400,8 @@ pub(super) struct OutboxKeep {
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Save {
-    /// How long messages may wait to share a write to the disk. A power cut can take the readings of this time. Default 50ms, at most 60s.
+    /// How long messages may wait to share a write to the disk. A power cut can take the readings
+    /// of this time. Default 50ms, at most 60s.
     pub(super) every: Option<Span>,
 }
 
@@ -403,8 +414,8 @@ pub(super) struct ClassConfig {
     /// Priority: alarm before live (default) before backlog.
     #[serde(default)]
     pub(super) lane: Lane,
-    /// What happens to a message in flight when the remote has lost the session: resend (default), which may deliver it twice, or, for qos
-    /// 2, drop.
+    /// What happens to a message in flight when the remote has lost the session: resend (default),
+    /// which may deliver it twice, or, for qos 2, drop.
     #[serde(default)]
     pub(super) if_session_lost: SessionLost,
 }

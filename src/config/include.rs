@@ -1,5 +1,5 @@
-//! `include:`: a file in parts. Lists of the parts are put together in their order, profiles and classes by name; everything else is
-//! in one part only.
+//! `include:`: a file in parts. Lists of the parts are put together in their order, profiles and
+//! classes by name; everything else is in one part only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,9 @@ const MOST: usize = 500;
 /// Bytes of all files together.
 const LARGEST: usize = 32 << 20;
 
-/// Reads the files that a document includes, and puts their content into it. Relative paths in them are meant from `folder` too; `own` is the name of
-/// the first file, which is never a part of itself.
+/// Reads the files that a document includes, and puts their content into it. Relative paths in them
+/// are meant from `folder` too; `own` is the name of the first file, which is never a part of
+/// itself.
 pub(super) fn include(document: &mut Document, own: &str, folder: &Path, faults: &mut Diagnostics) {
     read_parts(document, own, folder, faults);
     document.settle();

@@ -1,7 +1,7 @@
 //! Versions of the file: old ones stay readable for ever.
 //!
-//! A version ends when a key gets another name or another place. Then [`VERSION`] grows, the change becomes a [`Migration`], and files as they
-//! were stay in `tests/config/old/<version>/`.
+//! A version ends when a key gets another name or another place. Then [`VERSION`] grows, the change
+//! becomes a [`Migration`], and files as they were stay in `tests/config/old/<version>/`.
 
 use super::diagnostics::Diagnostics;
 use super::document::Document;
@@ -23,7 +23,8 @@ struct Migration {
 /// Every change there ever was, the oldest first.
 const STEPS: [Migration; 0] = [];
 
-/// Brings a document to the newest version; keys under old names are warnings. False if the file is not for this program.
+/// Brings a document to the newest version; keys under old names are warnings. False if the file is
+/// not for this program.
 pub(super) fn migrate(document: &mut Document, faults: &mut Diagnostics) -> bool {
     apply(document, &STEPS, VERSION, faults)
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * Every fault of a file is reported at once, with line and column and what to type instead.
-//! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
+//! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are
+//!   sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
 //! In the order in which a file passes through them:
@@ -18,8 +19,9 @@
 //! | `resolve` | the settings as meant, with all checks |
 //! | `traffic` | the load of lines and uplinks |
 //!
-//! Beside it: `schema` (for editors), `change` (from one configuration to the next), `factory` (settings of devices as delivered),
-//! `renamed` (points with former names), `diagnostics`, `secrets` and `suggestion` (messages).
+//! Beside it: `schema` (for editors), `change` (from one configuration to the next), `factory`
+//! (settings of devices as delivered), `renamed` (points with former names), `diagnostics`,
+//! `secrets` and `suggestion` (messages).
 
 mod change;
 mod diagnostics;
@@ -84,7 +86,8 @@ pub struct Gateway {
     pub lines: Vec<Line>,
     /// How each point is reported, by point index.
     pub points: Arc<Vec<PointReport>>,
-    /// The sources of `every`, `deadband`, `at_least_every`, `stale_after`, `class` and `decimals` of each point, by point index.
+    /// The sources of `every`, `deadband`, `at_least_every`, `stale_after`, `class` and `decimals`
+    /// of each point, by point index.
     pub set_by: Vec<[SetBy; 6]>,
     /// The names of the classes, by their numbers.
     pub classes: Vec<String>,
@@ -108,13 +111,16 @@ pub struct Gateway {
     pub log: Format,
     /// Warnings, in the order of the file.
     pub warnings: Vec<Diagnostic>,
-    /// Files that only the service can read, and not this user; a gateway without them does not start.
+    /// Files that only the service can read, and not this user; a gateway without them does not
+    /// start.
     pub unread: Vec<Diagnostic>,
-    /// Real-time priority of the threads of serial lines (SCHED_FIFO, 1 to 99), if the machine is to give them one.
+    /// Real-time priority of the threads of serial lines (SCHED_FIFO, 1 to 99), if the machine is
+    /// to give them one.
     pub line_priority: Option<u8>,
 }
 
-/// The least time between two messages on a topic about the health of the gateway, where the file says nothing.
+/// The least time between two messages on a topic about the health of the gateway, where the file
+/// says nothing.
 pub const HEALTH_EVERY: Duration = Duration::from_secs(60);
 
 /// Messages about the health of the gateway.

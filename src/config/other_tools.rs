@@ -1,5 +1,5 @@
-//! The words of other tools (Telegraf, Neuron, wb-mqtt-serial, modbus4mqtt, ESPHome, Home Assistant, mosquitto, HiveMQ Edge, Node-RED):
-//! a file that uses one learns ours.
+//! The words of other tools (Telegraf, Neuron, wb-mqtt-serial, modbus4mqtt, ESPHome, Home
+//! Assistant, mosquitto, HiveMQ Edge, Node-RED): a file that uses one learns ours.
 
 use std::sync::LazyLock;
 
@@ -101,7 +101,8 @@ const GENERIC: [&str; 12] = [
     "title", "type",
 ];
 
-/// The name of a key of another tool in wellhead: the advice for the mapping whose keys are `known`, or for the one that has such a key.
+/// The name of a key of another tool in wellhead: the advice for the mapping whose keys are
+/// `known`, or for the one that has such a key.
 pub(super) fn meant(typed: &str, known: &[&str]) -> Option<String> {
     let word = plain(typed);
     let rows = || {

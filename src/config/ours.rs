@@ -1,9 +1,10 @@
-//! Recognizes our own files: of any other file, such as one of passwords that was included by mistake or on purpose, messages say
-//! nothing of what is in it. Pure.
+//! Recognizes our own files: of any other file, such as one of passwords that was included by
+//! mistake or on purpose, messages say nothing of what is in it. Pure.
 
 use super::suggestion::is_slip_of_one;
 
-/// The keys at the top of a file of a gateway; those that are at the top of many other files, too, are left out.
+/// The keys at the top of a file of a gateway; those that are at the top of many other files, too,
+/// are left out.
 const OF_PARTS: [&str; 13] = [
     "include",
     "site",
@@ -77,7 +78,8 @@ fn has_one_of(text: &str, keys: &[&str]) -> bool {
     !known.is_empty() && known.len() >= others.len()
 }
 
-/// Words from the first column up to a colon; a blank, or nothing, follows the colon of a key. Other lines count as unknown keys.
+/// Words from the first column up to a colon; a blank, or nothing, follows the colon of a key.
+/// Other lines count as unknown keys.
 fn keys_of_lines(text: &str) -> Vec<&str> {
     let is_of_structure = |line: &&str| {
         line.trim().is_empty()

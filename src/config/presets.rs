@@ -1,4 +1,5 @@
-//! Profiles that come with the program: instruments that everybody has, one file each below `presets/`.
+//! Profiles that come with the program: instruments that everybody has, one file each below
+//! `presets/`.
 
 /// Name and text of each, in the order of the alphabet.
 macro_rules! presets {

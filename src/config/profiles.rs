@@ -1,5 +1,5 @@
-//! Profiles outside the YAML: `profiles/<name>.yaml` beside it, or one that comes with the program. Each is like an entry of `profiles:`,
-//! which goes before both.
+//! Profiles outside the YAML: `profiles/<name>.yaml` beside it, or one that comes with the program.
+//! Each is like an entry of `profiles:`, which goes before both.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +19,8 @@ const FOLDER: &str = "profiles";
 /// Profiles in files of their own that devices name; `None` for one with faults.
 pub(super) type Profiles = IndexMap<String, Option<Profile>>;
 
-/// The text of a profile in a file of its own, or of one that comes with the program; what cannot be read counts as not there.
+/// The text of a profile in a file of its own, or of one that comes with the program; what cannot
+/// be read counts as not there.
 pub fn text(folder: &Path, name: &str) -> Option<String> {
     let own = is_simple(name)
         .then(|| files::text(&folder.join(format!("{FOLDER}/{name}.yaml"))).ok())

@@ -1,4 +1,5 @@
-//! `${env:NAME}` and `${credential:NAME}` in texts of the file: secrets that must not be in it, and values that differ per machine.
+//! `${env:NAME}` and `${credential:NAME}` in texts of the file: secrets that must not be in it, and
+//! values that differ per machine.
 
 use std::path::Path;
 use std::sync::LazyLock;

@@ -1,6 +1,8 @@
-//! Point names that the profiles of the program had under another name: so that a file that uses one learns the other.
+//! Point names that the profiles of the program had under another name: so that a file that uses
+//! one learns the other.
 
-/// The other name, then the name of the vocabulary; sorted. Some have several, of which a profile has one.
+/// The other name, then the name of the vocabulary; sorted. Some have several, of which a profile
+/// has one.
 const RENAMED: &[(&str, &str)] = &[
     ("applied_max_current", "current_limit"),
     ("backup_soc", "backup_reserve"),

@@ -77,11 +77,13 @@ macro_rules! at {
 use at;
 
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-/// Files beside the YAML that only root and the service manager read; the service gets copies of them.
+/// Files beside the YAML that only root and the service manager read; the service gets copies of
+/// them.
 const CREDENTIALS: &str = "credentials";
 
-/// The path of a file that the YAML names: a systemd credential of that name, by itself or out of the folder that the unit loads; a path from
-/// the folder of the YAML; or the original of a credential, for a check of the file by hand.
+/// The path of a file that the YAML names: a systemd credential of that name, by itself or out of
+/// the folder that the unit loads; a path from the folder of the YAML; or the original of a
+/// credential, for a check of the file by hand.
 pub(super) fn file_named(typed: &Path, folder: &Path) -> PathBuf {
     let usual = folder.join(typed);
     let (Some(name), true) = (typed.to_str(), typed.is_relative()) else {
@@ -256,7 +258,8 @@ struct NamedClass {
     qos: Option<QoS>,
 }
 
-/// Checks the whole file. `None` if a part without a default is missing; faults may have been noted in any case.
+/// Checks the whole file. `None` if a part without a default is missing; faults may have been noted
+/// in any case.
 pub(super) fn resolve(
     file: &File,
     document: &Document,

@@ -1,4 +1,5 @@
-//! The JSON Schema of the YAML file, for editors: derived from structs, and written here for types with a `Deserialize` of their own.
+//! The JSON Schema of the YAML file, for editors: derived from structs, and written here for types
+//! with a `Deserialize` of their own.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -49,7 +50,8 @@ fn titled<T: JsonSchema>(title: &str) -> serde_json::Value {
     schema
 }
 
-/// Where `none` takes a setting away, or a list replaces a single filter, editors must not call it wrong.
+/// Where `none` takes a setting away, or a list replaces a single filter, editors must not call it
+/// wrong.
 fn takes_none(schema: &mut serde_json::Value) {
     let definitions = schema
         .get_mut("definitions")

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// The line with stars for secrets: passwords, their hashes, logins in addresses. Every other character keeps its place.
+/// The line with stars for secrets: passwords, their hashes, logins in addresses. Every other
+/// character keeps its place.
 pub(super) fn without_secrets(line: &str) -> String {
     static SECRET: LazyLock<Option<Regex>> = LazyLock::new(|| {
         // The value of a key, quoted or not; the part before the @ of an address; a hash.
@@ -34,7 +35,8 @@ pub(super) fn without_secrets(line: &str) -> String {
 /// Shorter values are part of many words.
 const SHORTEST_HIDDEN: usize = 3;
 
-/// Values that no message may show. Finding them takes as long as the message is, however much is hidden.
+/// Values that no message may show. Finding them takes as long as the message is, however much is
+/// hidden.
 #[derive(Debug, Default)]
 pub(super) struct Hidden {
     /// The replacement of each value.

@@ -9,7 +9,8 @@ const MOST_LISTED: usize = 60;
 const SHORTEST_PART: usize = 3;
 const MOST_CONTAINING: usize = 8;
 
-/// The names that have all words of what was typed in them, such as `eastron-sdm630` for `sdm630`; none if there are many.
+/// The names that have all words of what was typed in them, such as `eastron-sdm630` for `sdm630`;
+/// none if there are many.
 fn containing<'a>(typed: &str, known: &[&'a str]) -> Vec<&'a str> {
     let typed = typed.to_lowercase();
     let words: Vec<&str> = typed

@@ -1,4 +1,5 @@
-//! The SunSpec models that the ready-made profiles describe, and where they begin; a simulator shows them as a device does.
+//! The SunSpec models that the ready-made profiles describe, and where they begin; a simulator
+//! shows them as a device does.
 //!
 //! Sources: sunspec/models (lengths); the profiles name those of the addresses.
 
@@ -27,7 +28,8 @@ const LENGTHS: [(u16, u16); 19] = [
     (802, 62),
 ];
 
-/// Profiles of whole devices: model and first register. Their common blocks are without the pad, so that the next model is 67 behind.
+/// Profiles of whole devices: model and first register. Their common blocks are without the pad, so
+/// that the next model is 67 behind.
 const DEVICES: [(&str, &[(u16, u16)]); 6] = [
     (
         "fronius-sunspec-int",
@@ -68,7 +70,8 @@ fn length(id: u16) -> Option<u16> {
         .map(|(_, length)| *length)
 }
 
-/// The models of a device of a profile whose registers begin at `base`; none if it is no SunSpec device.
+/// The models of a device of a profile whose registers begin at `base`; none if it is no SunSpec
+/// device.
 pub(super) fn models(profile: &str, base: u16) -> Vec<Model> {
     let model = |id: u16, start: u16, length: u16| {
         Some(Model {

@@ -1,6 +1,8 @@
-//! Simulated messages of plain instruments with ready-made profiles: those of an instrument that has everything its profile looks for.
+//! Simulated messages of plain instruments with ready-made profiles: those of an instrument that
+//! has everything its profile looks for.
 //!
-//! One message for each thing that is sent to the instrument, or all that it says by itself. See `field::text::telegram` for placeholders.
+//! One message for each thing that is sent to the instrument, or all that it says by itself. See
+//! `field::text::telegram` for placeholders.
 
 use crate::field::text::bytes::Template;
 

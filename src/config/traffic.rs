@@ -1,9 +1,10 @@
-//! The load of lines and uplinks: bus time, and bytes as an operator bills them, both ways, from the intervals and topics of the
-//! file. Pure.
+//! The load of lines and uplinks: bus time, and bytes as an operator bills them, both ways, from
+//! the intervals and topics of the file. Pure.
 //!
-//! Messages of points that are read equally often leave together: they share headers of TCP/IP, records of TLS and acknowledgements, and
-//! cost a third to a half of messages that travel alone. Both are shown. Messages of local clients are not counted. Messages about the
-//! health of the gateway are counted once a day each: they follow changes, and their number is unknown.
+//! Messages of points that are read equally often leave together: they share headers of TCP/IP,
+//! records of TLS and acknowledgements, and cost a third to a half of messages that travel alone.
+//! Both are shown. Messages of local clients are not counted. Messages about the health of the
+//! gateway are counted once a day each: they follow changes, and their number is unknown.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,14 +26,16 @@ const DAY: f64 = 86_400.0;
 pub(super) const HOURS: f64 = 24.0;
 /// Days of a month, as bills have it.
 pub const MONTH: f64 = 30.0;
-/// IP, TCP and MQTT headers of one message that goes alone, with the segments that acknowledge it, in bytes; measured with QoS 1.
+/// IP, TCP and MQTT headers of one message that goes alone, with the segments that acknowledge it,
+/// in bytes; measured with QoS 1.
 const ALONE: [(QoS, f64); 3] = [
     (QoS::AtMostOnce, 91.0),
     (QoS::AtLeastOnce, AT_LEAST_ONCE),
     (QoS::ExactlyOnce, 224.0),
 ];
 const AT_LEAST_ONCE: f64 = 136.0;
-/// IP and TCP headers of a segment, what one holds, the header of a PUBLISH, and an acknowledgement of it, in bytes.
+/// IP and TCP headers of a segment, what one holds, the header of a PUBLISH, and an acknowledgement
+/// of it, in bytes.
 const HEADERS: f64 = 40.0;
 const SEGMENT: f64 = 1448.0;
 const PUBLISH: f64 = 11.0;
@@ -174,7 +177,8 @@ fn alone(messages: &[MessageTraffic], times: impl Fn(&MessageTraffic) -> f64, tl
         .sum()
 }
 
-/// The data that the points of `lines` send through `uplink`, or only through one of its `send` rules, without regard to rates.
+/// The data that the points of `lines` send through `uplink`, or only through one of its `send`
+/// rules, without regard to rates.
 pub(super) fn demand(
     lines: &[Line],
     reports: &[PointReport],
@@ -220,7 +224,8 @@ fn limit<'a>(messages: impl Iterator<Item = &'a mut MessageTraffic>, rate: Optio
     }
 }
 
-/// Messages of the points of `lines` that go through `uplink`: one for each topic that a rule sends.
+/// Messages of the points of `lines` that go through `uplink`: one for each topic that a rule
+/// sends.
 fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> Vec<MessageTraffic> {
     let mut messages = Vec::new();
     for device in lines.iter().flat_map(|line| &line.devices) {
@@ -254,7 +259,8 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
     messages
 }
 
-/// The traffic that the points of `lines` cause on `uplink`, as far as its rates let it pass; a backup as if it were needed all the time.
+/// The traffic that the points of `lines` cause on `uplink`, as far as its rates let it pass; a
+/// backup as if it were needed all the time.
 pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> DailyTraffic {
     let mut messages = of_points(lines, reports, uplink);
     let (status, health): (Vec<_>, Vec<_>) =

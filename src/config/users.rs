@@ -1,4 +1,5 @@
-//! `broker.users_file`: users in a file of their own, as a YAML list like `users:`, or as `mosquitto_passwd` writes them.
+//! `broker.users_file`: users in a file of their own, as a YAML list like `users:`, or as
+//! `mosquitto_passwd` writes them.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Diagnostic requests of a person at a terminal to a line: read these registers, identify yourself. Made between the reads of the plan.
+//! Diagnostic requests of a person at a terminal to a line: read these registers, identify
+//! yourself. Made between the reads of the plan.
 
 use std::time::{Duration, Instant};
 

@@ -8,8 +8,9 @@ use exmex::{Express, FlatEx};
 use super::decode::round_to;
 use crate::reading::Value;
 
-/// An expression such as `(supply - return) * flow * 1.163`; names with other signs than letters, digits and `_` are in braces:
-/// `{flow-rate}`. `+ - * / ^ min max` stand between values, functions such as `abs`, `sqrt`, `round` before them.
+/// An expression such as `(supply - return) * flow * 1.163`; names with other signs than letters,
+/// digits and `_` are in braces: `{flow-rate}`. `+ - * / ^ min max` stand between values, functions
+/// such as `abs`, `sqrt`, `round` before them.
 #[derive(Clone)]
 pub struct Formula {
     text: Arc<str>,

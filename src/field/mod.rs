@@ -1,13 +1,15 @@
-//! Southbound: readings of instruments on wires become [`Event`]s. One task per line, one driver per kind of wire.
+//! Southbound: readings of instruments on wires become [`Event`]s. One task per line, one driver
+//! per kind of wire.
 //!
 //! Invariants:
 //! * A value is only reported from an answer that was matched to its request.
-//! * A device that does not answer costs its line two time-outs, then short probes with growing pauses; the others keep their
-//!   interval.
+//! * A device that does not answer costs its line two time-outs, then short probes with growing
+//!   pauses; the others keep their interval.
 //! * Nothing is written without an order, and every order gets a result.
 //!
-//! `decode` (registers and bytes to values; pure), `schedule` (the next request; pure), `point_cache` (the last value of each point;
-//! pure), `modbus` and `text` (the drivers), `supervisor` (the task of a line), `diagnostic` (requests of people at a terminal).
+//! `decode` (registers and bytes to values; pure), `schedule` (the next request; pure),
+//! `point_cache` (the last value of each point; pure), `modbus` and `text` (the drivers),
+//! `supervisor` (the task of a line), `diagnostic` (requests of people at a terminal).
 //!
 //! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
 //! It knows neither topics nor brokers.
@@ -90,8 +92,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// A heartbeat for its task: the longest that a request with its repetitions may take, and opening the line again in between. Drivers
-    /// that do more at a time beat by themselves.
+    /// A heartbeat for its task: the longest that a request with its repetitions may take, and
+    /// opening the line again in between. Drivers that do more at a time beat by themselves.
     pub fn heartbeat(&self, now: Instant) -> Heartbeat {
         let frame = match &self.wire {
             // The longest frame there is, two characters a byte in ASCII.
@@ -136,7 +138,8 @@ pub struct Device {
     pub holes: Vec<UnreadableRange>,
     /// Silence before a request to it.
     pub pause: Pause,
-    /// The timeout of its first answer, after the line was opened or the device was silent for long; `None`: that of any other answer.
+    /// The timeout of its first answer, after the line was opened or the device was silent for
+    /// long; `None`: that of any other answer.
     pub first_answer_within: Option<Duration>,
     /// Its protocol, if it is a plain instrument.
     pub protocol: Option<Arc<TextProtocol>>,
@@ -161,7 +164,8 @@ pub struct Point {
     pub signal: Signal,
     /// The text that a simulator shows; `None`: the number of its signal.
     pub says: Option<&'static str>,
-    /// How old the last value may be while newer attempts to read it fail; `None`: until the first that failed.
+    /// How old the last value may be while newer attempts to read it fail; `None`: until the first
+    /// that failed.
     pub stale_after: Option<Duration>,
     /// Points of one group are read in one request, and written in one.
     pub group: Option<Arc<str>>,
@@ -290,7 +294,8 @@ pub trait Driver: Send {
     fn connect(&mut self) -> impl Future<Output = Result<(), String>> + Send;
     /// Does one job. Called only between `connect` and `disconnect`; safe to drop.
     fn read(&mut self, job: usize) -> impl Future<Output = Result<Values, PollError>> + Send;
-    /// Reads as little as possible from an offline device, at another address each time; safe to drop.
+    /// Reads as little as possible from an offline device, at another address each time; safe to
+    /// drop.
     fn probe(
         &mut self,
         device: usize,
@@ -314,7 +319,8 @@ pub trait Driver: Send {
         read_back: Option<ReadBack>,
         repeat: bool,
     ) -> impl Future<Output = Outcome> + Send;
-    /// Makes a diagnostic request to any unit; safe to drop. Called only between `connect` and `disconnect`.
+    /// Makes a diagnostic request to any unit; safe to drop. Called only between `connect` and
+    /// `disconnect`.
     fn ask(
         &mut self,
         _unit: u8,

@@ -1,9 +1,10 @@
-//! The last value of every point of a line: its quality while newer ones do not come, its age limit, and the values derived from it.
-//! Pure.
+//! The last value of every point of a line: its quality while newer ones do not come, its age
+//! limit, and the values derived from it. Pure.
 //!
 //! Invariants:
-//! * No value is shown as good for longer than [`Slot::allowance`] after it was read, whatever the reason that no newer one came: its
-//!   `stale_after`, or where that is not set [`MISSES`] of its intervals, as far as the load of the line has stretched them.
+//! * No value is shown as good for longer than [`Slot::allowance`] after it was read, whatever the
+//!   reason that no newer one came: its `stale_after`, or where that is not set [`MISSES`] of its
+//!   intervals, as far as the load of the line has stretched them.
 //! * Without `stale_after` a value is stale from the first attempt on that failed.
 //! * A point that was never read is shown as bad after the same time.
 //! * What is computed from something that is not good is bad.
@@ -20,7 +21,8 @@ use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 pub(super) const MISSES: u32 = 3;
 /// The largest load of a line by which the limits of its values are stretched.
 const MOST_STRETCH: f64 = 1000.0;
-/// However short the interval: one device may hold up the line for this long. Times `answer_within`, or a time.
+/// However short the interval: one device may hold up the line for this long. Times
+/// `answer_within`, or a time.
 const HELD_UP: (u32, Duration) = (5, Duration::from_secs(5));
 
 /// The state of a point.
@@ -56,7 +58,8 @@ struct Slot {
     point: PointId,
     /// As in the YAML.
     stale_after: Option<Duration>,
-    /// The time for which a value is good by the interval of the point, on a line that is not overloaded.
+    /// The time for which a value is good by the interval of the point, on a line that is not
+    /// overloaded.
     usual: Duration,
     /// `None` where nothing is ever read.
     standing: Option<Standing>,

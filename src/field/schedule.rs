@@ -1,11 +1,13 @@
-//! The order and times of the jobs of a line. Pure: non-preemptive earliest deadline first, offline devices in the gaps.
+//! The order and times of the jobs of a line. Pure: non-preemptive earliest deadline first, offline
+//! devices in the gaps.
 //!
 //! Invariants:
 //! * A job that missed its time is done once, not as often as it was missed.
 //! * Where jobs ask for more than the line has, every interval is stretched by the same factor.
 //! * No job is due later than its interval (stretched) from now, whatever its interval was before.
-//! * A device counts as offline after [`FAILURES_TO_OFFLINE`] requests in a row without an answer; then only a probe is sent, with
-//!   growing pauses, when no job is due before it can be over, or when its pause has passed twice.
+//! * A device counts as offline after [`FAILURES_TO_OFFLINE`] requests in a row without an answer;
+//!   then only a probe is sent, with growing pauses, when no job is due before it can be over, or
+//!   when its pause has passed twice.
 //! * The first answer of an offline device makes all its jobs due at once.
 //! * A busy device is asked again within the interval, and costs its line no waiting.
 //! * After a time-out another device has its turn first, if one is due.
@@ -117,8 +119,9 @@ impl Schedule {
         }
     }
 
-    /// Other jobs take the place of the old ones; what `before` knew of the same points is kept: how soon they are due. A job whose
-    /// interval is another one is due one such interval after it was done last.
+    /// Other jobs take the place of the old ones; what `before` knew of the same points is kept:
+    /// how soon they are due. A job whose interval is another one is due one such interval after it
+    /// was done last.
     pub fn replace(&mut self, before: &[Job], jobs: &[Job], now: Instant) {
         let mut planned = planned(jobs, now);
         for (new, job) in planned.iter_mut().zip(jobs) {
@@ -228,7 +231,8 @@ impl Schedule {
             .map_or(Duration::ZERO, |job| now.saturating_duration_since(job.due))
     }
 
-    /// A job was done in so much time. Returns the device's new state if it changed: true is online.
+    /// A job was done in so much time. Returns the device's new state if it changed: true is
+    /// online.
     pub fn done(&mut self, job: usize, heard: Heard, took: Duration, now: Instant) -> Option<bool> {
         let stretch = self.stretch();
         let planned = self.jobs.get_mut(job)?;
@@ -263,7 +267,8 @@ impl Schedule {
         }
     }
 
-    /// The wire is gone: every device is, until it answers again. Returns those that were online or not asked yet.
+    /// The wire is gone: every device is, until it answers again. Returns those that were online or
+    /// not asked yet.
     pub fn line_down(&mut self, now: Instant) -> Vec<usize> {
         let mut changed = Vec::new();
         for (device, health) in self.health.iter_mut().enumerate() {
@@ -421,8 +426,9 @@ fn interval(job: &Job) -> Duration {
     job.every.max(Duration::from_millis(1))
 }
 
-/// The phase of each job: those of the shortest intervals one behind the other, the others spread over their interval in steps of the
-/// shortest, so that the free time of a cycle stays in one piece.
+/// The phase of each job: those of the shortest intervals one behind the other, the others spread
+/// over their interval in steps of the shortest, so that the free time of a cycle stays in one
+/// piece.
 fn offsets(jobs: &[Job]) -> Vec<Duration> {
     let shortest = jobs.iter().map(interval).min();
     let shortest = shortest.unwrap_or(Duration::from_secs(1));
@@ -466,8 +472,9 @@ mod tests {
         }
     }
 
-    /// Plays `seconds` of a line where a request of a live device takes `cost` and one of a dead device `timeout`. Gives the jobs with
-    /// the time they began, and the time that dead devices took.
+    /// Plays `seconds` of a line where a request of a live device takes `cost` and one of a dead
+    /// device `timeout`. Gives the jobs with the time they began, and the time that dead devices
+    /// took.
     fn play(
         jobs: &[Job],
         dead: &[usize],

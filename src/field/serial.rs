@@ -45,7 +45,8 @@ pub struct Rs485 {
 }
 
 impl Rs485 {
-    /// Configures the driver of a port, and holds it open so that the setting stays; `None` if the port cannot be opened.
+    /// Configures the driver of a port, and holds it open so that the setting stays; `None` if the
+    /// port cannot be opened.
     fn apply(self, path: &str) -> std::io::Result<Option<Transceiver>> {
         let how = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // The caller that opens it for use reports why it cannot be opened.
@@ -120,7 +121,8 @@ impl Speed {
         Duration::from_secs(1) * (1 + data + parity + stop) / self.baud.max(1)
     }
 
-    /// The silence that separates two RTU frames: 3.5 characters, at least 1.75 ms [Modbus over serial line 1.02, 2.5.1.1].
+    /// The silence that separates two RTU frames: 3.5 characters, at least 1.75 ms [Modbus over
+    /// serial line 1.02, 2.5.1.1].
     pub fn frame_gap(&self) -> Duration {
         if self.baud > 19_200 {
             Duration::from_micros(1750)
@@ -267,7 +269,8 @@ impl Port {
         Ok(stream)
     }
 
-    /// True the first time for a port and a topic: each is logged once, however often the port is opened.
+    /// True the first time for a port and a topic: each is logged once, however often the port is
+    /// opened.
     fn is_news(&self, what: &'static str) -> bool {
         static TOLD: Mutex<BTreeSet<(String, &str)>> = Mutex::new(BTreeSet::new());
         TOLD.lock()
@@ -275,7 +278,8 @@ impl Port {
             .insert((self.path.clone(), what))
     }
 
-    /// Lowers the latency timer of FTDI adapters, which hold received bytes back for 16 ms by default; logs if that is not possible.
+    /// Lowers the latency timer of FTDI adapters, which hold received bytes back for 16 ms by
+    /// default; logs if that is not possible.
     fn look_at_adapter(&self) {
         let Ok(device) = std::fs::canonicalize(&self.path) else {
             return;

@@ -70,7 +70,8 @@ impl Simulated {
     ) -> (PointId, Result<Value, Arc<str>>) {
         let value = point.signal.value(elapsed);
         let shown = match point.register() {
-            // Through the register and back, so that type, scale and words mean the same as on a real line.
+            // Through the register and back, so that type, scale and words mean the same as on a
+            // real line.
             Some(register) => {
                 let mut words = words(point, register, elapsed, None);
                 for (word, address) in words.iter_mut().zip(register.address..) {
@@ -88,7 +89,8 @@ impl Simulated {
     }
 }
 
-/// The registers of a point `elapsed` after the start of a simulator; `exponent` is the content of the register with its power of ten.
+/// The registers of a point `elapsed` after the start of a simulator; `exponent` is the content of
+/// the register with its power of ten.
 pub(super) fn words(
     point: &Point,
     register: &Register,

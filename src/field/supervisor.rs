@@ -1,5 +1,5 @@
-//! The task of one line: connects, does the jobs of the schedule, reports readings and the state of devices, retries for ever. Requests
-//! from outside the plan (writes, diagnostics) are in `orders`.
+//! The task of one line: connects, does the jobs of the schedule, reports readings and the state of
+//! devices, retries for ever. Requests from outside the plan (writes, diagnostics) are in `orders`.
 
 mod orders;
 mod report;
@@ -180,7 +180,8 @@ impl<D: Driver> Supervisor<D> {
             .map_err(Interrupt::LineLost)
     }
 
-    /// Waits on an open line until `until`, a write, a diagnostic request, or a device that talks by itself.
+    /// Waits on an open line until `until`, a write, a diagnostic request, or a device that talks
+    /// by itself.
     async fn pause(&mut self, until: Instant) -> Result<(), Interrupt> {
         loop {
             match self.wake(until, LineState::Open).await? {
@@ -355,7 +356,8 @@ impl<D: Driver> Supervisor<D> {
         self.is_overloaded = is_overloaded || (self.is_overloaded && load > 0.9);
     }
 
-    /// Does a job; if the wire breaks, once more on a new one. A wire that breaks for some requests only is their device's fault.
+    /// Does a job; if the wire breaks, once more on a new one. A wire that breaks for some requests
+    /// only is their device's fault.
     async fn attempt(&mut self, job: usize) -> Result<ReadOutcome, Interrupt> {
         let first = self.read(job).await?;
         let Err(PollError::LineDown(_)) = first else {
@@ -410,8 +412,8 @@ async fn fade(cache: &mut PointCache, channels: &mut LineChannels) -> Result<(),
     Ok(())
 }
 
-/// Waits for the driver, and publishes values that grow old meanwhile: a driver that hangs leaves no value good. Gives no
-/// heartbeat.
+/// Waits for the driver, and publishes values that grow old meanwhile: a driver that hangs leaves
+/// no value good. Gives no heartbeat.
 async fn beside<T>(
     work: impl Future<Output = T>,
     cache: &mut PointCache,

@@ -1,4 +1,5 @@
-//! A line without time and wire: plan, schedule and last values together, as the task of a line uses them, through whatever can happen.
+//! A line without time and wire: plan, schedule and last values together, as the task of a line
+//! uses them, through whatever can happen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +77,8 @@ struct World {
     asked: Vec<(Instant, Vec<PointId>)>,
 }
 
-/// A device with points at these addresses, each with its interval and `stale_after`; the last point is the sum of the first two.
+/// A device with points at these addresses, each with its interval and `stale_after`; the last
+/// point is the sum of the first two.
 fn device(index: u32, first: u32, points: &[(u16, Duration, Option<Duration>)]) -> Device {
     let point =
         |(address, every, stale_after): &(u16, Duration, Option<Duration>), id: u32| Point {
@@ -385,7 +387,8 @@ fn points() -> impl Strategy<Value = Vec<(u16, Duration, Option<Duration>)>> {
 proptest! {
     #![proptest_config(crate::testing::cases(48, module_path!()))]
 
-    /// Whatever happens, a value is good only while it is read; and once everything is answered again, everything becomes good again.
+    /// Whatever happens, a value is good only while it is read; and once everything is answered
+    /// again, everything becomes good again.
     #[test]
     fn no_value_is_good_for_longer_than_it_may_be(
         first in points(),
@@ -398,7 +401,8 @@ proptest! {
         };
         let mut world = World::new(vec![device(0, 0, &first), device(1, 100, &second)]);
         events.iter().for_each(|event| world.happens(event));
-        // The same without `stale_after` below the interval, and then an hour and more without any fault.
+        // The same without `stale_after` below the interval, and then an hour and more without any
+        // fault.
         let mut world = World::new(vec![device(0, 0, &slow(first)), device(1, 100, &slow(second))]);
         events.iter().for_each(|event| world.happens(event));
         let healthy_from = world.now;

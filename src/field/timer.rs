@@ -1,4 +1,5 @@
-//! Waiting to the microsecond: silences between frames are shorter than the steps of the runtime's own timer.
+//! Waiting to the microsecond: silences between frames are shorter than the steps of the runtime's
+//! own timer.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,8 @@ impl Timer {
             TimerfdClockId::Monotonic,
             TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
         );
-        // Deprecated because an object could give away a descriptor it has closed; an owned descriptor cannot.
+        // Deprecated because an object could give away a descriptor it has closed; an owned
+        // descriptor cannot.
         #[allow(deprecated)]
         Self(made.ok().and_then(|fd| AsyncFd::new(fd).ok()))
     }

@@ -1,7 +1,9 @@
-//! The watchers of a line, and the events that they get: bytes as they travel, and the outcome of each request.
+//! The watchers of a line, and the events that they get: bytes as they travel, and the outcome of
+//! each request.
 //!
-//! Invariants: without watchers nothing is copied, and one flag is read; a slow watcher loses events, which are counted for it, and
-//! never makes the line wait; a line has at most [`MOST_WATCHERS`].
+//! Invariants: without watchers nothing is copied, and one flag is read; a slow watcher loses
+//! events, which are counted for it, and never makes the line wait; a line has at most
+//! [`MOST_WATCHERS`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -88,7 +90,8 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// Shows a watcher what happens from here on, until the other end of its queue is dropped; false if there are too many.
+    /// Shows a watcher what happens from here on, until the other end of its queue is dropped;
+    /// false if there are too many.
     pub fn add(&self, queue: mpsc::Sender<Traced>) -> bool {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain(|watcher| !watcher.queue.is_closed());

@@ -1,13 +1,16 @@
-//! The bytes that came from a device instead of answers, in words for the person who has to repair it. Pure.
+//! The bytes that came from a device instead of answers, in words for the person who has to repair
+//! it. Pure.
 //!
 //! Invariants:
 //! * It counts from the last right answer on: repaired faults are not reported.
 //! * A device that has become silent altogether is silent, whatever it said before.
-//! * The words change only when something of another kind comes, or twice as much: each change is a message for every point.
+//! * The words change only when something of another kind comes, or twice as much: each change is a
+//!   message for every point.
 
 use std::time::Duration;
 
-/// Requests in a row about which nothing at all came, until what came before is no longer the reason.
+/// Requests in a row about which nothing at all came, until what came before is no longer the
+/// reason.
 const SILENCE: u32 = 3;
 
 /// Kinds of what came, with how many of each since the last right answer.

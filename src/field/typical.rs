@@ -1,7 +1,9 @@
-//! Values that a simulator shows for points without `simulate`: typical ones by unit, name and type. Pure.
+//! Values that a simulator shows for points without `simulate`: typical ones by unit, name and
+//! type. Pure.
 //!
 //! Invariants:
-//! * A value fits the type of its register, what may be written to it, and the range in which it is plausible.
+//! * A value fits the type of its register, what may be written to it, and the range in which it is
+//!   plausible.
 //! * A value is never one that means "no value".
 //! * Counters grow, and do not start again for ten years where their type allows it.
 
@@ -298,7 +300,8 @@ fn limits(quantity: &Quantity<'_>) -> Bounds {
     Bounds { low, high }
 }
 
-/// The usual values, as far as the limits allow them; their negatives where only those are allowed; else the middle between the limits.
+/// The usual values, as far as the limits allow them; their negatives where only those are allowed;
+/// else the middle between the limits.
 fn between(usual: Bounds, limits: Bounds) -> Bounds {
     for Bounds { low, high } in [usual, Bounds::new(-usual.high, -usual.low)] {
         let (low, high) = (low.max(limits.low), high.min(limits.high));

@@ -124,7 +124,8 @@ pub enum Outcome {
     Done(Option<Vec<u16>>),
     /// A Modbus exception.
     Exception(u8),
-    /// It was sent, and it is unknown whether it was done: the registers, if they can be read, and the reason.
+    /// It was sent, and it is unknown whether it was done: the registers, if they can be read, and
+    /// the reason.
     Unknown(Option<Vec<u16>>, String),
     /// It was never sent, for the reason given.
     NotSent(String),
@@ -137,7 +138,8 @@ pub enum Written {
     Done(Vec<(PointId, Result<Value, Arc<str>>)>),
     /// A Modbus exception.
     Exception(u8),
-    /// It was sent, and it is unknown whether it was done: the values of the points, if they can be read, and the reason.
+    /// It was sent, and it is unknown whether it was done: the values of the points, if they can be
+    /// read, and the reason.
     Unknown(Vec<(PointId, Result<Value, Arc<str>>)>, String),
     /// It was never sent, for the reason given.
     NotSent(String),

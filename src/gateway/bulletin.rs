@@ -1,12 +1,14 @@
 //! The messages about lines, uplinks and losses, and when each is due. Pure.
 //!
 //! Invariants:
-//! * A topic is published when its value has changed, at most once per interval; its last value is always published. The first interval
-//!   begins with the gateway.
-//! * While a topic keeps changing, its interval doubles up to [`SLOWEST`] intervals: a flapping line costs about 90 messages a day at the
-//!   usual interval. A topic that has said nothing new for so long after its interval begins with the first interval again.
-//! * Messages about losses do not feed themselves: when no more was lost than these messages may have been, the interval doubles, up to
-//!   a day, until nothing was lost for an hour after the interval.
+//! * A topic is published when its value has changed, at most once per interval; its last value is
+//!   always published. The first interval begins with the gateway.
+//! * While a topic keeps changing, its interval doubles up to [`SLOWEST`] intervals: a flapping
+//!   line costs about 90 messages a day at the usual interval. A topic that has said nothing new
+//!   for so long after its interval begins with the first interval again.
+//! * Messages about losses do not feed themselves: when no more was lost than these messages may
+//!   have been, the interval doubles, up to a day, until nothing was lost for an hour after the
+//!   interval.
 //! * The message about a line that a reload has removed is cleared.
 
 use std::collections::HashMap;
@@ -42,7 +44,8 @@ pub(super) struct Losses {
     pub(super) dead: u64,
     /// Messages that did not come into the outbox.
     pub(super) dropped: u64,
-    /// Since when `lost` and `dropped` are counted: the start of the gateway. `None` while the clock is not set.
+    /// Since when `lost` and `dropped` are counted: the start of the gateway. `None` while the
+    /// clock is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<String>,
     /// The newest gap since then.
@@ -161,8 +164,9 @@ impl Bulletin {
         due
     }
 
-    /// Losses since the last that were published, before the end: their numbers are forgotten then. Dead letters are kept, and the next
-    /// start tells of them. In its first interval a gateway publishes nothing.
+    /// Losses since the last that were published, before the end: their numbers are forgotten then.
+    /// Dead letters are kept, and the next start tells of them. In its first interval a gateway
+    /// publishes nothing.
     pub(super) fn last_losses(&self, facts: Vec<Fact>) -> Vec<Fact> {
         let forgotten = |said: &Option<HealthValue>| match said {
             Some(HealthValue::Losses(losses)) => losses.lost.saturating_add(losses.dropped),
@@ -196,7 +200,8 @@ impl Bulletin {
 }
 
 impl Published {
-    /// The interval after a new value. `every` is the first interval, `count` the number of facts published until now.
+    /// The interval after a new value. `every` is the first interval, `count` the number of facts
+    /// published until now.
     fn pause(&self, said: &HealthValue, now: Instant, every: Duration, count: u64) -> Duration {
         let Some(before) = &self.said else {
             return every;

@@ -1,8 +1,10 @@
 //! Messages about lines, uplinks and losses on their way to local clients and into the outboxes.
 //!
 //! Invariants:
-//! * A message that an outlet cannot take, or whose uplink is down, waits as the newest of its topic: at most one per topic.
-//! * Losses of an uplink go into its outbox although it is down: they are counted since the start, and a crash would forget them.
+//! * A message that an outlet cannot take, or whose uplink is down, waits as the newest of its
+//!   topic: at most one per topic.
+//! * Losses of an uplink go into its outbox although it is down: they are counted since the start,
+//!   and a crash would forget them.
 //! * Messages for a backup uplink wait while its outbox is closed, because the other uplink is up.
 //! * The state of an uplink does not go over the uplink itself.
 
@@ -38,7 +40,8 @@ pub(super) struct Dispatch {
     uplinks: Vec<Outlet>,
 }
 
-/// One destination and its waiting messages, each with a flag: it is sent although the link is down.
+/// One destination and its waiting messages, each with a flag: it is sent although the link is
+/// down.
 #[derive(Debug)]
 struct Outlet {
     queue: mpsc::Sender<Message>,
@@ -147,7 +150,8 @@ impl Dispatch {
     }
 }
 
-/// Offers messages to an outbox. Those that come faster than a rate allows wait as the newest of their topic.
+/// Offers messages to an outbox. Those that come faster than a rate allows wait as the newest of
+/// their topic.
 async fn offer(mut messages: mpsc::Receiver<Message>, sink: OutboxSink) -> Result<(), String> {
     let mut waiting = Paced::new(Duration::ZERO, "", now());
     loop {
@@ -175,8 +179,8 @@ async fn offer(mut messages: mpsc::Receiver<Message>, sink: OutboxSink) -> Resul
     Ok(())
 }
 
-/// Logs a refusal; the error is that of a closed outbox. The receipt is not awaited: what changes later is published
-/// again.
+/// Logs a refusal; the error is that of a closed outbox. The receipt is not awaited: what changes
+/// later is published again.
 fn note(message: &Message, offered: Result<Option<Receipt>, OfferError>) -> Result<(), String> {
     match offered {
         Ok(_) => {}
@@ -199,7 +203,8 @@ mod tests {
     use crate::outbox::{self, Outbox, Routes, Rule, WhenFull};
     use crate::tasks::{StopSwitch, stop_token};
 
-    /// An outbox, and the way into it for the messages about losses, beside which no rule wants anything.
+    /// An outbox, and the way into it for the messages about losses, beside which no rule wants
+    /// anything.
     fn backup(
         folder: &std::path::Path,
         rate: &str,

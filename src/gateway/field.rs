@@ -136,15 +136,16 @@ pub(super) struct Field {
     /// The thread of all lines through a network.
     shared: Option<OwnThread>,
     lines: HashMap<String, RunningLine>,
-    /// From the lines to the report, which ends when all of them have ended; `None` after the order to stop.
+    /// From the lines to the report, which ends when all of them have ended; `None` after the order
+    /// to stop.
     events: Option<mpsc::Sender<Event>>,
     report: mpsc::Sender<report::Update>,
     sets: mpsc::Sender<WriteTargets>,
 }
 
 impl Field {
-    /// Starts every line, the report and the writes. Serial lines have a thread each, because silences between frames are short;
-    /// lines through a network share one.
+    /// Starts every line, the report and the writes. Serial lines have a thread each, because
+    /// silences between frames are short; lines through a network share one.
     pub(super) fn start(
         mut channels: FieldChannels,
         config: &config::Gateway,
@@ -267,7 +268,8 @@ impl Field {
             .for_each(|line| line.stop.stop());
     }
 
-    /// Applies what differs: forgets lines that were stopped, updates report and writes, then starts new lines.
+    /// Applies what differs: forgets lines that were stopped, updates report and writes, then
+    /// starts new lines.
     pub(super) async fn change(
         &mut self,
         change: ConfigChange<'_>,
@@ -354,8 +356,8 @@ fn published(config: &config::Gateway) -> impl Iterator<Item = &TopicName> {
 }
 
 impl WriteRequests {
-    /// Takes requests to the service that writes to instruments. A request is acknowledged once it is in its queue: its result says
-    /// how it ended.
+    /// Takes requests to the service that writes to instruments. A request is acknowledged once it
+    /// is in its queue: its result says how it ended.
     fn start(mut self, service: WriteService, mut hurry: Stop, tasks: &mut Tasks) {
         let (queue, messages) = mpsc::channel(ORDER_QUEUE);
         tasks.start(TaskKind::Forward.task("set"), async move {

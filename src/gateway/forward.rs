@@ -1,5 +1,6 @@
-//! The route from the local broker into an outbox, for messages of local clients and for the `$SYS` topics that a rule wants. A message
-//! with a ticket is acknowledged to its sender once it is stored.
+//! The route from the local broker into an outbox, for messages of local clients and for the `$SYS`
+//! topics that a rule wants. A message with a ticket is acknowledged to its sender once it is
+//! stored.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,8 +33,8 @@ pub(super) struct ForwardQueue {
     pub(super) paced: Paced,
 }
 
-/// Offers what local clients publish to an outbox, and tells the broker when it is stored. After the order to hurry, messages that are
-/// not on disk are dropped: they are not acknowledged.
+/// Offers what local clients publish to an outbox, and tells the broker when it is stored. After
+/// the order to hurry, messages that are not on disk are dropped: they are not acknowledged.
 pub(super) async fn forward_messages(
     sink: OutboxSink,
     queue: ForwardQueue,

@@ -59,7 +59,8 @@ impl Health {
         }
     }
 
-    /// An uplink with its outbox and the counter of what does not come into that. To be called inside the runtime.
+    /// An uplink with its outbox and the counter of what does not come into that. To be called
+    /// inside the runtime.
     pub(super) fn watch_uplink(
         &mut self,
         uplink: &Uplink,
@@ -204,7 +205,8 @@ fn seconds(since_ms: u64) -> u64 {
     boot_ms().saturating_sub(since_ms) / 1000
 }
 
-/// The wall-clock time of a moment that is given in milliseconds since the machine started; `None` while the clock is not set.
+/// The wall-clock time of a moment that is given in milliseconds since the machine started; `None`
+/// while the clock is not set.
 fn time_of(ms: u64) -> Option<String> {
     let ago = i64::try_from(boot_ms().saturating_sub(ms)).ok()?;
     Some(known_unix_ms())

@@ -1,4 +1,5 @@
-//! The local broker with its listeners. Engine and plain connections share a thread; encrypted connections run in the main runtime.
+//! The local broker with its listeners. Engine and plain connections share a thread; encrypted
+//! connections run in the main runtime.
 
 use std::sync::Arc;
 
@@ -46,8 +47,8 @@ pub(super) struct LocalBroker {
 }
 
 impl LocalBroker {
-    /// Binds the listeners, reads certificates, restores sessions, then starts the tasks. `routes` are those of the uplinks, in
-    /// their order.
+    /// Binds the listeners, reads certificates, restores sessions, then starts the tasks. `routes`
+    /// are those of the uplinks, in their order.
     pub(super) async fn start(
         config: &config::Gateway,
         spec: &config::BrokerSetup,

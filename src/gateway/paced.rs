@@ -1,5 +1,6 @@
-//! Limits how often the `$SYS` states of the gateway are sent to a remote: the newest of each topic, at most once per interval. A state
-//! that a rate has no room for is not dropped but waits; the one that has waited longest is first. Pure.
+//! Limits how often the `$SYS` states of the gateway are sent to a remote: the newest of each
+//! topic, at most once per interval. A state that a rate has no room for is not dropped but waits;
+//! the one that has waited longest is first. Pure.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,10 +9,12 @@ use std::time::{Duration, Instant};
 use crate::message::Message;
 use crate::mqtt::TopicName;
 
-/// The factor by which the status of the uplink itself has a longer interval: each copy that is sent changes it.
+/// The factor by which the status of the uplink itself has a longer interval: each copy that is
+/// sent changes it.
 pub(super) const OWN_STATUS: u32 = 15;
 
-/// The longest that a rate holds a message back, unless an interval is longer: the rate may change meanwhile.
+/// The longest that a rate holds a message back, unless an interval is longer: the rate may change
+/// meanwhile.
 const SHORTEST_HOLD: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! Reload: the file is read again while the gateway runs. What differs is stopped and started, everything else continues.
+//! Reload: the file is read again while the gateway runs. What differs is stopped and started,
+//! everything else continues.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ struct UplinkChange {
 }
 
 impl RunningGateway {
-    /// Reads file and certificates. A file with faults, or one that needs a restart, changes nothing. The error is a task that failed.
+    /// Reads file and certificates. A file with faults, or one that needs a restart, changes
+    /// nothing. The error is a task that failed.
     pub(super) async fn reload(&mut self) -> Result<Reply, GatewayError> {
         let certificates = self.read_certificates();
         let mut config = match self.load_again().await {
@@ -67,7 +69,8 @@ impl RunningGateway {
         for (running, uplink) in self.uplinks.iter().zip(&config.uplinks) {
             running.routes.send_replace(Arc::clone(&uplink.routes));
         }
-        // Behind the rules: a message of a new filter that no rule takes would be acknowledged and lost.
+        // Behind the rules: a message of a new filter that no rule takes would be acknowledged and
+        // lost.
         for UplinkChange { index, update } in updates {
             if let Some(uplink) = self.uplinks.get(index) {
                 uplink.changes.send_replace(Some(update));
@@ -106,7 +109,8 @@ impl RunningGateway {
         Ok(())
     }
 
-    /// Reads the certificates of the listeners again. Returns the change, or why there is none, in words for people.
+    /// Reads the certificates of the listeners again. Returns the change, or why there is none, in
+    /// words for people.
     fn read_certificates(&self) -> Option<String> {
         match self.broker.as_ref()?.tls.as_ref()?.reload() {
             Ok(is_different) => {

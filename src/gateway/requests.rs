@@ -24,7 +24,8 @@ const DIAGNOSTIC_TIMEOUT: Duration = Duration::from_secs(30);
 const STOPPING: &str = "the gateway is stopping";
 
 impl RunningGateway {
-    /// Answers a request, at once or when its answer is there; only a reload is awaited. The error is a task that failed.
+    /// Answers a request, at once or when its answer is there; only a reload is awaited. The error
+    /// is a task that failed.
     pub(super) async fn answer(
         &mut self,
         call: Call,

@@ -62,7 +62,8 @@ struct Phase {
     after: &'static [TaskKind],
 }
 
-/// The phases of a stop. An outbox closes, and its [`TaskKind::Store`] ends, with the last task that uses it.
+/// The phases of a stop. An outbox closes, and its [`TaskKind::Store`] ends, with the last task
+/// that uses it.
 const PHASES: [Phase; 2] = [
     Phase {
         order: StopOrder::Sources,
@@ -81,7 +82,8 @@ const PHASES: [Phase; 2] = [
 ];
 
 impl RunningGateway {
-    /// Stops phase by phase. When the grace is over, all phases are ordered at once, and tasks that wait for a disk give up.
+    /// Stops phase by phase. When the grace is over, all phases are ordered at once, and tasks that
+    /// wait for a disk give up.
     pub(super) async fn stop(mut self) -> Result<(), GatewayError> {
         let grace_over = now() + self.config.shutdown_grace;
         let give_up = grace_over + STOP_TIMEOUT;

@@ -8,7 +8,8 @@ use crate::field::{Device, Point};
 use crate::mqtt::{TopicFilter, TopicName};
 use crate::report::set::{WritablePoint, WriteTarget};
 
-/// All of them: no client may publish there without an explicit rule, whether the point can be written or not.
+/// All of them: no client may publish there without an explicit rule, whether the point can be
+/// written or not.
 pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
     let topics = config
         .points
@@ -18,7 +19,8 @@ pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
     topics.filter_map(set_topic).collect()
 }
 
-/// The same as filters: a client that publishes to a point that cannot be written gets a result that says so.
+/// The same as filters: a client that publishes to a point that cannot be written gets a result
+/// that says so.
 pub(super) fn set_filters(config: &config::Gateway) -> Vec<TopicFilter> {
     guarded_topics(config)
         .iter()
@@ -26,8 +28,8 @@ pub(super) fn set_filters(config: &config::Gateway) -> Vec<TopicFilter> {
         .collect()
 }
 
-/// The points that each of these topics writes. A point that cannot be written has no target, a group of such points one without
-/// members.
+/// The points that each of these topics writes. A point that cannot be written has no target, a
+/// group of such points one without members.
 pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, WriteTarget> {
     let mut targets = HashMap::new();
     for (line, spec) in config.lines.iter().enumerate() {

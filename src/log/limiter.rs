@@ -1,13 +1,14 @@
 //! The lines that peers can cause, bounded. Pure.
 //!
 //! Invariants:
-//! * A source writes at most `burst` lines of a kind at once, and then one in `every`; all sources together at most [`ALL`] times as
-//!   many, so that a flood of one kind from many addresses hides no other kind. The first line of a source in [`RARE`] times `every` may
-//!   come out of a reserve, as large as the lines of one source: a flood of others does not hide a rare source.
-//! * Memory is bounded: [`MOST_SOURCES`] pairs of a kind and a source of at most [`MOST_BYTES`] each. Sources beyond that share the
-//!   account of one.
-//! * Every suppressed line is counted, and the count comes with a later line of its source, or by [`LogLimiter::overdue`] in one line for
-//!   a kind.
+//! * A source writes at most `burst` lines of a kind at once, and then one in `every`; all sources
+//!   together at most [`ALL`] times as many, so that a flood of one kind from many addresses hides
+//!   no other kind. The first line of a source in [`RARE`] times `every` may come out of a reserve,
+//!   as large as the lines of one source: a flood of others does not hide a rare source.
+//! * Memory is bounded: [`MOST_SOURCES`] pairs of a kind and a source of at most [`MOST_BYTES`]
+//!   each. Sources beyond that share the account of one.
+//! * Every suppressed line is counted, and the count comes with a later line of its source, or by
+//!   [`LogLimiter::overdue`] in one line for a kind.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -63,8 +64,8 @@ struct KindAccounts {
     reported: Option<Instant>,
 }
 
-/// Decides which lines are written. `K` is a kind of line, of which a program has a few; `S` is its source. Both are small values without
-/// anything a peer has chosen.
+/// Decides which lines are written. `K` is a kind of line, of which a program has a few; `S` is its
+/// source. Both are small values without anything a peer has chosen.
 #[derive(Debug)]
 pub struct LogLimiter<K, S = ()> {
     burst: u32,
@@ -94,7 +95,8 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
         }
     }
 
-    /// Permits a line of `source`, with the number of lines suppressed since the last one; `None` counts it as suppressed.
+    /// Permits a line of `source`, with the number of lines suppressed since the last one; `None`
+    /// counts it as suppressed.
     pub fn permit(&mut self, kind: K, source: S, now: Instant) -> Option<u64> {
         let (burst, every, of_all) = (self.burst, self.every, self.burst.saturating_mul(ALL));
         let source = self.known(kind, source, now);
@@ -160,7 +162,8 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
         });
     }
 
-    /// The suppressed lines of each kind, of sources that are quiet again, to be reported as one line for a kind. Called periodically.
+    /// The suppressed lines of each kind, of sources that are quiet again, to be reported as one
+    /// line for a kind. Called periodically.
     pub fn overdue(&mut self, now: Instant) -> Vec<(K, u64)> {
         let mut reported = Vec::new();
         for (kind, state) in &mut self.kinds {
@@ -289,7 +292,8 @@ mod tests {
     proptest! {
         #![proptest_config(crate::testing::cases(24, module_path!()))]
 
-        /// Whatever comes, every line is either written or counted exactly once, lines stay within the bound, and so does the table.
+        /// Whatever comes, every line is either written or counted exactly once, lines stay within
+        /// the bound, and so does the table.
         #[test]
         fn no_line_is_lost_or_written_too_often(steps in prop::collection::vec((0u16..1200, 0u64..3), 1..2500)) {
             let (mut limiter, start) = (LogLimiter::new(2, SECOND), crate::time::now());

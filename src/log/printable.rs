@@ -8,9 +8,9 @@ use tracing::field::DisplayValue;
 /// Bytes of a text of a peer that the log shows.
 const SHOWN: usize = 256;
 
-/// Shows a text of a peer on one line: control characters (and with them line ends and the escape sequences of terminals),
-/// marks that change the direction of writing, and characters without a width are written as escapes such as `\u{1b}`. A backslash
-/// stays as it is.
+/// Shows a text of a peer on one line: control characters (and with them line ends and the escape
+/// sequences of terminals), marks that change the direction of writing, and characters without a
+/// width are written as escapes such as `\u{1b}`. A backslash stays as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Printable<'a>(pub &'a str);
 
@@ -23,8 +23,9 @@ impl Printable<'_> {
                 | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
     }
 
-    /// The beginning of a text that a peer has chosen, for the log: at most 256 bytes as they are printed, and an ellipsis where more
-    /// follows. Names, topics and reasons of MQTT may have 64 kB.
+    /// The beginning of a text that a peer has chosen, for the log: at most 256 bytes as they are
+    /// printed, and an ellipsis where more follows. Names, topics and reasons of MQTT may have 64
+    /// kB.
     pub fn short(text: &str) -> Cow<'_, str> {
         Self::cut(text, SHOWN)
     }
@@ -104,7 +105,8 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// The field of a line for a text that a peer has chosen: a name, a topic, a payload, a reason. See [`Printable::short`].
+/// The field of a line for a text that a peer has chosen: a name, a topic, a payload, a reason. See
+/// [`Printable::short`].
 pub fn chosen(text: &str) -> DisplayValue<Cow<'_, str>> {
     tracing::field::display(Printable::short(text))
 }

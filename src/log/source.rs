@@ -1,4 +1,5 @@
-//! The source of a log line, for its limits: a network, not a name, because a peer can have as many names as it likes.
+//! The source of a log line, for its limits: a network, not a name, because a peer can have as many
+//! names as it likes.
 
 use core::net::{IpAddr, Ipv6Addr};
 

@@ -20,7 +20,8 @@ pub enum Progress {
     NeedMore,
 }
 
-/// Cuts packets off a byte stream. It learns the protocol version from the CONNECT that passes through it.
+/// Cuts packets off a byte stream. It learns the protocol version from the CONNECT that passes
+/// through it.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     version: Option<Version>,
@@ -31,7 +32,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The server's side: the first packet must be CONNECT. `max_packet` bounds a whole frame, in bytes.
+    /// The server's side: the first packet must be CONNECT. `max_packet` bounds a whole frame, in
+    /// bytes.
     pub fn server(max_packet: usize) -> Self {
         Self {
             version: None,
@@ -80,7 +82,8 @@ impl Decoder {
         Ok(Progress::Packet(packet))
     }
 
-    /// The first byte, the length of the body and that of the fixed header; `None` if the header is not complete.
+    /// The first byte, the length of the body and that of the fixed header; `None` if the header is
+    /// not complete.
     fn frame(&self, buffer: &[u8]) -> Result<Option<(u8, usize, usize)>, DecodeError> {
         let Some((&header, rest)) = buffer.split_first() else {
             return Ok(None);
@@ -199,7 +202,8 @@ fn last_properties(place: Place, body: &mut Reader) -> Result<Properties, Decode
     }
 }
 
-/// The version in which the sender of a CONNECT understands an answer, from its first bytes; `None` if more of them are needed.
+/// The version in which the sender of a CONNECT understands an answer, from its first bytes; `None`
+/// if more of them are needed.
 pub fn claimed_version(begun: &[u8]) -> Result<Option<Version>, DecodeError> {
     let Some((header, rest)) = begun.split_first() else {
         return Ok(None);
@@ -281,7 +285,8 @@ fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
 
 fn check_connect_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
     let will = flags & 0x04 != 0;
-    // MQTT 3.1 has a bit that it does not use, and does not look at QoS and retain of a will that is not there.
+    // MQTT 3.1 has a bit that it does not use, and does not look at QoS and retain of a will that
+    // is not there.
     let is_old = version == Version::V31;
     if flags & 0x01 != 0 && !is_old {
         return Err(malformed("the reserved connect flag is set")); // [MQTT-3.1.2-3]

@@ -9,7 +9,8 @@ use super::{
     ReasonCode, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, Version,
 };
 
-/// Appends `packet` to `out` as `version` writes it. What a version does not know (properties, reason codes) is left out.
+/// Appends `packet` to `out` as `version` writes it. What a version does not know (properties,
+/// reason codes) is left out.
 // A table: one arm a packet, the first byte of its header first.
 pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
     match packet {
@@ -154,8 +155,8 @@ pub struct PublishContent<'a> {
     pub extras: Extras<'a>,
 }
 
-/// A PUBLISH written once for all receivers of one protocol version; what differs between them (flags and packet identifier) is
-/// filled in for each.
+/// A PUBLISH written once for all receivers of one protocol version; what differs between them
+/// (flags and packet identifier) is filled in for each.
 #[derive(Debug)]
 pub struct PublishTemplate {
     /// With the payload, unless that is worth sharing.
@@ -166,8 +167,9 @@ pub struct PublishTemplate {
 }
 
 impl PublishTemplate {
-    /// For QoS 0 or, with `has_id`, for QoS 1 and 2. Payloads of `share_from` bytes and more are shared, not copied. An empty topic
-    /// needs a topic alias in `extras`. Before MQTT 5 there are no properties.
+    /// For QoS 0 or, with `has_id`, for QoS 1 and 2. Payloads of `share_from` bytes and more are
+    /// shared, not copied. An empty topic needs a topic alias in `extras`. Before MQTT 5 there are
+    /// no properties.
     pub fn new(
         content: PublishContent<'_>,
         version: Version,
@@ -203,8 +205,8 @@ impl PublishTemplate {
         self.bytes.len() + self.payload.len()
     }
 
-    /// Appends the packet to `out`, without the payload that is returned if it is shared. `packet_id` is there exactly if the template
-    /// has one.
+    /// Appends the packet to `out`, without the payload that is returned if it is shared.
+    /// `packet_id` is there exactly if the template has one.
     pub fn write(
         &self,
         flags: PublishFlags,

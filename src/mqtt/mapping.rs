@@ -1,12 +1,14 @@
-//! Maps the topics of one side of an uplink to those of the other side: a part is taken off, a part is put before, or by a template.
-//! Pure.
+//! Maps the topics of one side of an uplink to those of the other side: a part is taken off, a part
+//! is put before, or by a template. Pure.
 //!
 //! Invariants:
 //! * A mapping takes the topics that its filter matches, and no others.
-//! * [`Mapping::back`] undoes [`Mapping::apply`] exactly, or returns nothing: a template that leaves out a wildcard has no way back.
-//! * `#` stands for the levels in its place together with the slash before them: `plant/#` to `oilco/#` makes `oilco` of `plant`,
-//!   `oilco/` of `plant/` and `oilco//x` of `plant//x`.
-//! * No topic becomes one that begins with `$` unless the mapping itself says so, or it began with `$` before.
+//! * [`Mapping::back`] undoes [`Mapping::apply`] exactly, or returns nothing: a template that
+//!   leaves out a wildcard has no way back.
+//! * `#` stands for the levels in its place together with the slash before them: `plant/#` to
+//!   `oilco/#` makes `oilco` of `plant`, `oilco/` of `plant/` and `oilco//x` of `plant//x`.
+//! * No topic becomes one that begins with `$` unless the mapping itself says so, or it began with
+//!   `$` before.
 
 use super::{MappingError, TopicError, TopicFilter, TopicName};
 
@@ -42,7 +44,8 @@ pub struct Mapping {
     way: Way,
 }
 
-/// The parts of a topic in place of the wildcards: a level for each `+`, and the text for `#`; `None` for the parent level.
+/// The parts of a topic in place of the wildcards: a level for each `+`, and the text for `#`;
+/// `None` for the parent level.
 struct Captures<'t> {
     levels: Vec<&'t str>,
     rest: Option<&'t str>,
@@ -92,8 +95,9 @@ impl Mapping {
         })
     }
 
-    /// Writes topics by a template: `+` for each single wildcard of the filter in order, or {1}, {2} for them by number, `#` at the end
-    /// for the rest, {site} for the site. Without any of them it is one topic.
+    /// Writes topics by a template: `+` for each single wildcard of the filter in order, or {1},
+    /// {2} for them by number, `#` at the end for the rest, {site} for the site. Without any of
+    /// them it is one topic.
     pub fn template(filter: TopicFilter, to: &str, site: &str) -> Result<Self, MappingError> {
         let plain = filter.plain();
         let has = plain.split('/').filter(|level| *level == "+").count();
@@ -233,7 +237,8 @@ impl Mapping {
         image.overlaps(filter) && self.partial_levels().into_iter().all(fits)
     }
 
-    /// The levels that come out of which only the beginning and the end are certain: the place, and both texts.
+    /// The levels that come out of which only the beginning and the end are certain: the place, and
+    /// both texts.
     fn partial_levels(&self) -> Vec<(usize, &str, &str)> {
         match &self.way {
             Way::Prefix { prefix, .. } => cut_level(prefix)
@@ -352,7 +357,8 @@ fn cut_level(prefix: &str) -> Option<&str> {
     prefix.rsplit('/').next().filter(|level| !level.is_empty())
 }
 
-/// `text` with `new` in place of `old` at its beginning. The parent level of `old` becomes that of `new`, if both end with a slash.
+/// `text` with `new` in place of `old` at its beginning. The parent level of `old` becomes that of
+/// `new`, if both end with a slash.
 fn replaced(text: &str, old: &str, new: &str) -> Option<String> {
     if let Some(behind) = text.strip_prefix(old) {
         return Some(format!("{new}{behind}"));

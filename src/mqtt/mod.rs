@@ -1,11 +1,13 @@
-//! MQTT on the wire: one packet model for 3.1, 3.1.1 and 5.0, its codec, topics. No I/O, no state, no clock.
+//! MQTT on the wire: one packet model for 3.1, 3.1.1 and 5.0, its codec, topics. No I/O, no state,
+//! no clock.
 //!
 //! Invariants:
-//! * A packet that was decoded is well formed: text is UTF-8 without U+0000, topic names hold no wildcard, topic filters are
-//!   valid, packet identifiers are not zero, reserved bits were right, properties are allowed in their packet and are there once.
-//!   Topics may have more levels than are allowed: the receiver of the packet refuses them, because the connection need not end.
-//! * "Incomplete" is only ever said of a frame whose bytes have not all arrived; everything else is an error with the reason
-//!   code that the standard prescribes.
+//! * A packet that was decoded is well formed: text is UTF-8 without U+0000, topic names hold no
+//!   wildcard, topic filters are valid, packet identifiers are not zero, reserved bits were right,
+//!   properties are allowed in their packet and are there once. Topics may have more levels than
+//!   are allowed: the receiver of the packet refuses them, because the connection need not end.
+//! * "Incomplete" is only ever said of a frame whose bytes have not all arrived; everything else is
+//!   an error with the reason code that the standard prescribes.
 //! * Decoding never panics and never allocates more than the frame it was given.
 
 mod decode;
@@ -133,8 +135,8 @@ impl Packet {
 pub struct Connect {
     /// Protocol name and level in one.
     pub version: Version,
-    /// The highest bit of the level: what bridges (mosquitto's `try_private`) say before MQTT 5, where they can ask for No Local and
-    /// Retain As Published themselves.
+    /// The highest bit of the level: what bridges (mosquitto's `try_private`) say before MQTT 5,
+    /// where they can ask for No Local and Retain As Published themselves.
     pub is_bridge: bool,
     /// `Clean Session` before MQTT 5, `Clean Start` in it.
     pub clean_start: bool,

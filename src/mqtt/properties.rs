@@ -1,7 +1,8 @@
-//! MQTT 5 properties: their fields, the packets that may have them, and their encoding [MQTT 5.0, 2.2.2].
+//! MQTT 5 properties: their fields, the packets that may have them, and their encoding [MQTT 5.0,
+//! 2.2.2].
 //!
-//! Invariants: a decoded property was allowed in its packet and, unless the standard lets it repeat, stood there once. A packet
-//! without properties costs one pointer.
+//! Invariants: a decoded property was allowed in its packet and, unless the standard lets it
+//! repeat, stood there once. A packet without properties costs one pointer.
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::ops::Deref;
@@ -182,7 +183,8 @@ const EVERYWHERE: u16 = WILL
     | DISCONNECT
     | AUTH;
 
-/// The packets that may have property `id`, as bits by packet type; 0 for unknown identifiers [MQTT 5.0, table 2-4].
+/// The packets that may have property `id`, as bits by packet type; 0 for unknown identifiers [MQTT
+/// 5.0, table 2-4].
 fn allowed_places(id: u32) -> u16 {
     match id {
         0x01 | 0x02 | 0x03 | 0x08 | 0x09 => PUBLISH | WILL,

@@ -62,7 +62,7 @@ reasons! {
     SERVER_BUSY = 0x89, "server busy";
     /// 0x8B shutting down.
     SERVER_SHUTTING_DOWN = 0x8B, "server shutting down";
-    /// 0x8A the address is shut out for a while.
+    /// 0x8A the address is banned for a while.
     BANNED = 0x8A, "banned";
     /// 0x8C authentication method not supported.
     BAD_AUTHENTICATION_METHOD = 0x8C, "bad authentication method";

@@ -92,7 +92,8 @@ impl TopicName {
         }
     }
 
-    /// The same for a packet: the receiver of the packet refuses a topic that is too deep, and keeps the connection.
+    /// The same for a packet: the receiver of the packet refuses a topic that is too deep, and
+    /// keeps the connection.
     pub fn of_any_depth(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_common(&text)?;
@@ -118,7 +119,8 @@ impl TopicName {
         Self(ByteString::from(&*self.0))
     }
 
-    /// True for names such as `$SYS/...`, which wildcards at the first level do not match [MQTT-4.7.2-1].
+    /// True for names such as `$SYS/...`, which wildcards at the first level do not match
+    /// [MQTT-4.7.2-1].
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with('$')
     }
@@ -135,7 +137,8 @@ impl TopicFilter {
         }
     }
 
-    /// The same for a packet: the receiver of the packet refuses a filter that is too deep, and keeps the connection.
+    /// The same for a packet: the receiver of the packet refuses a filter that is too deep, and
+    /// keeps the connection.
     pub fn of_any_depth(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_common(&text)?;

@@ -1,13 +1,16 @@
-//! The data types of MQTT on the wire [MQTT 5.0, 1.5]: integers, text and binary data with their lengths.
+//! The data types of MQTT on the wire [MQTT 5.0, 1.5]: integers, text and binary data with their
+//! lengths.
 //!
-//! Invariants: a read beyond the end of a packet is an error, never a panic; what is written can be read again.
+//! Invariants: a read beyond the end of a packet is an error, never a panic; what is written can be
+//! read again.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::{PacketId, ReasonCode, Version};
 
-/// Bytes that are no packet, or a packet that is not allowed here. The peer's fault: answer with the code, close, count.
+/// Bytes that are no packet, or a packet that is not allowed here. The peer's fault: answer with
+/// the code, close, count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what} ({reason})")]
 pub struct DecodeError {

@@ -1,14 +1,17 @@
-//! A token bucket for a rate of messages and bytes: a short burst at once, then the rate. Pure: the caller passes the time.
+//! A token bucket for a rate of messages and bytes: a short burst at once, then the rate. Pure: the
+//! caller passes the time.
 //!
 //! Invariants:
-//! * In any span of time no more passes than the rate allows for it, plus the rate of the time `burst` (at least one message), plus the
-//!   end of one message: a message larger than the rest passes whole, and is paid for afterwards.
+//! * In any span of time no more passes than the rate allows for it, plus the rate of the time
+//!   `burst` (at least one message), plus the end of one message: a message larger than the rest
+//!   passes whole, and is paid for afterwards.
 
 use std::time::{Duration, Instant};
 
 use crate::units::Rate;
 
-/// Burst of messages that wait for their rate: the link is used evenly, and a remote that counts by the second is content.
+/// Burst of messages that wait for their rate: the link is used evenly, and a remote that counts by
+/// the second is content.
 pub const EVENLY: Duration = Duration::from_millis(100);
 /// Burst of messages that are dropped beyond their rate: the readings of a cycle come together.
 pub(super) const BY_THE_SECOND: Duration = Duration::from_secs(1);
@@ -30,7 +33,8 @@ fn per_second(per_hour: u64) -> f64 {
     per_hour as f64 / 3600.0
 }
 
-/// A part of a rate after `seconds`, when `left` was left of it: no more than the time `burst` brings, but at least one message.
+/// A part of a rate after `seconds`, when `left` was left of it: no more than the time `burst`
+/// brings, but at least one message.
 fn filled(left: f64, per_hour: Option<u64>, seconds: f64, burst: Duration) -> f64 {
     let Some(per_hour) = per_hour else {
         return f64::INFINITY;

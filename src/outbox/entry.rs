@@ -1,4 +1,5 @@
-//! An outbox entry as bytes, with a version and a kind, so that the format can change while old entries wait. Pure.
+//! An outbox entry as bytes, with a version and a kind, so that the format can change while old
+//! entries wait. Pure.
 //!
 //! ```text
 //! version 2, or 1 | kind 1 | content
@@ -19,7 +20,8 @@ use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::time::SinceBoot;
 
-/// Version 1 is the same without bits 4 to 6. Bit 7 came later: without it, and where it is not known, a message waits for no rate.
+/// Version 1 is the same without bits 4 to 6. Bit 7 came later: without it, and where it is not
+/// known, a message waits for no rate.
 const VERSION: u8 = 2;
 const OLDEST: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
@@ -147,8 +149,8 @@ impl Outgoing {
         is_known.then(|| u64::try_from(now.unix_ms - self.enqueued.unix_ms).unwrap_or(0))
     }
 
-    /// Takes the time it has waited off its expiry interval [MQTT-3.3.2-6]; false if nothing is left. Nothing ages while the
-    /// clock is unset.
+    /// Takes the time it has waited off its expiry interval [MQTT-3.3.2-6]; false if nothing is
+    /// left. Nothing ages while the clock is unset.
     pub fn age(&mut self, now: Timestamp) -> bool {
         let (Some(interval), Some(waited)) = (self.properties.message_expiry, self.waited_ms(now))
         else {

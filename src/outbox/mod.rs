@@ -1,9 +1,13 @@
-//! The messages that were not delivered to one remote broker yet: in order, on disk, until they are settled.
+//! The messages that were not delivered to one remote broker yet: in order, on disk, until they are
+//! settled.
 //!
 //! Invariants:
-//! * A message is accepted when its receipt says safe, and gone only when it was settled, or given up, counted and reported as a gap.
-//! * Three lanes, each in order: all alarms before anything live, all live messages before the backlog.
-//! * Sequence numbers are those of the store, one series a lane: strictly growing, never used again.
+//! * A message is accepted when its receipt says safe, and gone only when it was settled, or given
+//!   up, counted and reported as a gap.
+//! * Three lanes, each in order: all alarms before anything live, all live messages before the
+//!   backlog.
+//! * Sequence numbers are those of the store, one series a lane: strictly growing, never used
+//!   again.
 //! * A message that the remote permanently refuses is kept as a dead letter, in a queue of its own.
 //!
 //! It knows no connection and no packet identifier; those are the uplink's.
@@ -39,7 +43,8 @@ pub use crate::store::{
 };
 use crate::time::moment;
 
-/// The queues of an outbox, in the order of their importance: at the limit the last loses entries first.
+/// The queues of an outbox, in the order of their importance: at the limit the last loses entries
+/// first.
 pub const QUEUES: [&str; 4] = ["alarm", "live", "backlog", "dead"];
 /// The lanes in the order in which they are sent.
 pub const LANES: [Lane; 3] = [Lane::Alarm, Lane::Live, Lane::Backlog];
@@ -80,7 +85,8 @@ impl Waiting {
     }
 }
 
-/// Opens the outbox in `folder` and starts its thread; the receiver resolves when the thread has closed it.
+/// Opens the outbox in `folder` and starts its thread; the receiver resolves when the thread has
+/// closed it.
 pub fn open(
     name: &str,
     folder: &Path,
@@ -117,13 +123,14 @@ pub fn dead(counters: &Counters) -> u64 {
 }
 
 impl Outbox {
-    /// Appends a message; waits while too many bytes wait for the disk. It is accepted when its receipt says so.
+    /// Appends a message; waits while too many bytes wait for the disk. It is accepted when its
+    /// receipt says so.
     pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
         self.store.append(lane as usize, message.encode()).await
     }
 
-    /// The next messages of a lane after `after`, in order. Entries that are too old or cannot be read are given up; `None` if there
-    /// are no more entries at all.
+    /// The next messages of a lane after `after`, in order. Entries that are too old or cannot be
+    /// read are given up; `None` if there are no more entries at all.
     pub async fn read(
         &self,
         lane: Lane,
@@ -176,8 +183,8 @@ impl Outbox {
         None
     }
 
-    /// The messages of a queue after `after` that are selected, with the last number that was read; `None` if there are no more
-    /// entries. A dead letter comes without its message.
+    /// The messages of a queue after `after` that are selected, with the last number that was read;
+    /// `None` if there are no more entries. A dead letter comes without its message.
     pub async fn find(
         &self,
         queue: usize,
@@ -226,7 +233,8 @@ impl Outbox {
         }
     }
 
-    /// Keeps a message that the remote permanently refuses. Its entry may be settled when the receipt says safe.
+    /// Keeps a message that the remote permanently refuses. Its entry may be settled when the
+    /// receipt says safe.
     pub async fn bury(
         &self,
         place: EntryId,
@@ -244,8 +252,8 @@ impl Outbox {
         self.store.append(DEAD, dead.encode()).await
     }
 
-    /// Replaces the state that an uplink keeps beside its lanes. Resolves when it is durable, with everything appended and settled
-    /// before.
+    /// Replaces the state that an uplink keeps beside its lanes. Resolves when it is durable, with
+    /// everything appended and settled before.
     pub fn save(&self, states: Vec<(usize, Bytes)>) -> oneshot::Receiver<()> {
         self.store.save(states)
     }

@@ -1,19 +1,26 @@
-//! The routes between the local broker and one remote: which topics are forwarded, and their names on each side. Pure.
+//! The routes between the local broker and one remote: which topics are forwarded, and their names
+//! on each side. Pure.
 //!
 //! Invariants:
-//! * The first `send` rule that matches a message decides its topic at the remote; the first `receive` filter that matches decides its
-//!   topic here. A message goes each way once, however many of them match.
-//! * A command at the name of a point (or group) at the remote, with `/set` behind it, becomes a command to that point. That is so for
-//!   points of this gateway only, and only where the file asks for it: with `commands`, or where a `receive` filter without a mapping
-//!   of its own covers it.
-//! * A response topic is mapped so that the answer comes back, where that is possible: for the remote to a topic that comes in as the
-//!   local one, for local clients to a topic that goes out as the one of the remote.
-//! * A point has one name at the remote: that of its readings. Commands to a name that several points share reach none of them.
-//! * A command that came from a remote goes to no other one, and a command of a local client goes to no remote that would send it back;
-//!   their results go to the remote.
-//! * A retained message that is a command here keeps the retain flag: instruments refuse retained commands.
+//! * The first `send` rule that matches a message decides its topic at the remote; the first
+//!   `receive` filter that matches decides its topic here. A message goes each way once, however
+//!   many of them match.
+//! * A command at the name of a point (or group) at the remote, with `/set` behind it, becomes a
+//!   command to that point. That is so for points of this gateway only, and only where the file
+//!   asks for it: with `commands`, or where a `receive` filter without a mapping of its own covers
+//!   it.
+//! * A response topic is mapped so that the answer comes back, where that is possible: for the
+//!   remote to a topic that comes in as the local one, for local clients to a topic that goes out
+//!   as the one of the remote.
+//! * A point has one name at the remote: that of its readings. Commands to a name that several
+//!   points share reach none of them.
+//! * A command that came from a remote goes to no other one, and a command of a local client goes
+//!   to no remote that would send it back; their results go to the remote.
+//! * A retained message that is a command here keeps the retain flag: instruments refuse retained
+//!   commands.
 //! * Messages about losses of this uplink go to its remote in any case.
-//! * A response topic of the remote never becomes a command, a point or a result of a command, nor a topic of the local broker.
+//! * A response topic of the remote never becomes a command, a point or a result of a command, nor
+//!   a topic of the local broker.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -51,12 +58,13 @@ pub struct Routes {
     pub commands: bool,
     /// The topics of points and groups.
     points: Arc<Points>,
-    /// The topic of messages about losses of this uplink and a rule for them, where no `send` rule wants them: its remote learns of
-    /// them all the same.
+    /// The topic of messages about losses of this uplink and a rule for them, where no `send` rule
+    /// wants them: its remote learns of them all the same.
     pub losses: Option<(TopicName, Rule)>,
     /// The identifiers of the `send` rules, in their order.
     ids: Vec<u32>,
-    /// The points by their names at the remote; made from the rules and the points. Empty where nothing comes in.
+    /// The points by their names at the remote; made from the rules and the points. Empty where
+    /// nothing comes in.
     names: HashMap<TopicName, Named>,
 }
 
@@ -167,14 +175,16 @@ impl Routes {
             return Some(found);
         }
         let is_command = self.is_command(&message.topic);
-        // Two uplinks to one remote would pass it round for ever, and the instrument would be written each time.
+        // Two uplinks to one remote would pass it round for ever, and the instrument would be
+        // written each time.
         if is_command && (self.commands || matches!(message.origin, Origin::Uplink(_))) {
             return None;
         }
         let is_own = message.origin == Origin::Field;
         let loss = || self.loss(&message.topic).filter(|_| is_own);
         let (rule, there) = self.sent(&message.topic, message.class).or_else(loss)?;
-        // The remote would send it back where it has no "no local", and the instrument would do it twice.
+        // The remote would send it back where it has no "no local", and the instrument would do it
+        // twice.
         let comes_back = |there: &TopicName| self.comes_in_as(there, &message.topic);
         if is_command && there.as_ref().is_ok_and(comes_back) {
             None
@@ -189,7 +199,8 @@ impl Routes {
         rule.mapping.apply(topic).map(|topic| (rule, topic))
     }
 
-    /// The rule for a message of the gateway itself, and its topic at the remote; `None` if it does not go there.
+    /// The rule for a message of the gateway itself, and its topic at the remote; `None` if it does
+    /// not go there.
     pub fn for_own(
         &self,
         topic: &TopicName,
@@ -214,12 +225,14 @@ impl Routes {
             .filter_map(|(id, rule)| Some((*id, rule.rate?)))
     }
 
-    /// The identifier of the rule with a rate that has taken a message, by its topic at the remote and its lane.
+    /// The identifier of the rule with a rate that has taken a message, by its topic at the remote
+    /// and its lane.
     pub fn rated_id(&self, there: &TopicName, lane: Lane) -> Option<u32> {
         self.rated(there, lane).map(|rule| self.id_of(rule))
     }
 
-    /// The rule with a rate that has taken a message, by its topic at the remote and its lane; of several, the first.
+    /// The rule with a rate that has taken a message, by its topic at the remote and its lane; of
+    /// several, the first.
     fn rated(&self, there: &TopicName, lane: Lane) -> Option<&Rule> {
         let writes = |mapping: &Mapping| {
             let is_among = || {
@@ -233,8 +246,8 @@ impl Routes {
         rated.find(|rule| writes(&rule.mapping))
     }
 
-    /// The result of a command goes where the command came from: behind the name of the point at the remote, whether the rule of the
-    /// point matches it or not.
+    /// The result of a command goes where the command came from: behind the name of the point at
+    /// the remote, whether the rule of the point matches it or not.
     fn result(&self, message: &Message) -> Option<(&Rule, Result<TopicName, TopicError>)> {
         let point = without(&message.topic, RESULT).filter(|_| message.origin == Origin::Field)?;
         let (rule, there) = self.sent(&point, *self.points.get(&point)?)?;
@@ -311,7 +324,8 @@ impl Routes {
         self.points.keys()
     }
 
-    /// The name of a point at the remote, if it is that of no other one and commands may come by it.
+    /// The name of a point at the remote, if it is that of no other one and commands may come by
+    /// it.
     pub fn name_of(&self, point: &TopicName) -> Option<TopicName> {
         let (_, there) = self.sent(point, *self.points.get(point)?)?;
         there
@@ -319,7 +333,8 @@ impl Routes {
             .filter(|there| self.point_of(there) == Some(point))
     }
 
-    /// Names to which the remote may send commands and that several points have, with two of the points each; in no order.
+    /// Names to which the remote may send commands and that several points have, with two of the
+    /// points each; in no order.
     pub fn shared_names(&self) -> impl Iterator<Item = (&TopicName, [&TopicName; 2])> {
         let is_open = |name: &TopicName| {
             let covering = with(name, SET).and_then(|command| self.covering(&command));
@@ -333,8 +348,8 @@ impl Routes {
             })
     }
 
-    /// The response topic of a local message, for the remote: one whose messages come in under the local name, else the name of the
-    /// topic at the remote.
+    /// The response topic of a local message, for the remote: one whose messages come in under the
+    /// local name, else the name of the topic at the remote.
     pub fn answered_at(&self, local: &TopicName) -> TopicName {
         let mut ways = self
             .receive
@@ -348,8 +363,8 @@ impl Routes {
             .unwrap_or_else(|| local.clone())
     }
 
-    /// The response topic of a message of the remote, for local clients: the topic whose messages go out under that name. `None` if
-    /// there is none: the answer would not arrive.
+    /// The response topic of a message of the remote, for local clients: the topic whose messages
+    /// go out under that name. `None` if there is none: the answer would not arrive.
     pub fn answers_to(&self, there: &TopicName) -> Option<TopicName> {
         let goes_there = |local: &TopicName| {
             self.sent(local, Class::default())

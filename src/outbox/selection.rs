@@ -9,8 +9,8 @@ use crate::reading::Timestamp;
 /// A message is selected if every given condition applies to it; without a condition all are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Selection {
-    /// Spans of numbers, as in the user property `seq`, first and last; one of them must hold it. A dead letter has the number that
-    /// it had in its lane.
+    /// Spans of numbers, as in the user property `seq`, first and last; one of them must hold it. A
+    /// dead letter has the number that it had in its lane.
     pub numbers: Vec<(u64, u64)>,
     /// Matches the topic at the remote.
     pub topic: Option<Filter>,

@@ -1,5 +1,5 @@
-//! The way into an outbox: which local messages go to the remote, under which topic, class and QoS. A message in an outbox keeps the
-//! topic that it was taken with, whatever the rules say later.
+//! The way into an outbox: which local messages go to the remote, under which topic, class and QoS.
+//! A message in an outbox keeps the topic that it was taken with, whatever the rules say later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,7 +145,8 @@ impl Rates {
 }
 
 impl OutboxSink {
-    /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
+    /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`,
+    /// the state of the other, is false.
     pub fn new(
         outbox: Outbox,
         routes: watch::Receiver<Arc<Routes>>,
@@ -168,7 +169,8 @@ impl OutboxSink {
         }
     }
 
-    /// Counts readings and other messages of the gateway itself that the outbox does not take; clients learn it from their answers.
+    /// Counts readings and other messages of the gateway itself that the outbox does not take;
+    /// clients learn it from their answers.
     #[must_use]
     pub fn counting(self, dropped: Arc<Counter>) -> Self {
         Self { dropped, ..self }
@@ -192,8 +194,8 @@ impl OutboxSink {
         !self.primary.as_ref().is_some_and(|is_up| *is_up.borrow())
     }
 
-    /// Puts a message into the outbox if a rule wants it; waits while too many bytes wait for the disk. `None` if no rule wants it, or
-    /// if it has QoS 0 and exceeds a rate.
+    /// Puts a message into the outbox if a rule wants it; waits while too many bytes wait for the
+    /// disk. `None` if no rule wants it, or if it has QoS 0 and exceeds a rate.
     pub async fn offer(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
         match self.offer_state(message).await {
             OfferedState::Done(offered) => offered,
@@ -230,8 +232,8 @@ impl OutboxSink {
         OfferedState::Done(offered)
     }
 
-    /// The numbers that other gateways gave to a message become user properties `via`: they are not this gateway's. A message with a
-    /// number of this gateway has come back.
+    /// The numbers that other gateways gave to a message become user properties `via`: they are not
+    /// this gateway's. A message with a number of this gateway has come back.
     fn hand_on(&self, properties: &mut Properties) -> Result<(), OfferError> {
         let is_number = |name: &str| name == NUMBER || name == VIA;
         let numbers = properties.user.iter().filter(|(name, _)| is_number(name));
@@ -348,7 +350,8 @@ impl OutboxSink {
     }
 }
 
-/// The payload of a message; the time of a reading that waited since before the clock was set is corrected.
+/// The payload of a message; the time of a reading that waited since before the clock was set is
+/// corrected.
 fn payload_at(message: &Message, now: Timestamp) -> Bytes {
     message
         .measured

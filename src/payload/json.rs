@@ -1,7 +1,9 @@
-//! The payload any MQTT subscriber can read: `{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}`.
+//! The payload any MQTT subscriber can read:
+//! `{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}`.
 //!
-//! `v` is null if there is no value; `reason` says why `q` is not good; `age` is that of a stale value in seconds; `"clock":"unset"` marks
-//! a time that was taken before the clock of the gateway was set.
+//! `v` is null if there is no value; `reason` says why `q` is not good; `age` is that of a stale
+//! value in seconds; `"clock":"unset"` marks a time that was taken before the clock of the gateway
+//! was set.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -64,8 +66,8 @@ pub fn encode(reading: &Reading) -> Bytes {
 
 /// A structure of texts, numbers and lists as JSON.
 ///
-/// An empty text in its place would remove a retained message, so a structure without JSON (a map whose keys are no texts) is a bug, and
-/// stops the program.
+/// An empty text in its place would remove a retained message, so a structure without JSON (a map
+/// whose keys are no texts) is a bug, and stops the program.
 pub fn text(shape: &impl Serialize) -> String {
     serde_json::to_string(shape)
         .expect("texts, numbers and lists of them can always be written as JSON")
@@ -75,7 +77,8 @@ const TIME: &[u8] = b",\"t\":\"";
 const TIME_LENGTH: usize = "2026-01-31T08:15:30.250Z".len();
 const UNSET: &[u8] = b",\"clock\":\"unset\"}";
 
-/// The same reading with its time moved by `step` milliseconds; `None` if it was not made by [`encode`].
+/// The same reading with its time moved by `step` milliseconds; `None` if it was not made by
+/// [`encode`].
 pub fn moved(payload: &[u8], step: i64) -> Option<Bytes> {
     // Quotes inside a text are escaped: the first place that looks like it is it.
     let start = memchr::memmem::find(payload, TIME)? + TIME.len();

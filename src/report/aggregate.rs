@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! * Only good numbers count. An interval without one yields its last reading, with its quality.
-//! * Intervals begin with the first reading and follow one another without a gap; an empty interval yields nothing.
-//! * A point that was not good at the end of an interval is not good in the next one either, unless a reading comes: a silent point does
-//!   not stay good.
+//! * Intervals begin with the first reading and follow one another without a gap; an empty interval
+//!   yields nothing.
+//! * A point that was not good at the end of an interval is not good in the next one either, unless
+//!   a reading comes: a silent point does not stay good.
 
 use std::time::{Duration, Instant};
 
@@ -153,7 +154,8 @@ impl Filling {
 }
 
 impl Summary {
-    /// The newest reading of the interval, if it is not good: it is valid from the end of the interval.
+    /// The newest reading of the interval, if it is not good: it is valid from the end of the
+    /// interval.
     pub fn failure(&self) -> Option<&Reading> {
         Some(&self.0.newest).filter(|newest| newest.quality != Quality::Good)
     }

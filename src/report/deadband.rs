@@ -1,8 +1,9 @@
 //! Report by exception: which readings are worth a message. Pure.
 //!
-//! A reading is reported if it is the first of its point, if its quality or reason changed, if the value moved by more than the
-//! deadband (without one: always), or if the last report is older than the heartbeat. A reading that is not good and says
-//! nothing new is not reported again before the heartbeat.
+//! A reading is reported if it is the first of its point, if its quality or reason changed, if the
+//! value moved by more than the deadband (without one: always), or if the last report is older than
+//! the heartbeat. A reading that is not good and says nothing new is not reported again before the
+//! heartbeat.
 
 use std::time::{Duration, Instant};
 

@@ -9,8 +9,8 @@ use crate::reading::{Quality, Reading, Value};
 pub(super) struct Median(VecDeque<f64>);
 
 impl Median {
-    /// The reading with the median of the newest `width` values in place of its own. Text and bad readings pass;
-    /// a bad reading clears the window.
+    /// The reading with the median of the newest `width` values in place of its own. Text and bad
+    /// readings pass; a bad reading clears the window.
     pub(super) fn take(&mut self, mut reading: Reading, width: u8) -> Reading {
         let number = reading
             .value

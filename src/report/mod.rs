@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! * Local clients see a value at once, and never hold up a reading.
-//! * Every message is offered to every outbox before the next reading is handled; a full outbox makes reporting, and so polling,
-//!   wait.
+//! * Every message is offered to every outbox before the next reading is handled; a full outbox
+//!   makes reporting, and so polling, wait.
 
 pub mod aggregate;
 pub mod deadband;
@@ -100,7 +100,8 @@ struct ReportCounts {
     readings: u64,
     /// Readings that were worth a message.
     reported: u64,
-    /// Messages that reached local clients late or, if a newer one came first, never: the broker was busy.
+    /// Messages that reached local clients late or, if a newer one came first, never: the broker
+    /// was busy.
     delayed: u64,
     /// Messages that a full outbox refused.
     refused: u64,
@@ -110,7 +111,8 @@ struct ReportCounts {
 #[derive(Debug)]
 struct LiveView {
     live: mpsc::Sender<Message>,
-    /// The newest message of each topic that the broker had no room for; at most one per point and device.
+    /// The newest message of each topic that the broker had no room for; at most one per point and
+    /// device.
     unshown: HashMap<TopicName, Message>,
 }
 
@@ -131,7 +133,8 @@ impl LiveView {
         true
     }
 
-    /// Publishes messages that had to wait, as far as there is room: retained values must not stay wrong.
+    /// Publishes messages that had to wait, as far as there is room: retained values must not stay
+    /// wrong.
     fn catch_up(&mut self) {
         while let Some(topic) = self.unshown.keys().next().cloned() {
             let Ok(place) = self.live.try_reserve() else {
@@ -191,8 +194,8 @@ struct State {
 }
 
 impl Report {
-    /// Runs until no line is left, or until `hurry`: messages that an outbox on a full disk does not take are given up then. The error
-    /// is that of an outbox that closed too early.
+    /// Runs until no line is left, or until `hurry`: messages that an outbox on a full disk does
+    /// not take are given up then. The error is that of an outbox that closed too early.
     pub async fn run(
         mut self,
         events: mpsc::Receiver<Event>,
@@ -381,7 +384,8 @@ impl Report {
             state.counts.delayed += u64::from(view.show(message.clone()));
         }
         for sink in &self.sinks {
-            // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
+            // The receipt is not awaited: what a reading's commit may take is the setting
+            // `outbox.save.every`.
             match self.heartbeat.through(sink.offer(&message)).await {
                 Ok(receipt) => {
                     state.counts.refused +=

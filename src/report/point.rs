@@ -1,6 +1,7 @@
 //! The reporting state of one point. Pure.
 //!
-//! A reading goes through the median, then into its interval, then through deadband or swinging door.
+//! A reading goes through the median, then into its interval, then through deadband or swinging
+//! door.
 
 use std::time::Instant;
 
@@ -79,7 +80,8 @@ impl PointState {
         }
     }
 
-    /// The clock was set: waiting readings are reported, and the next one, whatever was reported before.
+    /// The clock was set: waiting readings are reported, and the next one, whatever was reported
+    /// before.
     pub(super) fn show_next(&mut self, point: &PointReport, messages: &mut Vec<Message>) {
         for (shown, topic) in self.shown.iter_mut().zip(point.topics()) {
             // Lines over time bend where time jumps.

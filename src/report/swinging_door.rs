@@ -1,13 +1,14 @@
 //! The swinging door: keeps the readings that draw the same line. Pure.
 //!
-//! Source: E. H. Bristol, "Swinging door trending", ISA 1990. Straight lines between kept readings come nearer than the bound to every
-//! reading that was left out.
+//! Source: E. H. Bristol, "Swinging door trending", ISA 1990. Straight lines between kept readings
+//! come nearer than the bound to every reading that was left out.
 //!
 //! Invariants:
 //! * The error of the line is never greater than the bound.
 //! * At most one reading waits; it is given out before the reading that shows that it matters.
 
-/// The doors of one point: slopes from the last shown value to the values that came since, a bound above and below.
+/// The doors of one point: slopes from the last shown value to the values that came since, a bound
+/// above and below.
 #[derive(Debug, Clone)]
 pub struct SwingingDoor<T>(Option<Box<Open<T>>>);
 
@@ -15,7 +16,8 @@ pub struct SwingingDoor<T>(Option<Box<Open<T>>>);
 struct Open<T> {
     value: f64,
     at: f64,
-    /// The steepest slope that passes below every value plus the bound, and the flattest above every value minus it.
+    /// The steepest slope that passes below every value plus the bound, and the flattest above
+    /// every value minus it.
     upper: f64,
     lower: f64,
     waits: Option<(T, f64, f64)>,
@@ -28,8 +30,8 @@ impl<T> Default for SwingingDoor<T> {
 }
 
 impl<T> SwingingDoor<T> {
-    /// Takes a value with its time in seconds; yields the waiting one if the new one leaves the doors. The first value is yielded
-    /// itself.
+    /// Takes a value with its time in seconds; yields the waiting one if the new one leaves the
+    /// doors. The first value is yielded itself.
     pub fn take(&mut self, item: T, value: f64, at: f64, bound: f64) -> Option<T> {
         let Some(open) = &mut self.0 else {
             self.0 = Some(Box::new(Open::at(value, at)));
@@ -51,7 +53,8 @@ impl<T> SwingingDoor<T> {
         Some(kept)
     }
 
-    /// Yields the waiting value and begins there: after a silence that is too long, and before a reading that is no number.
+    /// Yields the waiting value and begins there: after a silence that is too long, and before a
+    /// reading that is no number.
     pub fn flush(&mut self) -> Option<T> {
         let open = self.0.as_mut()?;
         let (item, value, at) = open.waits.take()?;
@@ -76,7 +79,8 @@ impl<T> Open<T> {
         }
     }
 
-    /// Narrows the doors to a value; false if no line from the last shown value to this one keeps the bound.
+    /// Narrows the doors to a value; false if no line from the last shown value to this one keeps
+    /// the bound.
     fn admits(&mut self, value: f64, at: f64, bound: f64) -> bool {
         let seconds = (at - self.at).max(1e-9);
         let slope = (value - self.value) / seconds;

@@ -1,4 +1,5 @@
-//! The control socket, through which commands of this program reach the running gateway: a JSON object per line, a reply per line.
+//! The control socket, through which commands of this program reach the running gateway: a JSON
+//! object per line, a reply per line.
 //!
 //! It is in the folder of the gateway's state; owner and group of that folder may use it.
 

@@ -1,7 +1,9 @@
-//! Delays starts that follow each other quickly, so that a crash loop wears out neither SD card nor link budget.
+//! Delays starts that follow each other quickly, so that a crash loop wears out neither SD card nor
+//! link budget.
 //!
-//! systemd does that itself from version 254 on; Raspberry Pi OS 12 has 252. The count is kept in the service's runtime folder, which is in
-//! memory; without such a folder nothing is counted or delayed.
+//! systemd does that itself from version 254 on; Raspberry Pi OS 12 has 252. The count is kept in
+//! the service's runtime folder, which is in memory; without such a folder nothing is counted or
+//! delayed.
 
 use std::fs;
 use std::path::PathBuf;

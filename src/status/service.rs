@@ -1,4 +1,5 @@
-//! Notifications to the service manager (systemd): ready, reloading, stopping, status line, watchdog. Without one nothing is sent.
+//! Notifications to the service manager (systemd): ready, reloading, stopping, status line,
+//! watchdog. Without one nothing is sent.
 
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ impl Service {
         }
     }
 
-    /// The interval of [`Self::alive`]: a quarter of the watchdog timeout; `None` without a watchdog.
+    /// The interval of [`Self::alive`]: a quarter of the watchdog timeout; `None` without a
+    /// watchdog.
     pub fn sign_every(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 4)
     }

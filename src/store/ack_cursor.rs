@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes};
 
-/// Ranges kept on disk; ranges beyond that count as unsettled after a crash and are delivered again.
+/// Ranges kept on disk; ranges beyond that count as unsettled after a crash and are delivered
+/// again.
 const MAX_RANGES_ON_DISK: usize = 4096;
 
 /// The settled part of a journal.

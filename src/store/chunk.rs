@@ -1,4 +1,5 @@
-//! The unit of a commit on disk: a run of entries, a piece of an entry too large for one slot, or a commit record. Pure.
+//! The unit of a commit on disk: a run of entries, a piece of an entry too large for one slot, or a
+//! commit record. Pure.
 //!
 //! ```text
 //! magic 8 | crc32c 4 (of all that follows) | length 4 | kind 1 | first seq 8 | count or part 4 | parts 4 | body
@@ -6,13 +7,14 @@
 //! kind 1: body = bytes of part `part` of `parts` of entry `first seq`
 //! kind 2: body = a commit record; `first seq` is its number
 //! ```
-//! All numbers are big endian. The magic and the checksum are ours although the engine has its own: a damaged database is
-//! searched for them. The checksum begins with a number drawn for each partition, so that a publisher cannot hide a chunk in an entry.
+//! All numbers are big endian. The magic and the checksum are ours although the engine has its own:
+//! a damaged database is searched for them. The checksum begins with a number drawn for each
+//! partition, so that a publisher cannot hide a chunk in an entry.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Largest encoded chunk. Values above a quarter of a seventeenth of the engine's segment would go to separate files that the
-/// engine never syncs.
+/// Largest encoded chunk. Values above a quarter of a seventeenth of the engine's segment would go
+/// to separate files that the engine never syncs.
 pub const CHUNK_BYTES: usize = 28 * 1024;
 const MAGIC: [u8; 8] = *b"WHEADck2";
 const HEADER: usize = 8 + 4 + 4 + 1 + 8 + 4 + 4;
@@ -207,7 +209,8 @@ impl Chunk {
         Ok((chunk, length))
     }
 
-    /// Every intact chunk in `bytes`, wherever it begins, in file order: saves entries from a damaged file.
+    /// Every intact chunk in `bytes`, wherever it begins, in file order: saves entries from a
+    /// damaged file.
     pub fn carve(bytes: &[u8], salt: u32) -> impl Iterator<Item = Self> {
         let mut at = 0;
         std::iter::from_fn(move || {

@@ -9,8 +9,9 @@ use bytes::{Buf, BufMut, Bytes};
 use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
 
-/// Largest state of a user in bytes. A record is alone in its page: cursor and state together stay far below the quarter of a
-/// segment above which the engine puts a value into a file that it never syncs.
+/// Largest state of a user in bytes. A record is alone in its page: cursor and state together stay
+/// far below the quarter of a segment above which the engine puts a value into a file that it never
+/// syncs.
 pub const STATE_BYTES: usize = 24 * 1024;
 
 /// The record of one commit.
@@ -18,7 +19,8 @@ pub const STATE_BYTES: usize = 24 * 1024;
 pub struct CommitRecord {
     /// Grows with every commit of the journal.
     pub number: u64,
-    /// The highest sequence number known to be on disk before this commit: up to it, every entry that is not settled must be there.
+    /// The highest sequence number known to be on disk before this commit: up to it, every entry
+    /// that is not settled must be there.
     pub durable: u64,
     /// The highest sequence number written with this commit.
     pub written: u64,

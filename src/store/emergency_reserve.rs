@@ -1,12 +1,14 @@
-//! A file that only takes up room. On a full disk the engine cannot even open a partition: then the room is released, so that queued
-//! entries can be read, delivered and removed; it is taken again when there is plenty.
+//! A file that only takes up room. On a full disk the engine cannot even open a partition: then the
+//! room is released, so that queued entries can be read, delivered and removed; it is taken again
+//! when there is plenty.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::engine::{LEAST_PARTITION_BYTES, write_private};
 
-/// Enough to open two partitions, which the engine pads to whole segments, and as much for each further queue that has any.
+/// Enough to open two partitions, which the engine pads to whole segments, and as much for each
+/// further queue that has any.
 const RESERVE_BYTES: usize = 8 << 20;
 /// The reserve is taken only while this many times its size is free.
 const PLENTY: u64 = 4;
@@ -44,14 +46,15 @@ impl EmergencyReserve {
         {
             return;
         }
-        // Real bytes: a sparse file reserves nothing. Without a reserve the journal works all the same.
+        // Real bytes: a sparse file reserves nothing. Without a reserve the journal works all the
+        // same.
         if write_private(&self.path, &vec![0xA5; bytes]).is_err() {
             let _ = fs::remove_file(&self.path);
         }
     }
 
-    /// True while entries may be written: those written before can still be opened, delivered and removed then. Also true
-    /// if the file system does not say how much is free.
+    /// True while entries may be written: those written before can still be opened, delivered and
+    /// removed then. Also true if the file system does not say how much is free.
     pub(super) fn has_headroom(&self) -> bool {
         self.free_bytes()
             .is_none_or(|free| free >= LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2)

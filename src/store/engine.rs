@@ -3,8 +3,9 @@
 //! Invariants:
 //! * `commit` returns `Ok` only after our own `fdatasync` of the database file.
 //! * A slot is written once; slots exist, empty, before the partition is used.
-//! * A partition is made ahead of need under a temporary name. It gets its final name only after its files, its directory and a
-//!   record are synced, and is used only after the parent directory is.
+//! * A partition is made ahead of need under a temporary name. It gets its final name only after
+//!   its files, its directory and a record are synced, and is used only after the parent directory
+//!   is.
 //! * Panics of the engine become [`StoreError::Engine`].
 
 use std::fs::{self, File};
@@ -18,7 +19,8 @@ use super::StoreError;
 use super::chunk::Chunk;
 use super::commit_record::CommitRecord;
 
-/// Slots that may be used; sixteen more stay empty at the end, so that the last leaf is never split.
+/// Slots that may be used; sixteen more stay empty at the end, so that the last leaf is never
+/// split.
 pub(super) const SLOTS: u32 = 512;
 const SPARE_SLOTS: u32 = 16;
 const SEGMENT_BYTES: usize = 2 << 20;
@@ -27,7 +29,8 @@ const CACHE_BYTES: u64 = 4 << 20;
 pub(super) const LOCK_ATTEMPTS: u32 = 10;
 /// The pause between two attempts.
 pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// The least a limit must allow for one partition: the engine pads its file to whole segments when it opens it.
+/// The least a limit must allow for one partition: the engine pads its file to whole segments when
+/// it opens it.
 pub(super) const LEAST_PARTITION_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
 
 /// An open partition.
@@ -214,7 +217,8 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
 }
 
 impl Partition {
-    /// Makes an empty partition at `temporary`, durable but for its name. On failure nothing is left there.
+    /// Makes an empty partition at `temporary`, durable but for its name. On failure nothing is
+    /// left there.
     pub(super) fn prepare(temporary: &Path) -> Result<Self, StoreError> {
         // Leftovers of an earlier attempt.
         let _ = fs::remove_dir_all(temporary);
@@ -251,7 +255,8 @@ impl Partition {
         .measured())
     }
 
-    /// Gives a prepared partition its name, with `chunks` and `record` in it. On failure it must not be used.
+    /// Gives a prepared partition its name, with `chunks` and `record` in it. On failure it must
+    /// not be used.
     pub(super) fn adopt(
         mut self,
         path: &Path,
@@ -261,7 +266,8 @@ impl Partition {
         self.salt = salt_of(path);
         self.commit(chunks, record)?;
         if path.exists() {
-            // Left by an adoption that failed after its rename: nothing in it was ever acknowledged.
+            // Left by an adoption that failed after its rename: nothing in it was ever
+            // acknowledged.
             fs::remove_dir_all(path).map_err(|e| io_error(path, e))?;
         }
         fs::rename(&self.path, path).map_err(|e| io_error(path, e))?;
@@ -272,7 +278,8 @@ impl Partition {
         })
     }
 
-    /// Opens a partition and reads it once from end to end; also returns the last sequence number it holds whole.
+    /// Opens a partition and reads it once from end to end; also returns the last sequence number
+    /// it holds whole.
     pub(super) fn open(path: &Path) -> Result<(Self, Option<u64>), StoreError> {
         guarded(path, || {
             remove_unfinished_snapshots(path)?;
@@ -337,8 +344,8 @@ impl Partition {
         })
     }
 
-    /// Writes chunks into the next slots and the record beside them; durable when it returns `Ok`. After an error this
-    /// partition must not be written again.
+    /// Writes chunks into the next slots and the record beside them; durable when it returns `Ok`.
+    /// After an error this partition must not be written again.
     pub(super) fn commit(
         &mut self,
         chunks: &[Chunk],
@@ -400,7 +407,8 @@ fn blocks_of(file: &File) -> u64 {
     file.metadata().map_or(0, |meta| meta.blocks() * 512)
 }
 
-/// A kill during an open leaves a snapshot that the engine takes for a good one: the database is unreadable then.
+/// A kill during an open leaves a snapshot that the engine takes for a good one: the database is
+/// unreadable then.
 fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(path).map_err(|e| io_error(path, e))? {
         let file = entry.map_err(|e| io_error(path, e))?.path();

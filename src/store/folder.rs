@@ -93,7 +93,8 @@ fn make(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Locks the folder of a store, or of a journal, for this process until the file is dropped; makes it if needed.
+/// Locks the folder of a store, or of a journal, for this process until the file is dropped; makes
+/// it if needed.
 pub fn lock(folder: &Path) -> Result<File, StoreError> {
     make_private(folder)?;
     let path = folder.join("LOCK");
@@ -106,7 +107,8 @@ pub fn lock(folder: &Path) -> Result<File, StoreError> {
     for patience in (0..LOCK_ATTEMPTS).rev() {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            // A process that this one is about to start, or one that ends, may hold it for a moment.
+            // A process that this one is about to start, or one that ends, may hold it for a
+            // moment.
             Err(fs::TryLockError::WouldBlock) if patience > 0 => std::thread::sleep(LOCK_PAUSE),
             Err(fs::TryLockError::WouldBlock) => break,
             Err(fs::TryLockError::Error(e)) => return Err(io_error(&path, e)),
@@ -139,7 +141,8 @@ pub(super) fn partitions(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> 
     Ok(found.into())
 }
 
-/// The partitions of a folder in order. Leftovers of interrupted work are deleted or finished, foreign files are set aside.
+/// The partitions of a folder in order. Leftovers of interrupted work are deleted or finished,
+/// foreign files are set aside.
 pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
     finish_carving(folder)?;
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
@@ -182,7 +185,8 @@ fn is_name_of_partition(name: &str) -> bool {
     Sealed::parse(Path::new(name)).is_some()
 }
 
-/// Moves a foreign file out of the way: a backup, an archive, a partition of a newer version. Nothing in it is read or deleted.
+/// Moves a foreign file out of the way: a backup, an archive, a partition of a newer version.
+/// Nothing in it is read or deleted.
 fn set_foreign_aside(folder: &Path, path: &Path) -> Result<(), StoreError> {
     let aside = folder.join("set-aside");
     make_private(&aside)?;
@@ -228,11 +232,12 @@ pub(super) struct Opened {
     pub(super) record: Option<CommitRecord>,
 }
 
-/// Opens a partition. A damaged one is moved to `quarantine/`, and replaced by the entries that can be carved out of it.
+/// Opens a partition. A damaged one is moved to `quarantine/`, and replaced by the entries that can
+/// be carved out of it.
 ///
-/// The engine takes damage near the end of its file for a torn write, and cuts it off silently. So the file is searched first for its
-/// newest entry and its newest record, and an engine that comes back with less is not believed, nor one that lacks what it is
-/// `expected` to hold.
+/// The engine takes damage near the end of its file for a torn write, and cuts it off silently. So
+/// the file is searched first for its newest entry and its newest record, and an engine that comes
+/// back with less is not believed, nor one that lacks what it is `expected` to hold.
 pub(super) fn open_or_carve(
     folder: &Path,
     path: &Path,
@@ -297,7 +302,8 @@ fn newer(one: Option<CommitRecord>, other: Option<CommitRecord>) -> Option<Commi
         .max_by_key(|record| record.number)
 }
 
-/// False for errors that a healthy partition can meet as well: no room, no rights, no memory, too many files, a lock of another process.
+/// False for errors that a healthy partition can meet as well: no room, no rights, no memory, too
+/// many files, a lock of another process.
 fn is_damage(error: &StoreError) -> bool {
     use rustix::io::Errno;
     const WEATHER: [Errno; 6] = [
@@ -382,8 +388,8 @@ fn carved_path(path: &Path) -> PathBuf {
     path.with_file_name(format!("carved-{name}"))
 }
 
-/// Finishes an interrupted rebuild: a replacement whose damaged partition is out of the way takes its place; any other is deleted,
-/// and made again when it is needed.
+/// Finishes an interrupted rebuild: a replacement whose damaged partition is out of the way takes
+/// its place; any other is deleted, and made again when it is needed.
 fn finish_carving(folder: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let carved = entry.map_err(|e| io_error(folder, e))?.path();
@@ -416,7 +422,8 @@ fn set_aside(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError>
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let found = path.join("db.found");
     write_private(&found, bytes).map_err(|e| io_error(&found, e))?;
-    // The engine has changed its own file by opening it; the bytes as they were found are worth keeping.
+    // The engine has changed its own file by opening it; the bytes as they were found are worth
+    // keeping.
     fs::rename(&found, path.join("db")).map_err(|e| io_error(&found, e))?;
     fs::rename(path, free_name(&quarantine, &name)).map_err(|e| io_error(path, e))
 }

@@ -14,7 +14,8 @@ pub enum Reason {
     Age,
     /// The disk damaged them.
     Damage,
-    /// The last write before an unclean shutdown is incomplete. After a power cut the missing entries were never acknowledged.
+    /// The last write before an unclean shutdown is incomplete. After a power cut the missing
+    /// entries were never acknowledged.
     Unfinished,
     /// The user gave them up: expired before they could be sent.
     Expired,
@@ -31,7 +32,8 @@ pub struct Gap {
     pub first: u64,
     /// Last number. Between the two, only [`Gap::count`] entries were waiting.
     pub last: u64,
-    /// How many entries, as far as they can be counted; 0 if that is unknown, see [`Gap::known_count`].
+    /// How many entries, as far as they can be counted; 0 if that is unknown, see
+    /// [`Gap::known_count`].
     pub count: u64,
     /// None of them is older than this, by the wall clock.
     pub from_ms: i64,
@@ -54,7 +56,8 @@ impl Gap {
         }
     }
 
-    /// How many entries; `None` if the database that held them is damaged and nothing else has the count.
+    /// How many entries; `None` if the database that held them is damaged and nothing else has the
+    /// count.
     pub fn known_count(&self) -> Option<u64> {
         Some(self.count).filter(|count| *count > 0)
     }

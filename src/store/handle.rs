@@ -56,7 +56,8 @@ impl Store {
         &self.closer.0
     }
 
-    /// Appends an entry; waits while too many bytes wait for the disk. It is stored when its receipt says so.
+    /// Appends an entry; waits while too many bytes wait for the disk. It is stored when its
+    /// receipt says so.
     pub async fn append(&self, queue: usize, bytes: Bytes) -> Result<Receipt, AppendError> {
         let size = (bytes.len() + OVERHEAD).min(PENDING_BYTES);
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
@@ -142,8 +143,8 @@ impl Store {
         }
     }
 
-    /// The next entries of a queue after `after` that are not settled, in order: at most `max_entries`, and no more after
-    /// `max_bytes`. Empty if there are none yet.
+    /// The next entries of a queue after `after` that are not settled, in order: at most
+    /// `max_entries`, and no more after `max_bytes`. Empty if there are none yet.
     pub async fn read(
         &self,
         queue: usize,
@@ -174,7 +175,8 @@ impl Store {
         answer.await.map_err(|_| ReadError::Closed)?
     }
 
-    /// Replaces the states of queues, and writes them with all pending entries. Resolves when they are durable.
+    /// Replaces the states of queues, and writes them with all pending entries. Resolves when they
+    /// are durable.
     pub fn save(&self, states: Vec<(usize, Bytes)>) -> oneshot::Receiver<()> {
         let (reply, saved) = oneshot::channel();
         self.shared()
@@ -200,7 +202,8 @@ impl Store {
         self.shared().newest.subscribe()
     }
 
-    /// Counts and reports entries that the user gave up, like other losses. The user settles them as well.
+    /// Counts and reports entries that the user gave up, like other losses. The user settles them
+    /// as well.
     pub fn lose(&self, queue: usize, gap: Gap) {
         let shared = self.shared();
         let mut state = shared.lock();

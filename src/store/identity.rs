@@ -10,8 +10,8 @@ use super::machine::Machine;
 const IDENTITY: &str = "identity";
 const MACHINE: &str = "machine";
 
-/// Eight hexadecimal digits, drawn when the folder is made, and again when it is found on another machine than before: two machines
-/// must not give the same name to different entries.
+/// Eight hexadecimal digits, drawn when the folder is made, and again when it is found on another
+/// machine than before: two machines must not give the same name to different entries.
 pub(super) fn identity(folder: &Path, here: Machine) -> Result<String, StoreError> {
     let known = known_identity(folder);
     let before = fs::read_to_string(folder.join(MACHINE))
@@ -50,8 +50,8 @@ fn known_identity(folder: &Path) -> Option<String> {
     is_whole.then(|| text.to_owned())
 }
 
-/// Writes a small file of a folder as a whole or not at all. On a full disk it is left to the next start: until then the numbers of
-/// this run have a series of their own.
+/// Writes a small file of a folder as a whole or not at all. On a full disk it is left to the next
+/// start: until then the numbers of this run have a series of their own.
 fn write_small(folder: &Path, name: &str, text: &str) -> Result<(), StoreError> {
     let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
     let written =

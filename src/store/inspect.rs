@@ -1,6 +1,8 @@
-//! Reads a queue without opening its databases: nothing is changed, and a running gateway is not disturbed.
+//! Reads a queue without opening its databases: nothing is changed, and a running gateway is not
+//! disturbed.
 //!
-//! Entries are found by their magic and checksum. Entries that a running gateway holds in memory only are not seen.
+//! Entries are found by their magic and checksum. Entries that a running gateway holds in memory
+//! only are not seen.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};

@@ -1,11 +1,15 @@
 //! A journal out of partitions: write, read, settle, remove. Blocking; one thread owns it.
 //!
 //! Invariants:
-//! * Partition numbers and first sequence numbers both grow; the numbers of one partition end where the next one begins.
-//! * Each start begins a new partition: nothing is ever written to a file that an unclean shutdown may have left.
-//! * A number is given out only below the limit in a durable record, so that none is given out again after a crash. Numbers given out
-//!   and never written were settled before their commit; after an unclean shutdown numbering continues behind them.
-//! * An entry that leaves the journal unsettled (limit, age, damage) is in a [`Gap`] and counted in `lost`, never silent.
+//! * Partition numbers and first sequence numbers both grow; the numbers of one partition end where
+//!   the next one begins.
+//! * Each start begins a new partition: nothing is ever written to a file that an unclean shutdown
+//!   may have left.
+//! * A number is given out only below the limit in a durable record, so that none is given out
+//!   again after a crash. Numbers given out and never written were settled before their commit;
+//!   after an unclean shutdown numbering continues behind them.
+//! * An entry that leaves the journal unsettled (limit, age, damage) is in a [`Gap`] and counted in
+//!   `lost`, never silent.
 
 mod read;
 
@@ -42,7 +46,8 @@ impl PartitionBytes {
     }
 }
 
-/// A durable, ordered queue of byte entries, and a state of its user that is written in the same commits.
+/// A durable, ordered queue of byte entries, and a state of its user that is written in the same
+/// commits.
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
@@ -103,7 +108,8 @@ impl Journal {
             lost,
         } = recover(folder, &sealed)?;
         let number = sealed.back().map_or(1, |last| last.number + 1);
-        // Entries before the oldest partition were removed, so they were settled or counted as lost already.
+        // Entries before the oldest partition were removed, so they were settled or counted as lost
+        // already.
         let oldest = sealed
             .front()
             .map_or(record.next_seq, |first| first.first_seq);
@@ -201,8 +207,9 @@ impl Journal {
         self.record.next_seq = self.record.next_seq.max(next_seq);
     }
 
-    /// Numbers entries and writes them, for users who need no numbers ahead. Returns the first number when they are durable. After an
-    /// error those up to [`Journal::written`] were accepted, the others are forgotten.
+    /// Numbers entries and writes them, for users who need no numbers ahead. Returns the first
+    /// number when they are durable. After an error those up to [`Journal::written`] were accepted,
+    /// the others are forgotten.
     pub fn append(&mut self, entries: &[Bytes]) -> Result<u64, StoreError> {
         let first = self.record.next_seq;
         let numbered: Vec<Entry> = entries
@@ -221,8 +228,9 @@ impl Journal {
         done.map(|()| first)
     }
 
-    /// Writes entries whose numbers were given out and grow; they are durable when it returns. After an error those up to
-    /// [`Journal::written`] are; writing the others again tries in a new partition.
+    /// Writes entries whose numbers were given out and grow; they are durable when it returns.
+    /// After an error those up to [`Journal::written`] are; writing the others again tries in a new
+    /// partition.
     pub fn write(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         let mut chunks = Chunk::split(entries);
         while !chunks.is_empty() {
@@ -261,7 +269,8 @@ impl Journal {
         record.durable = self.record.written;
         record.written = record.written.max(last);
         record.next_seq += AHEAD;
-        // The number is used up even if the commit fails: its remains must not look newer than the next commit.
+        // The number is used up even if the commit fails: its remains must not look newer than the
+        // next commit.
         self.record.number = record.number;
         let done = if rotates {
             self.rotate(chunks, &record)
@@ -296,7 +305,8 @@ impl Journal {
 
     fn rotate(&mut self, chunks: &[Chunk], record: &CommitRecord) -> Result<(), StoreError> {
         let first_seq = self.record.written + 1;
-        // Used up even if it fails: a partition left by a failed attempt holds nothing that was acknowledged.
+        // Used up even if it fails: a partition left by a failed attempt holds nothing that was
+        // acknowledged.
         self.last_number += 1;
         let tail = Sealed::begin(self.last_number, first_seq);
         let partition =
@@ -349,7 +359,8 @@ impl Journal {
         Ok(true)
     }
 
-    /// Begins a new partition if nothing waits in the newest one and it has grown: its space returns then.
+    /// Begins a new partition if nothing waits in the newest one and it has grown: its space
+    /// returns then.
     pub fn leave_behind_what_is_settled(&mut self) -> Result<(), StoreError> {
         let is_done = self.record.cursor.low() >= self.record.written;
         if is_done && self.tail_partition.bytes() > LEAST_PARTITION_BYTES {
@@ -359,7 +370,8 @@ impl Journal {
         }
     }
 
-    /// Drops partitions in which everything was written before `unix_ms`. Without a set clock nothing is old.
+    /// Drops partitions in which everything was written before `unix_ms`. Without a set clock
+    /// nothing is old.
     pub fn drop_older_than(&mut self, limit_ms: i64) -> Result<(), StoreError> {
         // A partition is older than those after it, whether its own date is known or not.
         while !self.sealed.is_empty() {
@@ -376,7 +388,8 @@ impl Journal {
             }
             self.drop_oldest(Reason::Age)?;
         }
-        // The newest partition grows old as well when nothing is written any more: a full store that refuses, a silent site.
+        // The newest partition grows old as well when nothing is written any more: a full store
+        // that refuses, a silent site.
         let is_old = |newest: i64| crate::time::is_plausible(newest) && newest < limit_ms;
         if self.sealed.is_empty() && self.tail_newest_ms.is_some_and(is_old) {
             self.drop_oldest(Reason::Age)?;
@@ -398,7 +411,8 @@ impl Journal {
         self.sealed.get(1).unwrap_or(&self.tail).first_seq - 1
     }
 
-    /// Removes partitions in which nothing waits: each start begins one. Their entries count as settled in the newest record.
+    /// Removes partitions in which nothing waits: each start begins one. Their entries count as
+    /// settled in the newest record.
     fn remove_empty(&mut self) -> Result<(), StoreError> {
         let ends: Vec<u64> = self
             .sealed
@@ -425,12 +439,13 @@ impl Journal {
         self.record
             .cursor
             .settle(first, last.min(self.record.next_seq - 1));
-        // Settled numbers that were never written need a commit only when something behind them is written.
+        // Settled numbers that were never written need a commit only when something behind them is
+        // written.
         self.is_saved &= first > self.record.written;
     }
 
-    /// Makes settled numbers and the state durable, if any changed since the last commit, and removes settled partitions. Also reserves
-    /// numbers for more entries.
+    /// Makes settled numbers and the state durable, if any changed since the last commit, and
+    /// removes settled partitions. Also reserves numbers for more entries.
     pub fn save(&mut self) -> Result<(), StoreError> {
         let is_due = !self.is_saved || self.record.next_seq + AHEAD / 2 > self.reserved;
         let saved = if is_due {
@@ -442,7 +457,8 @@ impl Journal {
         } else {
             Ok(())
         };
-        // Also on a full disk: that is how it gets room. Removed partitions count as settled at the next start.
+        // Also on a full disk: that is how it gets room. Removed partitions count as settled at the
+        // next start.
         self.remove_settled()?;
         if saved.is_ok() {
             self.reserve.keep();
@@ -465,8 +481,8 @@ impl Journal {
         write_closed(&self.folder, &record)
     }
 
-    /// Removes partitions whose entries are all settled. The cursor need not be durable: at the next start everything before the oldest
-    /// partition counts as settled.
+    /// Removes partitions whose entries are all settled. The cursor need not be durable: at the
+    /// next start everything before the oldest partition counts as settled.
     fn remove_settled(&mut self) -> Result<(), StoreError> {
         if !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.record.cursor.low() {
             self.progress.settled(self.record.cursor.low());
@@ -774,7 +790,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = open(folder.path());
         append(&mut journal, 3000, 2000);
-        // A second user of the same interface: the whole state as entries again, then everything before them is done with.
+        // A second user of the same interface: the whole state as entries again, then everything
+        // before them is done with.
         let checkpoint = journal.next_seq();
         append(&mut journal, 10, 50_000);
         journal.settle(1, checkpoint - 1);
@@ -797,7 +814,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = open(folder.path());
         append(&mut journal, 5, 100);
-        // A commit whose sync failed: its entries may be on disk all the same, but were never acknowledged.
+        // A commit whose sync failed: its entries may be on disk all the same, but were never
+        // acknowledged.
         let stale = Bytes::from_static(b"stale");
         let stale = Chunk::split(&[
             Entry {
@@ -1081,7 +1099,8 @@ mod tests {
         let mut journal = open(folder.path());
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..30 {
-            // The largest state and a cursor full of holes, so often that the engine rewrites the page.
+            // The largest state and a cursor full of holes, so often that the engine rewrites the
+            // page.
             journal.set_state(
                 (0..super::super::STATE_BYTES)
                     .map(|_| random.u8(..))

@@ -1,13 +1,15 @@
 //! Recognises the machine, so that a copy of a folder on another one is noticed.
 //!
-//! A copied memory card brings `/etc/machine-id` along, so built-in hardware counts first: the serial number of the board, else the
-//! permanent address of the first network card that is no USB device, else the machine identifier. Hardware that comes and goes (USB
-//! dongles, virtual interfaces, random addresses) does not count.
+//! A copied memory card brings `/etc/machine-id` along, so built-in hardware counts first: the
+//! serial number of the board, else the permanent address of the first network card that is no USB
+//! device, else the machine identifier. Hardware that comes and goes (USB dongles, virtual
+//! interfaces, random addresses) does not count.
 
 use std::fs;
 use std::path::Path;
 
-/// Serial numbers of boards: of the device tree (Raspberry Pi and most ARM boards), and of a PC, where only root may read them.
+/// Serial numbers of boards: of the device tree (Raspberry Pi and most ARM boards), and of a PC,
+/// where only root may read them.
 const SERIALS: [&str; 4] = [
     "sys/firmware/devicetree/base/serial-number",
     "sys/class/dmi/id/product_uuid",

@@ -1,6 +1,7 @@
 //! The durable journals: an entry that was appended is on disk, in its order, until it is settled.
 //!
-//! A store is a folder with one or more journals (queues), one thread that writes them, and files they share:
+//! A store is a folder with one or more journals (queues), one thread that writes them, and files
+//! they share:
 //! ```text
 //! LOCK                                         held while the store is open
 //! identity                                     drawn once a machine; with a sequence number it names an entry for ever
@@ -17,19 +18,26 @@
 //! ```
 //!
 //! Invariants:
-//! * Durable means `flush` **and** `fdatasync`: sled's `flush` alone ends in `sync_file_range`, which a power cut undoes.
-//! * A slot of a partition is written once. Nothing is deleted inside a database; space returns when a directory is removed.
-//! * Sequence numbers grow and are never used again, across restarts too. They skip some after an unclean shutdown.
-//! * The commit record (what is settled, which numbers are in use, the state of the user) is written in the same commit as the entries.
-//! * After a failed write the partition is left alone and a new one is begun; an fsync is never repeated on the same file.
-//! * Damage is reported, never silent: `closed` or `progress` say what must be there. After a power cut `progress` may be older; then
-//!   the loss of the very last pages cannot be told from a write that was under way.
+//! * Durable means `flush` **and** `fdatasync`: sled's `flush` alone ends in `sync_file_range`,
+//!   which a power cut undoes.
+//! * A slot of a partition is written once. Nothing is deleted inside a database; space returns
+//!   when a directory is removed.
+//! * Sequence numbers grow and are never used again, across restarts too. They skip some after an
+//!   unclean shutdown.
+//! * The commit record (what is settled, which numbers are in use, the state of the user) is
+//!   written in the same commit as the entries.
+//! * After a failed write the partition is left alone and a new one is begun; an fsync is never
+//!   repeated on the same file.
+//! * Damage is reported, never silent: `closed` or `progress` say what must be there. After a power
+//!   cut `progress` may be older; then the loss of the very last pages cannot be told from a write
+//!   that was under way.
 //! * Folders are 0700 and files 0600, whatever the umask.
 //! * An entry that is settled before its commit is due is never written at all.
 //! * Only `engine.rs` names sled; it catches its panics.
 //!
-//! [`Journal`] serves an outbox (append, read, settle) and a journal with checkpoints (append the whole state again, settle
-//! everything before it, read on from there) alike; [`Store`] gives it a thread. Neither knows of messages: an entry is bytes.
+//! [`Journal`] serves an outbox (append, read, settle) and a journal with checkpoints (append the
+//! whole state again, settle everything before it, read on from there) alike; [`Store`] gives it a
+//! thread. Neither knows of messages: an entry is bytes.
 
 mod ack_cursor;
 mod chunk;

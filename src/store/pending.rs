@@ -46,8 +46,8 @@ pub(super) struct PendingEntries {
 }
 
 impl PendingEntries {
-    /// Adds the entry with the highest number so far. True if the writer has to wake: it sleeps until the oldest entry is due, or a
-    /// chunk is full.
+    /// Adds the entry with the highest number so far. True if the writer has to wake: it sleeps
+    /// until the oldest entry is due, or a chunk is full.
     pub(super) fn push(&mut self, pending: PendingEntry) -> bool {
         debug_assert!(
             self.entries

@@ -1,4 +1,5 @@
-//! The partition after the next rotation, made ahead of need on a thread of its own: making one takes as long as many commits.
+//! The partition after the next rotation, made ahead of need on a thread of its own: making one
+//! takes as long as many commits.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;

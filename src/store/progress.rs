@@ -1,7 +1,7 @@
 //! How far a journal has come, in a small file beside its partitions.
 //!
-//! The storage engine takes a file that lost its end for one whose last write was cut short, and silently comes back with less. This
-//! file says which commit must be there at least.
+//! The storage engine takes a file that lost its end for one whose last write was cut short, and
+//! silently comes back with less. This file says which commit must be there at least.
 //!
 //! ```text
 //! magic 8 | crc32c 4 | commit 8 | partition 8 | its first number 8 | written 8 | given out below 8 | settled up to 8
@@ -9,9 +9,9 @@
 //!
 //! Invariants:
 //! * It is written after a commit is durable, so it never promises more than the partitions hold.
-//! * It is overwritten in place and not synced: it costs a commit nothing. After a kill it is exact; after a power cut it may be
-//!   older, and promises less. It is synced when a journal is opened, and before a partition is removed, so that removed entries are
-//!   known to be settled.
+//! * It is overwritten in place and not synced: it costs a commit nothing. After a kill it is
+//!   exact; after a power cut it may be older, and promises less. It is synced when a journal is
+//!   opened, and before a partition is removed, so that removed entries are known to be settled.
 //! * Without it, or if it is damaged, only the partitions count.
 
 use std::fs::File;
@@ -69,8 +69,8 @@ impl JournalProgress {
         cursor.settle(1, self.low);
     }
 
-    /// Numbers behind `written` of an older partition that the newest one does not hold were skipped at its beginning, if no
-    /// partition is missing between the two.
+    /// Numbers behind `written` of an older partition that the newest one does not hold were
+    /// skipped at its beginning, if no partition is missing between the two.
     pub(super) fn settle_skipped(&self, cursor: &mut AckCursor, older: u64, written: u64) {
         if self.partition == older + 1 && self.first_seq > written {
             cursor.settle(written + 1, self.first_seq - 1);
@@ -148,7 +148,8 @@ impl ProgressFile {
         self.write(false);
     }
 
-    /// Records durably that everything up to `low` is settled: its partitions are about to be removed.
+    /// Records durably that everything up to `low` is settled: its partitions are about to be
+    /// removed.
     pub(super) fn settled(&mut self, low: u64) {
         if low > self.newest.low {
             self.newest.low = low;

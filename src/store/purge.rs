@@ -7,7 +7,8 @@ use super::folder::lock;
 use super::gap::Reason;
 use super::{Journal, PartitionBytes, StoreError};
 
-/// Removes entries of a queue of the store in `folder`, by their numbers. Unknown numbers are ignored.
+/// Removes entries of a queue of the store in `folder`, by their numbers. Unknown numbers are
+/// ignored.
 pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreError> {
     let _lock = lock(folder)?;
     let mut journal = Journal::open_with(
@@ -22,8 +23,9 @@ pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreEr
     journal.close()
 }
 
-/// Removes everything that waits in a queue of the store in `folder`, a partition at a time, and returns how many entries that were.
-/// Their numbers are not used again. `progress` is called with the number of entries left.
+/// Removes everything that waits in a queue of the store in `folder`, a partition at a time, and
+/// returns how many entries that were. Their numbers are not used again. `progress` is called with
+/// the number of entries left.
 pub fn purge(folder: &Path, queue: &str, mut progress: impl FnMut(u64)) -> Result<u64, StoreError> {
     let _lock = lock(folder)?;
     let mut journal = Journal::open_with(

@@ -1,4 +1,5 @@
-//! One queue of a store as its tasks and its thread share it: free numbers, pending entries, settled numbers.
+//! One queue of a store as its tasks and its thread share it: free numbers, pending entries,
+//! settled numbers.
 //!
 //! Invariants:
 //! * An entry leaves `pending` when it is on disk or settled, and its receipt is answered then.
@@ -106,7 +107,8 @@ impl Queue {
             || self.wants_numbers
     }
 
-    /// Hands numbers given out and entries settled to the journal. True if some of these entries are on disk.
+    /// Hands numbers given out and entries settled to the journal. True if some of these entries
+    /// are on disk.
     pub(super) fn hand_over(&mut self, journal: &mut Journal) -> bool {
         journal.give_out(self.next_seq);
         let mut are_on_disk = false;
@@ -124,7 +126,8 @@ impl Queue {
         self.pending.after(0).cloned().collect()
     }
 
-    /// Takes over what a journal has written, and answers for it. Returns how many entries that are.
+    /// Takes over what a journal has written, and answers for it. Returns how many entries that
+    /// are.
     pub(super) fn note_written(&mut self, journal: &Journal) -> u64 {
         self.written = journal.written();
         self.reserved = journal.reserved();

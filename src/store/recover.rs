@@ -1,5 +1,5 @@
-//! The state of a journal after a restart, out of the partitions of the last run: what is settled, which numbers may have been given
-//! out, and whether something is missing.
+//! The state of a journal after a restart, out of the partitions of the last run: what is settled,
+//! which numbers may have been given out, and whether something is missing.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -58,7 +58,8 @@ impl Witness {
         }
     }
 
-    /// The newer one of a record that was found and that of a clean shutdown, with everything that is known to be settled.
+    /// The newer one of a record that was found and that of a clean shutdown, with everything that
+    /// is known to be settled.
     fn newest(&self, found: CommitRecord) -> CommitRecord {
         let mut record = self
             .closed
@@ -80,7 +81,8 @@ impl Witness {
     }
 }
 
-/// Reads the newest partitions of the last run until one has a record of settled numbers and of numbers given out.
+/// Reads the newest partitions of the last run until one has a record of settled numbers and of
+/// numbers given out.
 pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recovered, StoreError> {
     let witness = Witness::of(folder);
     let mut recovered = recover_newest(folder, sealed, &witness)?;
@@ -96,7 +98,8 @@ pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recove
             reason: Reason::Damage,
         };
         if gap.count > 0 {
-            // A partition is removed only after the progress says that it is settled: this one was taken away.
+            // A partition is removed only after the progress says that it is settled: this one was
+            // taken away.
             recovered.lost += gap.count;
             recovered.gaps.insert(0, gap);
         }
@@ -156,7 +159,8 @@ fn closed_record(folder: &Path) -> Option<CommitRecord> {
     CommitRecord::of(&Chunk::decode(&bytes, 0).ok()?)
 }
 
-/// Writes the witness of a clean shutdown; without it an end that is damaged later looks like a write that was under way.
+/// Writes the witness of a clean shutdown; without it an end that is damaged later looks like a
+/// write that was under way.
 pub(super) fn write_closed(folder: &Path, record: &CommitRecord) -> Result<(), StoreError> {
     let (path, new) = (folder.join(CLOSED), folder.join("closed.new"));
     let written = write_private(&new, &record.encode(0)).and_then(|()| fs::rename(&new, &path));
@@ -174,7 +178,8 @@ pub(super) fn remove_closed(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Numbers continue behind everything that may have been given out; what was never written counts as settled.
+/// Numbers continue behind everything that may have been given out; what was never written counts
+/// as settled.
 fn resume_numbers(
     mut record: CommitRecord,
     last_seq: u64,
@@ -208,8 +213,9 @@ fn without_record(witness: &Witness, record: CommitRecord, last_seq: u64, older:
         reason: Reason::Damage,
     };
     let Some(progress) = witness.progress else {
-        // A partition has its record before it has its name: it was damaged, and the number of lost entries at its end is unknown.
-        // Entries missing before that are counted when they are read.
+        // A partition has its record before it has its name: it was damaged, and the number of lost
+        // entries at its end is unknown. Entries missing before that are counted when they are
+        // read.
         record.next_seq = record.next_seq.max(written + 1) + MOST_NUMBERS;
         let record = resume_numbers(record, last_seq, None);
         gap.last = record.written;
@@ -267,7 +273,8 @@ struct Newest<'a> {
 }
 
 impl Newest<'_> {
-    /// Compares the promises of the record with the entries in the partition. Entries that cannot be read now are not taken for missing.
+    /// Compares the promises of the record with the entries in the partition. Entries that cannot
+    /// be read now are not taken for missing.
     fn compare(self, witness: &Witness) -> Result<Recovered, StoreError> {
         let (first, created_ms) = (self.sealed.first_seq, self.sealed.created_ms);
         let beyond = witness.beyond(&self.record);
@@ -279,7 +286,8 @@ impl Newest<'_> {
         }
         let mut found = record.cursor.clone();
         settle_whole_entries(&self.partition, &mut found)?;
-        // Entries that the last commit began before the stop may be missing without having been promised to anybody.
+        // Entries that the last commit began before the stop may be missing without having been
+        // promised to anybody.
         let certain = record.durable.max(first - 1).max(promised);
         let last_seq = self.last_seq.max(promised);
         let last = record.written.max(last_seq);

@@ -20,7 +20,8 @@ pub enum WhenFull {
 /// How a store is kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// How long an entry may wait for others to share its commit; readings of that time are lost in a power cut.
+    /// How long an entry may wait for others to share its commit; readings of that time are lost in
+    /// a power cut.
     pub save_every: Duration,
     /// Limit for all partitions of all queues together, in bytes.
     pub total_bytes: u64,

@@ -1,10 +1,11 @@
 //! The thread that owns the journals of a store, because their engine and `fsync` block.
 //!
 //! Invariants:
-//! * A receipt is answered only after a commit, or when the entry is settled. Commits wait at most [`Settings::save_every`] for
-//!   company; entries settled meanwhile are never written.
-//! * When the disk refuses, nothing is answered and nothing is forgotten: appenders wait, the thread tries again every second,
-//!   and logs it once. Reading and settling continue meanwhile, so that a full disk can drain.
+//! * A receipt is answered only after a commit, or when the entry is settled. Commits wait at most
+//!   [`Settings::save_every`] for company; entries settled meanwhile are never written.
+//! * When the disk refuses, nothing is answered and nothing is forgotten: appenders wait, the
+//!   thread tries again every second, and logs it once. Reading and settling continue meanwhile, so
+//!   that a full disk can drain.
 //! * It ends when every [`Store`] is gone: a last commit, then the folder is unlocked.
 
 mod commit;
@@ -32,7 +33,8 @@ use crate::heartbeat::Heartbeat;
 use crate::time::now;
 use upkeep::SAVE_AFTER;
 
-/// Longest time for all that is due at once, commits and removals on a slow card, before the thread counts as stuck.
+/// Longest time for all that is due at once, commits and removals on a slow card, before the thread
+/// counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Writes one queue of the store.
@@ -61,9 +63,10 @@ impl QueueWriter {
     }
 }
 
-/// Opens the store in `folder` and starts its thread. `queues` are in the order of their importance: at the limit, the last loses
-/// entries first. The journal of the queue `usual` is made at once, the others when they are needed. The receiver resolves when the
-/// thread has closed the journals.
+/// Opens the store in `folder` and starts its thread. `queues` are in the order of their
+/// importance: at the limit, the last loses entries first. The journal of the queue `usual` is made
+/// at once, the others when they are needed. The receiver resolves when the thread has closed the
+/// journals.
 pub fn open(
     name: &str,
     folder: &Path,

@@ -1,8 +1,10 @@
-//! Whether the wall clock can be trusted. A machine without a battery for it starts somewhere in the past, often at a plausible date:
-//! systemd begins where it was built, or where the machine was stopped.
+//! Whether the wall clock can be trusted. A machine without a battery for it starts somewhere in
+//! the past, often at a plausible date: systemd begins where it was built, or where the machine was
+//! stopped.
 //!
-//! Proof that the clock was set since the machine started: systemd-timesyncd says so; a battery-backed clock agrees; it was set while
-//! this program, or an earlier run of it, was running. Without any sign of the contrary, a plausible date is believed.
+//! Proof that the clock was set since the machine started: systemd-timesyncd says so; a
+//! battery-backed clock agrees; it was set while this program, or an earlier run of it, was
+//! running. Without any sign of the contrary, a plausible date is believed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,8 @@ const NOTE: &str = "clock-set";
 #[derive(Debug)]
 pub(super) struct Clock {
     is_set: AtomicBool,
-    /// The wall clock less the clock that is never set, when they were compared last; `i64::MIN` before.
+    /// The wall clock less the clock that is never set, when they were compared last; `i64::MIN`
+    /// before.
     offset_ms: AtomicI64,
     /// When files are checked next, since boot.
     look_at_ms: AtomicI64,
@@ -72,7 +75,8 @@ fn is_proven(root: &Path, runtime: Option<&Path>, unix_ms: i64) -> bool {
     let timesync = root.join("run/systemd/timesync");
     let was_set = timesync.join("synchronized").exists()
         || runtime.is_some_and(|folder| folder.join(NOTE).exists());
-    // A machine that fetches the time, or keeps it in a file while it is off, has no clock with a battery.
+    // A machine that fetches the time, or keeps it in a file while it is off, has no clock with a
+    // battery.
     let is_doubtful = timesync.exists() || root.join("etc/fake-hwclock.data").exists();
     was_set || !is_doubtful || has_battery(&root.join("sys/class/rtc/rtc0"), unix_ms)
 }

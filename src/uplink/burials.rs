@@ -19,7 +19,8 @@ pub(super) struct Burials {
 }
 
 impl Burials {
-    /// The next message that is safe as a dead letter, or given up; waits for ever if there is none.
+    /// The next message that is safe as a dead letter, or given up; waits for ever if there is
+    /// none.
     pub(super) async fn next(&mut self) -> EntryId {
         match self.under_way.next().await {
             Some(place) => {
@@ -39,7 +40,8 @@ impl Burials {
         self.places.contains(&place)
     }
 
-    /// A message becomes a dead letter of `outbox`. What an outbox that closes does not take is refused again after the next start.
+    /// A message becomes a dead letter of `outbox`. What an outbox that closes does not take is
+    /// refused again after the next start.
     pub(super) fn add(
         &mut self,
         outbox: &Outbox,

@@ -1,4 +1,5 @@
-//! The client of a remote broker: what outlives a connection. `task` makes the connections, `connection` carries the messages.
+//! The client of a remote broker: what outlives a connection. `task` makes the connections,
+//! `connection` carries the messages.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -202,8 +203,8 @@ impl Uplink {
         &self.heartbeat
     }
 
-    /// Takes other settings while it runs: it disconnects gracefully, and connects as they say. Name, index, `use_when` and
-    /// `connect_within` stay what they are.
+    /// Takes other settings while it runs: it disconnects gracefully, and connects as they say.
+    /// Name, index, `use_when` and `connect_within` stay what they are.
     pub fn changes(&self) -> watch::Sender<Option<UplinkUpdate>> {
         self.changes.clone()
     }
@@ -272,7 +273,8 @@ impl Uplink {
         Some(format!("{}:{}", self.outbox.identity(*lane), place.seq))
     }
 
-    /// The remote will never take a message: it becomes a dead letter, and is settled when that is safe.
+    /// The remote will never take a message: it becomes a dead letter, and is settled when that is
+    /// safe.
     pub(super) fn bury(&mut self, place: EntryId, message: Outgoing, reason: String) {
         self.status
             .refused(place.seq, &reason, message.topic.as_str());

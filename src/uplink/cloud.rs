@@ -1,12 +1,16 @@
-//! Clouds that take MQTT and are no common brokers: AWS IoT Core and Azure IoT Hub, as their public documents describe them. Pure.
+//! Clouds that take MQTT and are no common brokers: AWS IoT Core and Azure IoT Hub, as their public
+//! documents describe them. Pure.
 //!
 //! Invariants:
-//! * Neither takes QoS 2, and Azure IoT Hub keeps no retained messages: messages go with what the cloud takes. A topic that is too long for
-//!   AWS IoT Core, which would close the connection, is never sent.
-//! * Every message to Azure IoT Hub goes to the one topic of its device; its own topic, number and properties are in the property bag
-//!   behind that, each name once, and messages of the hub come to the topic that their bag names. Topic and number are those of the
-//!   gateway: no user property replaces them.
-//! * A token is made of the key for each connection, and the connection ends before the token does, also if the clock is set meanwhile.
+//! * Neither takes QoS 2, and Azure IoT Hub keeps no retained messages: messages go with what the
+//!   cloud takes. A topic that is too long for AWS IoT Core, which would close the connection, is
+//!   never sent.
+//! * Every message to Azure IoT Hub goes to the one topic of its device; its own topic, number and
+//!   properties are in the property bag behind that, each name once, and messages of the hub come
+//!   to the topic that their bag names. Topic and number are those of the gateway: no user property
+//!   replaces them.
+//! * A token is made of the key for each connection, and the connection ends before the token does,
+//!   also if the clock is set meanwhile.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -21,7 +25,8 @@ use super::{Receive, RemoteSecret};
 use crate::mqtt::{Properties, QoS, TopicError, TopicFilter, TopicName};
 use crate::outbox::Outgoing;
 
-/// How long a token is valid. The connection that used it is made again when a 24th part of that is left.
+/// How long a token is valid. The connection that used it is made again when a 24th part of that is
+/// left.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LEFT_AT_RENEWAL: u32 = 24;
 const READY_TOKEN: &str = "SharedAccessSignature ";
@@ -161,8 +166,8 @@ impl Cloud {
         *self == Self::AwsIot
     }
 
-    /// User name and password for a connection that begins at this time (seconds since 1970). `typed` is what the file says; an empty
-    /// user is none.
+    /// User name and password for a connection that begins at this time (seconds since 1970).
+    /// `typed` is what the file says; an empty user is none.
     pub(super) fn login(
         &self,
         typed: Option<(String, RemoteSecret)>,
@@ -185,7 +190,8 @@ impl Cloud {
         Some((user, RemoteSecret(password)))
     }
 
-    /// When a connection with this password must be made again, if its token was made at this time (and in seconds since 1970).
+    /// When a connection with this password must be made again, if its token was made at this time
+    /// (and in seconds since 1970).
     pub(super) fn renewal(
         &self,
         password: Option<&RemoteSecret>,
@@ -246,7 +252,8 @@ impl Cloud {
         )
     }
 
-    /// The local topic of a message of the cloud, and what its topic said besides. `None` if it names none.
+    /// The local topic of a message of the cloud, and what its topic said besides. `None` if it
+    /// names none.
     pub(super) fn topic_here(
         &self,
         topic: &TopicName,
@@ -325,7 +332,8 @@ impl HubDevice {
         format!("devices/{}/messages/events/", self.id)
     }
 
-    /// Whether a password can be that of this device: a key, a connection string, or a token that is ready.
+    /// Whether a password can be that of this device: a key, a connection string, or a token that
+    /// is ready.
     pub fn takes(&self, password: &RemoteSecret) -> Result<(), WrongPassword> {
         let text = password.0.trim();
         if let Some(token) = text.strip_prefix(READY_TOKEN) {
@@ -412,8 +420,9 @@ impl HubDevice {
         )
     }
 
-    /// The topic of the device with everything in its bag, each name once: what the hub makes of a name that comes twice is not known,
-    /// and what the gateway says of a message is not for clients to replace.
+    /// The topic of the device with everything in its bag, each name once: what the hub makes of a
+    /// name that comes twice is not known, and what the gateway says of a message is not for
+    /// clients to replace.
     fn bag(
         &self,
         topic: &TopicName,

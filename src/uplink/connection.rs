@@ -1,6 +1,7 @@
-//! One connection of an uplink: asks whether another client has been here (`question`), says that this gateway is here (`state`), sends
-//! queued messages, takes those of the remote (`receive`), judges whether the link lives, ends with DISCONNECT (`ending`), or finds out why
-//! the remote ended it (`blame`).
+//! One connection of an uplink: asks whether another client has been here (`question`), says that
+//! this gateway is here (`state`), sends queued messages, takes those of the remote (`receive`),
+//! judges whether the link lives, ends with DISCONNECT (`ending`), or finds out why the remote
+//! ended it (`blame`).
 
 mod blame;
 mod ending;
@@ -32,7 +33,8 @@ use state::PresenceState;
 
 /// Entries brought from the outbox at a time.
 const READ_BATCH: usize = 256;
-/// Changes of the session that are saved at once, however short the last save is ago; at most a sixteenth of the window.
+/// Changes of the session that are saved at once, however short the last save is ago; at most a
+/// sixteenth of the window.
 const SAVE_BATCH: usize = 128;
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How many times longer than the remote may be silent it may owe one message an answer.

@@ -1,12 +1,14 @@
-//! Copies of a message that a remote sends because several subscriptions match its topic [MQTT 5.0, 3.3.4]: one is passed on. Pure: the caller
-//! brings the time.
+//! Copies of a message that a remote sends because several subscriptions match its topic [MQTT 5.0,
+//! 3.3.4]: one is passed on. Pure: the caller brings the time.
 //!
 //! Invariants:
-//! * Only messages whose topic matches several subscriptions are compared, and the first one of its kind is always passed on.
-//! * An equal message is a copy if it came for other subscriptions, as its identifiers say; one that came for the same subscription was
-//!   published again, and is passed on.
-//! * A message without identifiers (MQTT 3.1.1, a remote that has none, a shared subscription) is never taken for a copy: nothing tells
-//!   a copy from a message that was published again, and one that is lost is worse than one that comes twice.
+//! * Only messages whose topic matches several subscriptions are compared, and the first one of its
+//!   kind is always passed on.
+//! * An equal message is a copy if it came for other subscriptions, as its identifiers say; one
+//!   that came for the same subscription was published again, and is passed on.
+//! * A message without identifiers (MQTT 3.1.1, a remote that has none, a shared subscription) is
+//!   never taken for a copy: nothing tells a copy from a message that was published again, and one
+//!   that is lost is worse than one that comes twice.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -113,7 +115,8 @@ mod tests {
         }
     }
 
-    /// Messages with their identifiers, after how many milliseconds each came, and whether it is passed on.
+    /// Messages with their identifiers, after how many milliseconds each came, and whether it is
+    /// passed on.
     fn check(copies: &mut Copies, matching: usize, messages: &[(&'static str, &[u32], u64, bool)]) {
         let mut at = crate::time::now();
         for (index, (payload, subscriptions, millis, goes_on)) in messages.iter().enumerate() {

@@ -1,8 +1,9 @@
-//! Identity and trust of an uplink: certificates, keys, authorities, the password. All of it is read at each connect, so
-//! that a renewed certificate or token needs neither restart nor reload.
+//! Identity and trust of an uplink: certificates, keys, authorities, the password. All of it is
+//! read at each connect, so that a renewed certificate or token needs neither restart nor reload.
 //!
 //! Invariants:
-//! * A password is never printed, neither from a file nor from a command; what a command says besides it is not kept.
+//! * A password is never printed, neither from a file nor from a command; what a command says
+//!   besides it is not kept.
 //! * A command ends with its time, and everything that it has started with it.
 //! * Nothing here blocks a thread of the runtime.
 

@@ -1,10 +1,12 @@
-//! TCP to remotes with several addresses: raced as RFC 8305 says, so that a network without working IPv6, or a dead address, costs a
-//! moment only.
+//! TCP to remotes with several addresses: raced as RFC 8305 says, so that a network without working
+//! IPv6, or a dead address, costs a moment only.
 //!
 //! Invariants:
-//! * The remote and the address that worked last are tried first; then remotes in the order of the file, the families of their addresses
-//!   in turn, a step (a name to look up, an address to connect to) every `apart`, and at once when one has failed.
-//! * At most `most` addresses are left without an answer in one try, so that silence stays cheap however many there are.
+//! * The remote and the address that worked last are tried first; then remotes in the order of the
+//!   file, the families of their addresses in turn, a step (a name to look up, an address to
+//!   connect to) every `apart`, and at once when one has failed.
+//! * At most `most` addresses are left without an answer in one try, so that silence stays cheap
+//!   however many there are.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -22,7 +24,8 @@ use crate::time::now;
 
 /// The pause between two steps: at least this (RFC 8305, section 8),
 const SHORTEST_APART: Duration = Duration::from_millis(250);
-/// twice the usual round trip, so that a slow link is not charged for addresses that it does not need,
+/// twice the usual round trip, so that a slow link is not charged for addresses that it does not
+/// need,
 const ROUND_TRIPS_APART: u32 = 2;
 /// and at most this.
 const LONGEST_APART: Duration = Duration::from_secs(2);
@@ -52,7 +55,8 @@ impl Resolve {
     }
 }
 
-/// How long after a step the next one begins; `usual` is the round trip of the link as far as it is known.
+/// How long after a step the next one begins; `usual` is the round trip of the link as far as it is
+/// known.
 pub(super) fn apart(usual: Option<Duration>) -> Duration {
     usual.map_or(SHORTEST_APART, |usual| {
         (usual * ROUND_TRIPS_APART).clamp(SHORTEST_APART, LONGEST_APART)
@@ -113,7 +117,8 @@ impl Addresses {
         usize::try_from(turns).unwrap_or(0)
     }
 
-    /// The addresses of a remote in the order in which they are tried, without the first `skip` ones, which come last.
+    /// The addresses of a remote in the order in which they are tried, without the first `skip`
+    /// ones, which come last.
     fn order(
         &self,
         remote: u32,
@@ -332,7 +337,8 @@ impl Course<'_> {
     }
 }
 
-/// The first connection that is made; `look_up` and `connect` bound their own time. The others are given up.
+/// The first connection that is made; `look_up` and `connect` bound their own time. The others are
+/// given up.
 // What is under way has types without names, so it stays in one function.
 pub(super) async fn race<T, L, C>(
     plan: Plan<'_>,
@@ -405,7 +411,8 @@ mod tests {
         Nothing,
     }
 
-    /// Remotes with their addresses and what these do; a race is run with `addresses` and `resolve`.
+    /// Remotes with their addresses and what these do; a race is run with `addresses` and
+    /// `resolve`.
     struct Net {
         remotes: Vec<Vec<(&'static str, Does)>>,
         tried: Mutex<Vec<SocketAddr>>,

@@ -50,7 +50,8 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// A remote that closes instead of answering CONNECT says nothing about why; these are the usual reasons.
+/// A remote that closes instead of answering CONNECT says nothing about why; these are the usual
+/// reasons.
 pub(super) fn before_connack(error: LinkError, protocol: Protocol) -> LinkError {
     match error {
         LinkError::Closed { what, reason: None } => {

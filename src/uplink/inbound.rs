@@ -1,4 +1,5 @@
-//! Messages of the remote for this site: handed to the local broker, and acknowledged when they are safe there.
+//! Messages of the remote for this site: handed to the local broker, and acknowledged when they are
+//! safe there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -77,7 +78,8 @@ impl Deliveries {
         };
         let Some(packet_id) = packet_id else { return };
         let is_exact = qos == QoS::ExactlyOnce;
-        // During a stop the broker is gone first: the message is not acknowledged, and comes again after the next start.
+        // During a stop the broker is gone first: the message is not acknowledged, and comes again
+        // after the next start.
         self.waiting.push_back(Box::pin(async move {
             Delivery {
                 packet_id,

@@ -1,8 +1,10 @@
-//! The next message: of the lane that continues an earlier run, else of the highest lane that has any; each lane in its order. Pure.
+//! The next message: of the lane that continues an earlier run, else of the highest lane that has
+//! any; each lane in its order. Pure.
 //!
-//! Messages of a rule whose rate is used up are passed over, and keep their order: a few stay in memory, the others are read again in their
-//! turn. The outbox notes in pieces what is settled, and keeps a limited number of pieces over a crash; so a limited number of messages may
-//! overtake others. After a change of the rules everything that was passed over is read again.
+//! Messages of a rule whose rate is used up are passed over, and keep their order: a few stay in
+//! memory, the others are read again in their turn. The outbox notes in pieces what is settled, and
+//! keeps a limited number of pieces over a crash; so a limited number of messages may overtake
+//! others. After a change of the rules everything that was passed over is read again.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -14,7 +16,8 @@ use crate::outbox::{EntryId, LANES, Waiting};
 const MOST_PASSED_OVER: usize = 64;
 /// and bytes of all rules of a lane; one message of each rule may exceed it.
 const MOST_BYTES_PASSED_OVER: usize = 1 << 20;
-/// Pieces of a lane that are settled between messages that wait, for a message that must not come twice after a crash,
+/// Pieces of a lane that are settled between messages that wait, for a message that must not come
+/// twice after a crash,
 const MOST_PIECES_EXACT: usize = 2000;
 /// and for others.
 const MOST_PIECES: usize = 100_000;
@@ -29,7 +32,8 @@ pub(super) enum Choice {
     Any,
     /// One lane.
     Only(usize),
-    /// The lane that continues an earlier run: everything that has to wait for a rate is passed over, although its rate may leave room.
+    /// The lane that continues an earlier run: everything that has to wait for a rate is passed
+    /// over, although its rate may leave room.
     GoesOn(usize),
 }
 
@@ -38,7 +42,8 @@ pub(super) enum Choice {
 pub(super) struct Blocked {
     /// The rules whose rates are used up: their messages are passed over.
     pub(super) rules: HashSet<u32>,
-    /// The remote takes no more QoS 2 messages: a lane waits with such a message, the other lanes go on.
+    /// The remote takes no more QoS 2 messages: a lane waits with such a message, the other lanes
+    /// go on.
     pub(super) is_exact: bool,
 }
 
@@ -188,7 +193,8 @@ impl Ahead {
         Some(next)
     }
 
-    /// Passes over the messages that wait for the rate of their rule, up to the first one that does not.
+    /// Passes over the messages that wait for the rate of their rule, up to the first one that does
+    /// not.
     fn pass_over_waiting(&mut self, is_closed: impl Fn(u32) -> bool) {
         while let Some(rule) = self.messages.front().and_then(|ready| ready.rule) {
             let waits = is_closed(rule) || self.behind.iter().any(|behind| behind.rule == rule);
@@ -279,7 +285,8 @@ impl Ahead {
                 Look::Nothing
             };
         }
-        // A lane that has to wait, or that too many have overtaken, does not stop the lanes below it.
+        // A lane that has to wait, or that too many have overtaken, does not stop the lanes below
+        // it.
         if self.may_take(closed) {
             Look::Ready
         } else {
@@ -326,7 +333,8 @@ impl Lanes {
         }
     }
 
-    /// The rules are others: what was passed over belongs to them. What is read then must leave out what was taken.
+    /// The rules are others: what was passed over belongs to them. What is read then must leave out
+    /// what was taken.
     pub(super) fn read_again(&mut self) {
         self.lanes.iter_mut().for_each(Ahead::read_again);
     }
@@ -336,8 +344,8 @@ impl Lanes {
         self.lanes.iter().any(|lane| !lane.behind.is_empty())
     }
 
-    /// The read that is needed before the next message is taken; `None` if [`Lanes::next`] knows the answer, or if it was read often enough for
-    /// this look.
+    /// The read that is needed before the next message is taken; `None` if [`Lanes::next`] knows
+    /// the answer, or if it was read often enough for this look.
     pub(super) fn wants(&mut self, choice: Choice, closed: &Blocked) -> Option<ReadRequest> {
         let wanted = self.wanted(choice, closed)?;
         self.reads_on = self.reads >= MOST_READS;
@@ -378,7 +386,8 @@ impl Lanes {
         }
     }
 
-    /// Takes the result of a read that [`Lanes::wants`] asked for, up to `last`; `None` if there was nothing.
+    /// Takes the result of a read that [`Lanes::wants`] asked for, up to `last`; `None` if there
+    /// was nothing.
     pub(super) fn fill(&mut self, wanted: ReadRequest, read: Option<(u64, Vec<Ready>)>) {
         self.reads += 1;
         let Some(ahead) = self.lanes.get_mut(wanted.lane as usize) else {
@@ -397,7 +406,8 @@ impl Lanes {
         }
     }
 
-    /// Drops the messages that were read and are not wanted any more; what was read is not read again.
+    /// Drops the messages that were read and are not wanted any more; what was read is not read
+    /// again.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(EntryId) -> bool) {
         for lane in &mut self.lanes {
             lane.messages
@@ -443,7 +453,8 @@ impl Behind {
             || (self.messages.len() < MOST_PASSED_OVER && bytes < MOST_BYTES_PASSED_OVER)
     }
 
-    /// Keeps what belongs to it of messages that were read up to `last`, beside messages of `bytes`.
+    /// Keeps what belongs to it of messages that were read up to `last`, beside messages of
+    /// `bytes`.
     fn fill(&mut self, last: u64, messages: Vec<Ready>, passed: u64, mut bytes: usize) {
         for ready in messages
             .into_iter()
@@ -599,7 +610,8 @@ mod tests {
         assert_eq!(next(&mut lanes, Choice::Any), Some(waiting(Lane::Alarm, 1)));
     }
 
-    /// A lane of the outbox with messages of rule 7 at even numbers up to `last`, and of no rule at odd ones.
+    /// A lane of the outbox with messages of rule 7 at even numbers up to `last`, and of no rule at
+    /// odd ones.
     fn stored(last: u64, taken: &[u64], after: u64) -> Option<(u64, Vec<Ready>)> {
         let rule = |seq: u64| seq.is_multiple_of(2).then_some(7);
         let left = (after + 1..=last)

@@ -1,8 +1,9 @@
-//! The connection to a remote broker: a byte stream, and rumqttc's codec for MQTT 5 and 3.1.1 (`codec`). Only these files
-//! name rumqttc.
+//! The connection to a remote broker: a byte stream, and rumqttc's codec for MQTT 5 and 3.1.1
+//! (`codec`). Only these files name rumqttc.
 //!
-//! Its client and event loop are not used: they choose packet identifiers and repeat messages on their own, so that nothing
-//! could be promised across a crash. Identifiers, order and repetition are [`super::session`]'s.
+//! Its client and event loop are not used: they choose packet identifiers and repeat messages on
+//! their own, so that nothing could be promised across a crash. Identifiers, order and repetition
+//! are [`super::session`]'s.
 
 mod codec;
 mod identifiers;
@@ -27,9 +28,11 @@ use crate::outbox::Outgoing;
 use crate::time::now;
 use codec::Codec;
 
-/// Bytes collected before the link has taken them; one packet may exceed it. What is collected cannot be overtaken by an alarm.
+/// Bytes collected before the link has taken them; one packet may exceed it. What is collected
+/// cannot be overtaken by an alarm.
 const WRITE_AHEAD: usize = 32 * 1024;
-/// Small writes are put together to about one packet, for a small part of a round trip: headers are billed too.
+/// Small writes are put together to about one packet, for a small part of a round trip: headers are
+/// billed too.
 const PACKET: usize = 1400;
 const PART_OF_ROUND_TRIP: u32 = 16;
 const LONGEST_COMPANY: Duration = Duration::from_millis(25);
@@ -167,8 +170,8 @@ pub(super) enum Command {
 
 /// A connection that was accepted by the remote.
 ///
-/// Packets are collected and written while the next packet is awaited: a link that is slow to take bytes still brings
-/// acknowledgements.
+/// Packets are collected and written while the next packet is awaited: a link that is slow to take
+/// bytes still brings acknowledgements.
 pub(super) struct Link {
     reader: ReadHalf<Box<dyn Stream>>,
     writer: WriteHalf<Box<dyn Stream>>,
@@ -291,10 +294,11 @@ impl Link {
         self.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
     }
 
-    /// Ends a connection whose only purpose was to end the session that the remote had under this name.
+    /// Ends a connection whose only purpose was to end the session that the remote had under this
+    /// name.
     ///
-    /// MQTT 3.1.1 cannot begin a new session and keep it, and mosquitto (2.0.11) does not keep one that began with Clean Start over its
-    /// own restart.
+    /// MQTT 3.1.1 cannot begin a new session and keep it, and mosquitto (2.0.11) does not keep one
+    /// that began with Clean Start over its own restart.
     pub(super) async fn close(mut self) -> Result<(), LinkError> {
         self.feed(Command::Disconnect)?;
         // The session is ended; a remote that closes first has read enough.
@@ -307,8 +311,8 @@ impl Link {
         self.retain_available = false;
     }
 
-    /// Collects a packet; it is written while [`Link::next`] waits. False if it is larger than the remote takes: then it is not
-    /// sent.
+    /// Collects a packet; it is written while [`Link::next`] waits. False if it is larger than the
+    /// remote takes: then it is not sent.
     pub(super) fn feed(&mut self, mut command: Command) -> Result<bool, LinkError> {
         let is_first = self.output.is_empty();
         let before = self.output.len();
@@ -349,8 +353,8 @@ impl Link {
         Ok(true)
     }
 
-    /// The alias of a topic on this connection. Repetitions are encoded again on every connection, so that none carries an alias of
-    /// another one.
+    /// The alias of a topic on this connection. Repetitions are encoded again on every connection,
+    /// so that none carries an alias of another one.
     fn alias_of(&self, topic: &TopicName) -> Option<Alias> {
         if let Some(number) = self.aliases.get(topic) {
             return Some(Alias {
@@ -375,7 +379,8 @@ impl Link {
         self.output.is_empty() && !self.unflushed
     }
 
-    /// Bytes collected since the connection began; what was collected is written when [`Link::written`] has reached it.
+    /// Bytes collected since the connection began; what was collected is written when
+    /// [`Link::written`] has reached it.
     pub(super) fn collected(&self) -> u64 {
         self.collected
     }
@@ -400,7 +405,8 @@ impl Link {
         self.heard
     }
 
-    /// The next packet of the remote, or the news that bytes were written. Safe to drop while it waits.
+    /// The next packet of the remote, or the news that bytes were written. Safe to drop while it
+    /// waits.
     pub(super) async fn next(&mut self) -> Result<Incoming, LinkError> {
         loop {
             if let Some(what) = stranger(&self.input).filter(|_| !self.is_accepted) {
@@ -465,8 +471,8 @@ impl Link {
         })
     }
 
-    /// When a remote that owes answers is given up, if it may be silent for `patience`: what was written since it was heard last must
-    /// have had time to pass.
+    /// When a remote that owes answers is given up, if it may be silent for `patience`: what was
+    /// written since it was heard last must have had time to pass.
     pub(super) fn given_up_at(&self, patience: Duration) -> Instant {
         self.heard + patience + time_to_pass(self.written - self.written_when_heard)
     }
@@ -477,7 +483,8 @@ impl Link {
     }
 }
 
-/// Writes a part of `output`, or, if it is empty, flushes what TLS still holds: then it returns 0. Safe to drop.
+/// Writes a part of `output`, or, if it is empty, flushes what TLS still holds: then it returns 0.
+/// Safe to drop.
 async fn push(writer: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> io::Result<usize> {
     if output.is_empty() {
         writer.flush().await?;
@@ -491,7 +498,8 @@ pub(super) fn time_to_pass(bytes: u64) -> Duration {
     Duration::from_millis(bytes * 1000 / SLOWEST)
 }
 
-/// How long small writes wait for company on a link with this round trip; less than two milliseconds are not waited for.
+/// How long small writes wait for company on a link with this round trip; less than two
+/// milliseconds are not waited for.
 fn company(round_trip: Duration) -> Duration {
     let part = round_trip / PART_OF_ROUND_TRIP;
     if part < Duration::from_millis(2) {

@@ -1,11 +1,14 @@
-//! The durable state of a session, as bytes: packet identifiers with their messages, and the messages of the remote that are here. One memory a lane, written in the same commit as what is settled in that lane. Pure.
+//! The durable state of a session, as bytes: packet identifiers with their messages, and the
+//! messages of the remote that are here. One memory a lane, written in the same commit as what is
+//! settled in that lane. Pure.
 //!
 //! ```text
 //! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
 //!           | runs of identifiers of the remote 2 | runs x (first 2, last 2), or 0xFFFF and a bit for each of the 65536
 //!           | sessions known 1, x 4 | sessions left behind 1, x 4 | filters 1, x (length 2, text)
 //! ```
-//! A run is that many messages with consecutive numbers, consecutive identifiers and the same state.
+//! A run is that many messages with consecutive numbers, consecutive identifiers and the same
+//! state.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +25,8 @@ const MAX_REMOTES: usize = 16;
 /// Bytes of filters that are remembered.
 const MAX_FILTERS: usize = 4096;
 
-/// Most QoS 2 messages in flight, over all lanes: in the worst case each is a run of its own, and they must fit a state of the store.
+/// Most QoS 2 messages in flight, over all lanes: in the worst case each is a run of its own, and
+/// they must fit a state of the store.
 pub(super) const MAX_EXACT: usize = 1280;
 /// More runs of identifiers take more room than a bit for each identifier.
 const MAX_RECEIVED_RUNS: usize = 2000;

@@ -1,22 +1,30 @@
-//! Northbound: what waits in an outbox goes to a remote broker; what the remote has for this site comes in.
+//! Northbound: what waits in an outbox goes to a remote broker; what the remote has for this site
+//! comes in.
 //!
 //! Invariants:
-//! * A message is settled only when the remote acknowledged it (QoS 1), has it for good (QoS 2), when it was written to the wire
-//!   (QoS 0, which a cut may take all the same), or when it will never be delivered: then it is kept as a dead letter, or told as a
-//!   gap. A backup also settles what it took and the other link carries.
-//! * Messages of a lane leave in the order of the outbox; after a reconnect what was in flight goes first, marked as a repetition.
+//! * A message is settled only when the remote acknowledged it (QoS 1), has it for good (QoS 2),
+//!   when it was written to the wire (QoS 0, which a cut may take all the same), or when it will
+//!   never be delivered: then it is kept as a dead letter, or told as a gap. A backup also settles
+//!   what it took and the other link carries.
+//! * Messages of a lane leave in the order of the outbox; after a reconnect what was in flight goes
+//!   first, marked as a repetition.
 //! * QoS 2 arrives exactly once, across kill -9 and reconnects, while the remote keeps the session.
-//! * The remote knows whether this gateway lives (`presence`), as far as it takes a will and a retained message.
-//! * What comes from the remote is acknowledged when the broker has it safe, and is never offered back to the remote.
-//! * The state of the link is published once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
-//!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
+//! * The remote knows whether this gateway lives (`presence`), as far as it takes a will and a
+//!   retained message.
+//! * What comes from the remote is acknowledged when the broker has it safe, and is never offered
+//!   back to the remote.
+//! * The state of the link is published once per change: in the log, and on
+//!   `$SYS/broker/connection/<name>/state` and `$SYS/wellhead/uplink/<name>`; what was given up on
+//!   `$SYS/wellhead/uplink/<name>/gap`.
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
-//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `rates`, `rivals`, `silence`, `subscriptions`, `copies`, `suspicion`
-//! and `throttle` are the pure state, `transport` the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and
-//! `tls` what is shown and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects,
-//! `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
+//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `rates`, `rivals`,
+//! `silence`, `subscriptions`, `copies`, `suspicion` and `throttle` are the pure state, `transport`
+//! the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc),
+//! `credentials` and `tls` what is shown and trusted in, `route` the way out of this machine, `own`
+//! whether it leads back to this gateway, `task` connects, `connection` carries (what comes:
+//! `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
 mod burials;
 mod channels;
@@ -123,7 +131,8 @@ impl std::fmt::Debug for RemoteSecret {
 pub struct Tcp {
     /// Small packets leave at once.
     pub nodelay: bool,
-    /// How long what was sent may stay unacknowledged by the other side's TCP; the kernel looks only when it repeats.
+    /// How long what was sent may stay unacknowledged by the other side's TCP; the kernel looks
+    /// only when it repeats.
     pub user_timeout: Duration,
     /// The network interface it must use.
     pub interface: Option<String>,
@@ -172,7 +181,8 @@ pub struct UplinkSettings {
     pub ca: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name that is asked for in the TLS handshake, and that the certificate must be for; without it that of the address.
+    /// The name that is asked for in the TLS handshake, and that the certificate must be for;
+    /// without it that of the address.
     pub server_name: Option<String>,
     /// Headers of the request that opens a WebSocket.
     pub headers: Vec<(String, RemoteSecret)>,
@@ -208,7 +218,8 @@ pub struct UplinkSettings {
     pub window: u16,
     /// First and longest pause between attempts.
     pub retry: (Duration, Duration),
-    /// The longest pause while the remote does not answer at all; `None` for what keeps a metered link cheap.
+    /// The longest pause while the remote does not answer at all; `None` for what keeps a metered
+    /// link cheap.
     pub longest_silence: Option<Duration>,
     /// Whether each message names itself by the user property `seq` (MQTT 5).
     pub numbered: bool,

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * "up" is never told twice without a "down" between them.
-//! * A reason is logged once until the link has proven itself, however the numbers in it change; a link that stays down is logged in any case.
+//! * A reason is logged once until the link has proven itself, however the numbers in it change; a
+//!   link that stays down is logged in any case.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -45,7 +46,8 @@ impl News {
         None
     }
 
-    /// A link that stays down after a cut that was not told: the reason, and how many others were not told.
+    /// A link that stays down after a cut that was not told: the reason, and how many others were
+    /// not told.
     pub(super) fn stays_down(&mut self, now: Instant) -> Option<(String, u64)> {
         let (_, reason) = self
             .untold
@@ -66,7 +68,8 @@ impl News {
     }
 }
 
-/// A reason without the numbers that differ each time: seconds, bytes, messages. Numbers of addresses and codes stay.
+/// A reason without the numbers that differ each time: seconds, bytes, messages. Numbers of
+/// addresses and codes stay.
 fn kind_of(reason: &str) -> String {
     let plain = |word: &str| {
         let number = word.trim_matches(|mark: char| !mark.is_alphanumeric());

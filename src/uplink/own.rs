@@ -1,7 +1,9 @@
-//! Whether an address leads back to a listener of this gateway: an uplink that goes there sends each message to itself, without end.
+//! Whether an address leads back to a listener of this gateway: an uplink that goes there sends
+//! each message to itself, without end.
 //!
-//! No name server is asked: a name is this machine's if it is `localhost`, the name of the host, or in `/etc/hosts` with an address of
-//! this machine. Other names show where they lead when a connection is made.
+//! No name server is asked: a name is this machine's if it is `localhost`, the name of the host, or
+//! in `/etc/hosts` with an address of this machine. Other names show where they lead when a
+//! connection is made.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -97,7 +99,8 @@ pub fn leads_back(host: &str, port: u16, listeners: &[OwnListener]) -> bool {
     !listeners.is_empty() && HostNames::of_this_machine().leads_to(host, port, listeners)
 }
 
-/// An address in any spelling that the system takes: `::1`, `127.0.0.1`, `127.1`, `0x7f000001`, `::ffff:127.0.0.1`.
+/// An address in any spelling that the system takes: `::1`, `127.0.0.1`, `127.1`, `0x7f000001`,
+/// `::ffff:127.0.0.1`.
 fn literal(host: &str) -> Option<IpAddr> {
     let host = host.split('%').next().unwrap_or_default();
     let address: Option<IpAddr> = host.parse().ok().or_else(|| loose(host).map(IpAddr::V4));

@@ -1,12 +1,14 @@
-//! The capacity of the link, as far as the messages sent lately show: how long a message and its acknowledgement need, and how many bytes
-//! may be on their way. Pure: the caller brings the time.
+//! The capacity of the link, as far as the messages sent lately show: how long a message and its
+//! acknowledgement need, and how many bytes may be on their way. Pure: the caller brings the time.
 //!
 //! Invariants:
-//! * Bytes on their way follow the measured rate and round trip, as BBR does: what is more only waits in a queue before the link, and is
-//!   sent again after a cut.
-//! * A new connection begins with what the last one showed to pass, so that links that are cut again and again are not filled each time.
+//! * Bytes on their way follow the measured rate and round trip, as BBR does: what is more only
+//!   waits in a queue before the link, and is sent again after a cut.
+//! * A new connection begins with what the last one showed to pass, so that links that are cut
+//!   again and again are not filled each time.
 //! * One message may always be on its way.
-//! * A message that was refused or removed is not on its way: when the session has nothing on the wire, no byte is.
+//! * A message that was refused or removed is not on its way: when the session has nothing on the
+//!   wire, no byte is.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 use super::session::AckOutcome;
 use crate::outbox::EntryId;
 
-/// How long an orderly end waits for acknowledgements, whatever the link usually takes: a busy remote is not a slow one,
+/// How long an orderly end waits for acknowledgements, whatever the link usually takes: a busy
+/// remote is not a slow one,
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(3);
 /// and nobody who reloads a file waits longer.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +30,8 @@ const WEIGHT: u32 = 8;
 const FIRST_BYTES: u64 = 14_000;
 /// Bytes on their way at least.
 const FEWEST_BYTES: u64 = 4_000;
-/// Round trips are taken for at least so long: what a near remote needs for its disk is no property of the link.
+/// Round trips are taken for at least so long: what a near remote needs for its disk is no property
+/// of the link.
 const SHORTEST_ROUND_TRIP: Duration = Duration::from_millis(50);
 /// The rate is the highest of this and the last span; a span is this number of round trips.
 const SPAN: u32 = 10;
@@ -57,7 +61,8 @@ pub(super) struct LinkPace {
     on_way: u64,
     /// Bytes acknowledged on this connection.
     acknowledged: u64,
-    /// The usual time from sending a message to the end of its acknowledgement; kept from connection to connection.
+    /// The usual time from sending a message to the end of its acknowledgement; kept from
+    /// connection to connection.
     usual: Option<Duration>,
     /// The shortest one of this connection.
     shortest: Option<Duration>,
@@ -89,7 +94,8 @@ impl LinkPace {
         };
     }
 
-    /// True if another message may be sent beside those of this connection that are not acknowledged.
+    /// True if another message may be sent beside those of this connection that are not
+    /// acknowledged.
     pub(super) fn has_room(&self, unanswered: usize) -> bool {
         unanswered == 0 || self.on_way < self.allowed
     }
@@ -115,7 +121,8 @@ impl LinkPace {
         }
     }
 
-    /// A message is not on its way any more, and that says nothing about the link: it was refused or removed.
+    /// A message is not on its way any more, and that says nothing about the link: it was refused
+    /// or removed.
     pub(super) fn gone(&mut self, place: EntryId) {
         self.on_way -= self.sent.remove(&place).map_or(0, |sent| sent.bytes());
     }
@@ -183,7 +190,8 @@ impl LinkPace {
         self.allowed = enough.max(lowest);
     }
 
-    /// The usual time from sending a message to the end of its acknowledgement, if any was measured.
+    /// The usual time from sending a message to the end of its acknowledgement, if any was
+    /// measured.
     pub(super) fn usual(&self) -> Option<Duration> {
         self.usual
     }
@@ -234,8 +242,8 @@ mod tests {
         );
     }
 
-    /// A link with `rate` bytes a second and a round trip, filled as far as the pace allows: the most bytes on their way after it has
-    /// settled, and the bytes that passed in `span`.
+    /// A link with `rate` bytes a second and a round trip, filled as far as the pace allows: the
+    /// most bytes on their way after it has settled, and the bytes that passed in `span`.
     fn filled(rate: u64, round_trip: Duration, span: Duration) -> (u64, u64) {
         const MESSAGE: u64 = 100;
         let start = crate::time::now();

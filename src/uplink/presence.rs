@@ -1,12 +1,15 @@
-//! How a remote learns whether this gateway lives: a will, and a retained message that says `online` or `offline`. Pure.
+//! How a remote learns whether this gateway lives: a will, and a retained message that says
+//! `online` or `offline`. Pure.
 //!
 //! Invariants:
-//! * The will is `offline`. The first message on a connection is `online`, or `unsupervised` if the remote has no will to publish; the
-//!   last one before DISCONNECT is `offline`. No `online` is retained unless a retained will replaces it.
-//! * A part that a remote does not take is left out, logged once, and tried again an hour later, then more rarely; messages are sent
-//!   without it. Before will or state are left out they are tried without the retain flag.
-//! * A part is left out only if connections with it ended, one without it worked, and the next one with it ended again: an outage of the
-//!   remote looks the same up to the second step.
+//! * The will is `offline`. The first message on a connection is `online`, or `unsupervised` if the
+//!   remote has no will to publish; the last one before DISCONNECT is `offline`. No `online` is
+//!   retained unless a retained will replaces it.
+//! * A part that a remote does not take is left out, logged once, and tried again an hour later,
+//!   then more rarely; messages are sent without it. Before will or state are left out they are
+//!   tried without the retain flag.
+//! * A part is left out only if connections with it ended, one without it worked, and the next one
+//!   with it ended again: an outage of the remote looks the same up to the second step.
 //! * Nothing of this is in the outbox: a state that is old is worth nothing.
 
 use std::collections::HashMap;
@@ -23,8 +26,8 @@ use crate::time::{Moment, SinceBoot, rfc3339};
 const LOST: &str = "connection lost";
 /// Connections that may end at the will, or at the state, before one is made without.
 const MOST_ENDS: u32 = 3;
-/// How long something is left out before it is tried again: the first time, how many times longer after each attempt, and at most. An
-/// attempt may cost a connection.
+/// How long something is left out before it is tried again: the first time, how many times longer
+/// after each attempt, and at most. An attempt may cost a connection.
 const LEFT_OUT_FOR: Duration = Duration::from_secs(3600);
 const LONGER: u32 = 6;
 const LONGEST_LEFT_OUT: Duration = Duration::from_secs(86_400);
@@ -36,7 +39,8 @@ const PROOF_AFTER: Duration = Duration::from_secs(2);
 pub struct Presence {
     /// The topic at the remote.
     pub topic: TopicName,
-    /// How long a remote waits after a cut before it says `offline` (MQTT 5; others say it at once).
+    /// How long a remote waits after a cut before it says `offline` (MQTT 5; others say it at
+    /// once).
     pub offline_after: Duration,
     /// Whether the remote can retain will and state.
     pub retained: bool,
@@ -98,7 +102,8 @@ pub(super) fn online(at: Moment, client: Option<String>) -> String {
     })
 }
 
-/// The state of a gateway that is connected since `at` to a remote without a will: nobody says `offline` when it is gone.
+/// The state of a gateway that is connected since `at` to a remote without a will: nobody says
+/// `offline` when it is gone.
 pub(super) fn unsupervised(at: Moment, client: Option<String>) -> String {
     let boot = Some(format!("{:08x}", at.since_boot.boot));
     json::text(&StateMessage {
@@ -135,7 +140,8 @@ pub(super) fn lost(client: Option<String>) -> String {
     })
 }
 
-/// Bytes that it adds to a connection: the will in CONNECT, and the state as a message without its acknowledgement.
+/// Bytes that it adds to a connection: the will in CONNECT, and the state as a message without its
+/// acknowledgement.
 pub(crate) fn bytes_of(presence: &Presence) -> usize {
     const FRAMES: usize = 2 + 2 + 6 + 2 + 2 + 3;
     let at = Moment {
@@ -189,7 +195,8 @@ impl Doubt {
         self.left_out = Some(Omission { since: now, pause });
     }
 
-    /// A connection without it works. True if it is known for the first time that the remote does not take it.
+    /// A connection without it works. True if it is known for the first time that the remote does
+    /// not take it.
     fn works_without(&mut self) -> bool {
         self.works_without |= self.ends >= MOST_ENDS;
         self.left_out.is_some() && !std::mem::replace(&mut self.is_told, true)
@@ -243,8 +250,9 @@ impl Default for RemoteAbilities {
 }
 
 impl RemoteAbilities {
-    /// The culprit of a connection that ended at the will or the state: a remote that keeps nothing for this gateway may take both
-    /// without the retain flag, so that is what changes first. `ends` is how many ends this one counts for.
+    /// The culprit of a connection that ended at the will or the state: a remote that keeps nothing
+    /// for this gateway may take both without the retain flag, so that is what changes first.
+    /// `ends` is how many ends this one counts for.
     fn blame(&mut self, part: fn(&mut Self) -> &mut Doubt, ends: u32, now: Instant) {
         if self.offers_retained {
             self.retained.ended(ends, now);
@@ -301,8 +309,8 @@ impl RemotesSeen {
         })
     }
 
-    /// A connection with a will was refused, or, without a reason, closed before it was accepted. Returns what is different from here
-    /// on, if the reason says it.
+    /// A connection with a will was refused, or, without a reason, closed before it was accepted.
+    /// Returns what is different from here on, if the reason says it.
     pub(super) fn will_refused(
         &mut self,
         remote: u32,
@@ -333,7 +341,8 @@ impl RemotesSeen {
         None
     }
 
-    /// A connection was accepted. True if that shows for the first time that the remote takes no will.
+    /// A connection was accepted. True if that shows for the first time that the remote takes no
+    /// will.
     pub(super) fn accepted(&mut self, remote: u32, with_will: bool) -> bool {
         let taken = self.of(remote);
         if with_will {
@@ -361,7 +370,8 @@ impl RemotesSeen {
             .is_some_and(|taken| taken.has_will)
     }
 
-    /// When a connection that began at this time is to be replaced by one with a will, or with one that is retained.
+    /// When a connection that began at this time is to be replaced by one with a will, or with one
+    /// that is retained.
     pub(super) fn will_due(&self, remote: u32, began: Instant) -> Option<Instant> {
         let taken = self.remotes.get(&remote)?;
         match (taken.has_will, taken.offers_retained) {
@@ -371,7 +381,8 @@ impl RemotesSeen {
         }
     }
 
-    /// Whether the state is sent with the retain flag on this connection: as its will is, so that nothing stays that says `online`.
+    /// Whether the state is sent with the retain flag on this connection: as its will is, so that
+    /// nothing stays that says `online`.
     pub(super) fn retains(&self, remote: u32) -> bool {
         self.remotes
             .get(&remote)
@@ -445,8 +456,8 @@ impl RemotesSeen {
         }
     }
 
-    /// The remote has answered something on a connection without the state. True if that shows for the first time that it does not take
-    /// the state.
+    /// The remote has answered something on a connection without the state. True if that shows for
+    /// the first time that it does not take the state.
     pub(super) fn works_without_state(&mut self, remote: u32) -> bool {
         self.of(remote).state.works_without()
     }

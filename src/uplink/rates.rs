@@ -1,4 +1,5 @@
-//! The rates of an uplink and of its rules, for which messages of QoS 1 and 2 wait. Pure: the caller brings the time.
+//! The rates of an uplink and of its rules, for which messages of QoS 1 and 2 wait. Pure: the
+//! caller brings the time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +24,8 @@ impl Rates {
         self.whole.iter_mut().chain(self.throttle.bucket())
     }
 
-    /// Takes over the rates of these rules; what is left of those that stay is kept. True if the `send` rules were others before.
+    /// Takes over the rates of these rules; what is left of those that stay is kept. True if the
+    /// `send` rules were others before.
     pub(super) fn follow(&mut self, routes: &Arc<Routes>) -> bool {
         if Arc::ptr_eq(&self.routes, routes) {
             return false;
@@ -56,8 +58,9 @@ impl Rates {
         self.of_all().any(|bucket| !bucket.has_room(at))
     }
 
-    /// True if another message may be taken to be sent, behind those that were taken and not sent yet: their number and bytes. What is in
-    /// the outbox can be overtaken by an alarm, what was taken cannot.
+    /// True if another message may be taken to be sent, behind those that were taken and not sent
+    /// yet: their number and bytes. What is in the outbox can be overtaken by an alarm, what was
+    /// taken cannot.
     pub(super) fn may_take_behind(
         &mut self,
         unsent: impl Fn() -> (usize, usize),
@@ -90,7 +93,8 @@ impl Rates {
         }
     }
 
-    /// When to look again for what may be sent; `holds_back` says that messages wait for the rate of their rule.
+    /// When to look again for what may be sent; `holds_back` says that messages wait for the rate
+    /// of their rule.
     pub(super) fn ready_at(&mut self, at: Instant, holds_back: bool) -> Option<Instant> {
         let rules = self.rules.values_mut().filter(|_| holds_back);
         rules

@@ -1,21 +1,25 @@
-//! Whether another client uses the client identifier of this gateway, a copied memory card or a forgotten default: each connection of one
-//! ends that of the other. Pure.
+//! Whether another client uses the client identifier of this gateway, a copied memory card or a
+//! forgotten default: each connection of one ends that of the other. Pure.
 //!
 //! Certain signs:
-//! * The remote says so (0x8E), or has packet identifiers of this session in use that are not of this gateway (0x91).
-//! * The remote has closed several connections in a row without a word, and what it has retained on the topic of this gateway's state, after
-//!   this gateway had said its own there, is of another run with the same client identifier. Brokers that only close are recognised by
-//!   that: mosquitto 2.0.11 does so in both versions of MQTT. To make it visible, state and will have a mark once two connections were
-//!   closed: a checksum of the client identifier, and a number of this run.
+//! * The remote says so (0x8E), or has packet identifiers of this session in use that are not of
+//!   this gateway (0x91).
+//! * The remote has closed several connections in a row without a word, and what it has retained on
+//!   the topic of this gateway's state, after this gateway had said its own there, is of another
+//!   run with the same client identifier. Brokers that only close are recognised by that: mosquitto
+//!   2.0.11 does so in both versions of MQTT. To make it visible, state and will have a mark once
+//!   two connections were closed: a checksum of the client identifier, and a number of this run.
 //!
-//! No sign: how often and how fast connections are closed. A link that is cut every few seconds ends them in the same way. Many closes
-//! in a row are worth a warning that says what is probable; they slow nothing down.
+//! No sign: how often and how fast connections are closed. A link that is cut every few seconds
+//! ends them in the same way. Many closes in a row are worth a warning that says what is probable;
+//! they slow nothing down.
 //!
 //! Invariants:
-//! * Only a sure sign makes pauses longer. They grow, so that the two do not fight, and a connection as long as the pause of the other one is
-//!   no sign that it is gone.
-//! * Once another client is known, each connection asks again if it can. Closes without a sign end the long pauses, and so does the time that
-//!   connections have lived since the last sign: a poison message closes connections too, and has to be found.
+//! * Only a sure sign makes pauses longer. They grow, so that the two do not fight, and a
+//!   connection as long as the pause of the other one is no sign that it is gone.
+//! * Once another client is known, each connection asks again if it can. Closes without a sign end
+//!   the long pauses, and so does the time that connections have lived since the last sign: a
+//!   poison message closes connections too, and has to be found.
 
 use std::time::{Duration, Instant};
 
@@ -25,11 +29,13 @@ use crate::backoff::Backoff;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// The other one is gone if a connection lived for so long at least,
 const PROVEN: Duration = Duration::from_secs(60);
-/// and this many times longer than the last pause here: its own pause may have doubled, and varies by a quarter.
+/// and this many times longer than the last pause here: its own pause may have doubled, and varies
+/// by a quarter.
 const LONGER_THAN_PAUSE: u32 = 4;
 /// Closes in a row after which state and will have a mark.
 const MARKED_AFTER: u32 = 2;
-/// Closes in a row after which the next connections ask what the remote has retained; later ones do when the number is a power of two.
+/// Closes in a row after which the next connections ask what the remote has retained; later ones do
+/// when the number is a power of two.
 const ASKS: std::ops::RangeInclusive<u32> = 3..=5;
 /// Closes in a row that are worth a warning.
 const MANY: u32 = 10;
@@ -37,7 +43,8 @@ const MANY: u32 = 10;
 const LASTS: Duration = Duration::from_secs(300);
 /// Connections that may end before the question is answered.
 const MOST_UNANSWERED: u32 = 3;
-/// The weight of a close without a sign of the other one, after an answer and without one, and the sum at which it is gone.
+/// The weight of a close without a sign of the other one, after an answer and without one, and the
+/// sum at which it is gone.
 const UNSEEN: (u32, u32) = (2, 1);
 const MOST_UNSEEN: u32 = 4;
 
@@ -142,7 +149,8 @@ impl Rivals {
         *self = Self::new(client_id, self.run);
     }
 
-    /// A new connection was accepted by this remote. What was said at another one shows nothing here.
+    /// A new connection was accepted by this remote. What was said at another one shows nothing
+    /// here.
     pub(super) fn begin(&mut self, remote: u32) {
         self.has_said = self.remote == remote && (self.has_said || self.shown.has_said);
         self.remote = remote;
@@ -182,7 +190,8 @@ impl Rivals {
         self.shown.is_answered = true;
     }
 
-    /// A state or will with this mark is retained. True if that shows for the first time that there is another client.
+    /// A state or will with this mark is retained. True if that shows for the first time that there
+    /// is another client.
     pub(super) fn retained(&mut self, mark: &str) -> bool {
         let of_this_client = mark.strip_prefix(&format!("{:08x}-", self.client));
         let is_other_run = of_this_client.is_some_and(|run| run != format!("{:08x}", self.run));
@@ -205,7 +214,8 @@ impl Rivals {
         self.shown.has_said = true;
     }
 
-    /// A message, a filter or the state was the cause of the end of this connection, or may have been.
+    /// A message, a filter or the state was the cause of the end of this connection, or may have
+    /// been.
     pub(super) fn is_explained(&mut self) {
         self.shown.is_explained = true;
     }

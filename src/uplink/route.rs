@@ -1,7 +1,9 @@
-//! Whether the way out of this machine is another one than before: another default route, or another state of the network interface that
-//! an uplink must use. Reading it costs nothing on the link.
+//! Whether the way out of this machine is another one than before: another default route, or
+//! another state of the network interface that an uplink must use. Reading it costs nothing on the
+//! link.
 //!
-//! Other interfaces do not count: a container or a telephone that comes and goes is no reason to dial.
+//! Other interfaces do not count: a container or a telephone that comes and goes is no reason to
+//! dial.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,12 +44,14 @@ impl Route {
     }
 }
 
-/// A value that changes with the way out of this machine: through `interface` if there is one, else by the default routes.
+/// A value that changes with the way out of this machine: through `interface` if there is one, else
+/// by the default routes.
 pub(super) fn fingerprint(interface: Option<&str>) -> u32 {
     crc32c::crc32c(way(Path::new("/"), interface).as_bytes())
 }
 
-/// The routes that count, and the carriers of their interfaces. What cannot be read does not change.
+/// The routes that count, and the carriers of their interfaces. What cannot be read does not
+/// change.
 fn way(root: &Path, interface: Option<&str>) -> String {
     let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
     let (ipv4, ipv6) = (read("proc/net/route"), read("proc/net/ipv6_route"));

@@ -1,16 +1,21 @@
-//! Messages in flight to a remote broker: packet identifiers, order, repetition, exactly once. Pure.
+//! Messages in flight to a remote broker: packet identifiers, order, repetition, exactly once.
+//! Pure.
 //!
 //! Invariants:
-//! * A QoS 2 message is sent only after its packet identifier is durable, released (PUBREL) only after that the remote has it
-//!   (PUBREC) is durable, and its identifier is given out again only after its end (PUBCOMP) is durable. So is an identifier of the
-//!   remote: known before PUBREC, forgotten before PUBCOMP.
-//! * QoS 1 needs no memory: a message that was sent before a crash is sent again under another identifier, which may double it, as
-//!   QoS 1 may; the remote keeps no state for the old identifier.
-//! * At most `window` messages are in flight, on a connection never more than the remote's Receive Maximum.
+//! * A QoS 2 message is sent only after its packet identifier is durable, released (PUBREL) only
+//!   after that the remote has it (PUBREC) is durable, and its identifier is given out again only
+//!   after its end (PUBCOMP) is durable. So is an identifier of the remote: known before PUBREC,
+//!   forgotten before PUBCOMP.
+//! * QoS 1 needs no memory: a message that was sent before a crash is sent again under another
+//!   identifier, which may double it, as QoS 1 may; the remote keeps no state for the old
+//!   identifier.
+//! * At most `window` messages are in flight, on a connection never more than the remote's Receive
+//!   Maximum.
 //! * After a reconnect what was in flight goes first, in its order, with DUP set.
 //!
-//! Durable is what was in a memory of [`Session::begin_save`] for which [`Session::saved`] was called; until then what depends on it
-//! is held back, and everything behind it, so that the order is kept.
+//! Durable is what was in a memory of [`Session::begin_save`] for which [`Session::saved`] was
+//! called; until then what depends on it is held back, and everything behind it, so that the order
+//! is kept.
 
 mod alone;
 mod answers;
@@ -99,7 +104,8 @@ pub(super) struct Session {
     max_exact: usize,
     max_qos: QoS,
     in_flight: Window,
-    /// Sent when everything before it was answered, and the remote has shown that it reads; nothing is sent beside it.
+    /// Sent when everything before it was answered, and the remote has shown that it reads; nothing
+    /// is sent beside it.
     alone: Option<EntryId>,
     /// The remote has shown that on this connection.
     may_try: bool,
@@ -115,7 +121,8 @@ pub(super) struct Session {
     recovered: BTreeMap<EntryId, (PacketId, HeldStage)>,
     /// The highest number taken, by lane.
     offered: [u64; LANES.len()],
-    /// Known from an earlier run and done with before the outbox has offered them: it may have read them before.
+    /// Known from an earlier run and done with before the outbox has offered them: it may have read
+    /// them before.
     finished: BTreeSet<EntryId>,
     /// Remotes whose session is this one, and remotes that may keep one that was given up.
     known: BTreeSet<u32>,
@@ -126,7 +133,8 @@ pub(super) struct Session {
     received: BTreeSet<u16>,
     /// Packets that wait for a save.
     answers: VecDeque<(u64, SendAction)>,
-    /// The save that has begun or will begin next carries this number; `saved` is the last one that is done.
+    /// The save that has begun or will begin next carries this number; `saved` is the last one that
+    /// is done.
     next_save: u64,
     saved: u64,
     is_saving: bool,
@@ -187,7 +195,8 @@ impl Session {
         session
     }
 
-    /// A new connection is up, on a session that the remote knows or not. `receive_maximum` and `max_qos` are the remote's.
+    /// A new connection is up, on a session that the remote knows or not. `receive_maximum` and
+    /// `max_qos` are the remote's.
     pub(super) fn connected(
         &mut self,
         is_known: bool,
@@ -240,7 +249,8 @@ impl Session {
         self.window = usize::from(window.max(1));
     }
 
-    /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
+    /// How many more messages it takes; after each the question is to be asked again, because of
+    /// their bytes.
     pub(super) fn room(&self) -> usize {
         if self.in_flight.bytes() >= MAX_BYTES {
             0
@@ -273,13 +283,14 @@ impl Session {
         self.recovered.contains_key(&place)
     }
 
-    /// The lane whose messages are to be taken first: those of an earlier run that may be at the remote. It counts them against its
-    /// Receive Maximum, and they go before anything new.
+    /// The lane whose messages are to be taken first: those of an earlier run that may be at the
+    /// remote. It counts them against its Receive Maximum, and they go before anything new.
     pub(super) fn continues(&self) -> Option<usize> {
         self.recovered.keys().next().map(|place| place.queue)
     }
 
-    /// Takes the next message of its lane. Returns it if it is given up: it may be at the remote already, and must not come twice.
+    /// Takes the next message of its lane. Returns it if it is given up: it may be at the remote
+    /// already, and must not come twice.
     pub(super) fn offer(&mut self, waiting: Waiting) -> Option<Waiting> {
         let place = waiting.place();
         let is_finished = self.finished.remove(&place);
@@ -338,8 +349,8 @@ impl Session {
         None
     }
 
-    /// A recovered message that is not in the outbox any more cannot be sent again; whether it is at the remote or not,
-    /// PUBREL ends it.
+    /// A recovered message that is not in the outbox any more cannot be sent again; whether it is
+    /// at the remote or not, PUBREL ends it.
     pub(super) fn nothing_more_waits(&mut self, queue: usize) {
         self.release_recovered(|place| place.queue == queue);
     }
@@ -445,7 +456,8 @@ impl Session {
         self.remove(index)?.into_message()
     }
 
-    /// Ends a QoS 2 message that cannot be repeated but may have arrived before: PUBREL instead of PUBLISH.
+    /// Ends a QoS 2 message that cannot be repeated but may have arrived before: PUBREL instead of
+    /// PUBLISH.
     pub(super) fn release_instead(&mut self, place: EntryId) {
         let Some(index) = self.in_flight.index_of(place) else {
             return;
@@ -527,7 +539,8 @@ impl Session {
         self.in_flight.on_wire()
     }
 
-    /// True if nothing that was written on this connection waits for its end, and no answer to the remote waits to be written.
+    /// True if nothing that was written on this connection waits for its end, and no answer to the
+    /// remote waits to be written.
     pub(super) fn is_settled(&self) -> bool {
         self.in_flight.on_wire() == 0 && self.answers.is_empty()
     }

@@ -1,15 +1,19 @@
-//! How often a remote that does not answer is tried: each try costs bytes if there is a link and only the remote is silent. Pure.
+//! How often a remote that does not answer is tried: each try costs bytes if there is a link and
+//! only the remote is silent. Pure.
 //!
 //! Invariants:
-//! * A remote that is silent for a day costs at most 15 kB of SYN packets, however many addresses it has.
+//! * A remote that is silent for a day costs at most 15 kB of SYN packets, however many addresses
+//!   it has.
 //! * The first try goes to several addresses, later ones to one address each, in turn.
-//! * The pause is a quarter of the time since the remote was last heard, at most half an hour. A remote that returns is found at the next
-//!   try whose dial time is long enough for it.
-//! * While it is not known how long the link usually takes, or that is long, a try gets the time it needs and costs more: the pause is
-//!   half of the time since then, at most one and a half hours.
-//! * Where the last link lasted less than half an hour, as a pass of a satellite does, the pause is at most half of that for the first one
-//!   and a half hours, so that the next pass is not missed; after that it is up to an hour.
-//! * A change of the way to the remote ends a pause at most once a minute: a link that comes and goes costs no more.
+//! * The pause is a quarter of the time since the remote was last heard, at most half an hour. A
+//!   remote that returns is found at the next try whose dial time is long enough for it.
+//! * While it is not known how long the link usually takes, or that is long, a try gets the time it
+//!   needs and costs more: the pause is half of the time since then, at most one and a half hours.
+//! * Where the last link lasted less than half an hour, as a pass of a satellite does, the pause is
+//!   at most half of that for the first one and a half hours, so that the next pass is not missed;
+//!   after that it is up to an hour.
+//! * A change of the way to the remote ends a pause at most once a minute: a link that comes and
+//!   goes costs no more.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +25,8 @@ const LONGEST: Duration = Duration::from_secs(1800);
 const LONGEST_BETWEEN_DEAR: Duration = Duration::from_secs(5400);
 /// Addresses of the first try.
 const WIDE: usize = 4;
-/// The longest pause of a remote with several addresses, in quarters of the other one: its first try costs more.
+/// The longest pause of a remote with several addresses, in quarters of the other one: its first
+/// try costs more.
 const QUARTERS_OF_SEVERAL: u32 = 5;
 /// A link that lasted less was one of several short ones.
 const SHORT_LINK: Duration = Duration::from_secs(1800);
@@ -82,8 +87,8 @@ impl Silence {
         true
     }
 
-    /// A number of addresses did not answer. Returns the pause before the next try; `longest` is that of the file, `usual` the round trip of
-    /// this link, as far as they are known.
+    /// A number of addresses did not answer. Returns the pause before the next try; `longest` is
+    /// that of the file, `usual` the round trip of this link, as far as they are known.
     pub(super) fn pause(
         &mut self,
         at: Instant,
@@ -131,7 +136,8 @@ impl Silence {
         self.turn
     }
 
-    /// How long TCP to one address may take, of `within`; `usual` is the round trip of this link as far as it is known.
+    /// How long TCP to one address may take, of `within`; `usual` is the round trip of this link as
+    /// far as it is known.
     pub(super) fn dial_within(&self, within: Duration, usual: Option<Duration>) -> Duration {
         let is_patient = self.tries < PATIENT || self.tries.is_multiple_of(PATIENT_AGAIN);
         impatient(usual)
@@ -149,7 +155,8 @@ fn impatient(usual: Option<Duration>) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// Bytes of SYN packets in a day, as Linux sends them: at once, after each of the next four seconds, then after twice as long.
+    /// Bytes of SYN packets in a day, as Linux sends them: at once, after each of the next four
+    /// seconds, then after twice as long.
     fn bytes_a_day(
         size: u64,
         usual: Option<Duration>,

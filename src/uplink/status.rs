@@ -38,7 +38,8 @@ pub(super) struct LinkCounters {
     pub(super) connects: Counter,
     /// Messages sent again after a cut, marked as repetitions.
     pub(super) repeated: Counter,
-    /// Messages sent again because the remote had forgotten the session, once for each copy that was sent.
+    /// Messages sent again because the remote had forgotten the session, once for each copy that
+    /// was sent.
     pub(super) resent: Counter,
 }
 
@@ -105,7 +106,8 @@ pub(super) struct StatusTopics {
     reason: Option<String>,
     /// Ups and downs that were logged.
     news: News,
-    /// Messages that could not come into the outbox: how many there were when it was told last, and when that was.
+    /// Messages that could not come into the outbox: how many there were when it was told last, and
+    /// when that was.
     dropped: Arc<Counter>,
     dropped_told: (u64, Option<Instant>),
     /// Of lines that the remote can cause as often as it likes, by their event.
@@ -307,7 +309,8 @@ impl StatusTopics {
         tracing::error!(event, uplink = %self.name, client_id, suppressed, "the remote has a message in this session that is not of this gateway (packet identifier in use): probably another client has this client identifier, a copy of this gateway perhaps; the message is sent under another identifier; give each its own `client_id` (by default it is the site)");
     }
 
-    /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
+    /// Whether a line that the remote causes may be written; what comes back is for its field
+    /// `suppressed`.
     fn permit(&mut self, event: &'static str) -> Option<Option<u64>> {
         self.log
             .permit(event, (), now())
@@ -319,7 +322,8 @@ impl StatusTopics {
         tracing::info!(event = "uplink.token_renewed", uplink = %self.name, "the token of this connection ends soon: the uplink reconnects with a new one");
     }
 
-    /// The link is down, or could not be made. Each reason is logged once until the link has been up for good.
+    /// The link is down, or could not be made. Each reason is logged once until the link has been
+    /// up for good.
     pub(super) fn disconnected(&mut self, reason: &str) {
         tracing::debug!(event = "uplink.no_link", uplink = %self.name, %reason, "no link");
         if let Some(cuts) = self.news.down(reason, now()) {

@@ -1,18 +1,23 @@
-//! Subscriptions at the remote: in small SUBSCRIBE packets, without filters at which the remote closes. Pure.
+//! Subscriptions at the remote: in small SUBSCRIBE packets, without filters at which the remote
+//! closes. Pure.
 //!
 //! Invariants:
 //! * At most eight filters a packet: AWS IoT Core closes on more.
-//! * A filter is left out when three connections ended at its SUBSCRIBE, the last of them at a packet with no other filter. From the
-//!   first such end on, filters are asked for one by one, and messages wait until they are answered: no message is blamed for them.
-//!   An end counts if the remote gave a reason that does not speak of itself, or had answered something on that connection before:
-//!   a link that is cut blames no filter. A filter that is left out is asked for again once an hour, alone.
-//! * Filters of which one matches topics of another one are asked for with the highest QoS of those that they meet, so that whichever copy
-//!   comes first is as sure as the file says.
-//! * A filter that another one covers, at the same QoS or a higher one, is not asked for: its messages would come twice. A filter that
-//!   the remote refused, or that is left out, covers nothing.
-//! * Filters of which one matches topics of another one are asked for one by one, each with an identifier if the remote takes them: it
-//!   may send a copy of a message for each, and the identifiers tell copies from messages that were published again. Shared
-//!   subscriptions are none of them: what they bring is for another queue.
+//! * A filter is left out when three connections ended at its SUBSCRIBE, the last of them at a
+//!   packet with no other filter. From the first such end on, filters are asked for one by one, and
+//!   messages wait until they are answered: no message is blamed for them. An end counts if the
+//!   remote gave a reason that does not speak of itself, or had answered something on that
+//!   connection before: a link that is cut blames no filter. A filter that is left out is asked for
+//!   again once an hour, alone.
+//! * Filters of which one matches topics of another one are asked for with the highest QoS of those
+//!   that they meet, so that whichever copy comes first is as sure as the file says.
+//! * A filter that another one covers, at the same QoS or a higher one, is not asked for: its
+//!   messages would come twice. A filter that the remote refused, or that is left out, covers
+//!   nothing.
+//! * Filters of which one matches topics of another one are asked for one by one, each with an
+//!   identifier if the remote takes them: it may send a copy of a message for each, and the
+//!   identifiers tell copies from messages that were published again. Shared subscriptions are none
+//!   of them: what they bring is for another queue.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -72,7 +77,8 @@ pub(super) struct Subscriptions {
     has_identifiers: bool,
     /// Filters that the session has, or is asked for, of which one matches topics of another one.
     overlapping: Vec<Receive>,
-    /// The filters that no other one covers, without those that the remote does not grant: of `wanted`, `denied` and `left_out`.
+    /// The filters that no other one covers, without those that the remote does not grant: of
+    /// `wanted`, `denied` and `left_out`.
     needed: Vec<Receive>,
 }
 
@@ -183,7 +189,8 @@ impl Subscriptions {
         *self = Self::default();
     }
 
-    /// Chooses the filters to subscribe to, of `wanted`; the session of the remote has those of `granted`.
+    /// Chooses the filters to subscribe to, of `wanted`; the session of the remote has those of
+    /// `granted`.
     pub(super) fn want(&mut self, wanted: Vec<Receive>, granted: HashSet<String>) {
         self.wanted = wanted;
         self.withhold();
@@ -204,7 +211,8 @@ impl Subscriptions {
         }
     }
 
-    /// Asks again for a filter that has been left out for long enough, if nothing else is asked for.
+    /// Asks again for a filter that has been left out for long enough, if nothing else is asked
+    /// for.
     pub(super) fn try_left_out(&mut self, at: Instant) -> bool {
         if self.is_waiting() {
             return false;
@@ -227,7 +235,8 @@ impl Subscriptions {
         self.is_trying
     }
 
-    /// A filter comes back: it, and those that overlapped with nothing so far, are to have identifiers.
+    /// A filter comes back: it, and those that overlapped with nothing so far, are to have
+    /// identifiers.
     fn identify_again(&mut self, back: Option<&Receive>) {
         let Some(back) = back else { return };
         let mut there = self.needed.clone();
@@ -245,7 +254,8 @@ impl Subscriptions {
         self.waiting.extend(partners);
     }
 
-    /// The remote has answered something: it is there, and filters can be blamed for what it does next.
+    /// The remote has answered something: it is there, and filters can be blamed for what it does
+    /// next.
     pub(super) fn heard(&mut self) {
         self.is_heard = true;
     }
@@ -289,8 +299,8 @@ impl Subscriptions {
         self.denied.contains(filter) || self.left_out.iter().any(|(name, _)| name == filter)
     }
 
-    /// Filters whose messages come with another one, once everything is answered: what the session still has of them is to be
-    /// unsubscribed from, or their messages come twice.
+    /// Filters whose messages come with another one, once everything is answered: what the session
+    /// still has of them is to be unsubscribed from, or their messages come twice.
     pub(super) fn needless(&self) -> HashSet<String> {
         if self.is_waiting() {
             return HashSet::new();
@@ -371,8 +381,8 @@ impl Subscriptions {
         answers
     }
 
-    /// The remote closed the connection while it owed an answer to SUBSCRIBE. Returns the filters that may be why, and the one that is
-    /// left out from here on.
+    /// The remote closed the connection while it owed an answer to SUBSCRIBE. Returns the filters
+    /// that may be why, and the one that is left out from here on.
     pub(super) fn closed(
         &mut self,
         reason: Option<ReasonCode>,

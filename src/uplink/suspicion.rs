@@ -1,14 +1,17 @@
 //! Which message makes the remote close the connection whenever it gets it. Pure.
 //!
 //! Invariants:
-//! * The first close only makes a message suspect. After that it is sent alone, when the remote has answered PINGREQ, and a close counts
-//!   only if it followed soon after the last byte of the message had left. A link that breaks by itself blames nobody.
+//! * The first close only makes a message suspect. After that it is sent alone, when the remote has
+//!   answered PINGREQ, and a close counts only if it followed soon after the last byte of the
+//!   message had left. A link that breaks by itself blames nobody.
 //! * It takes four closes; three if the remote gives a reason that names the message.
-//! * A remote that answers messages behind this one, and never this one, shows so on three connections.
-//! * A remote that falls silent may be behind a link that breaks. After three connections the message is suspect, and goes alone, so that
-//!   nothing else waits for it; after eight more at which the remote answered PINGREQ just before, it is taken out.
-//! * A remote that closes whatever it gets does not empty the outbox: until it acknowledges something, each further message needs twice
-//!   as many closes.
+//! * A remote that answers messages behind this one, and never this one, shows so on three
+//!   connections.
+//! * A remote that falls silent may be behind a link that breaks. After three connections the
+//!   message is suspect, and goes alone, so that nothing else waits for it; after eight more at
+//!   which the remote answered PINGREQ just before, it is taken out.
+//! * A remote that closes whatever it gets does not empty the outbox: until it acknowledges
+//!   something, each further message needs twice as many closes.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -16,7 +19,8 @@ use std::time::{Duration, Instant};
 use crate::mqtt::ReasonCode;
 use crate::outbox::EntryId;
 
-/// Closes after which a message is known to cause them, if the remote says so; without a word it takes one more.
+/// Closes after which a message is known to cause them, if the remote says so; without a word it
+/// takes one more.
 const CLOSES: u32 = 3;
 /// Connections on which a remote answers others and never this message.
 const OVERTAKINGS: u32 = 3;
@@ -62,8 +66,8 @@ impl Trial {
         }
     }
 
-    /// The evidence of a close at this time, if a message is usually acknowledged after `usual`. `time_to_pass` is the time that a
-    /// number of bytes may need on the link.
+    /// The evidence of a close at this time, if a message is usually acknowledged after `usual`.
+    /// `time_to_pass` is the time that a number of bytes may need on the link.
     pub(super) fn closed(
         &self,
         at: Instant,
@@ -98,8 +102,8 @@ impl Suspicion {
         self.suspect.map(|(place, _)| place)
     }
 
-    /// The remote closed the connection when `first` was the first message that it had not answered. True if that message is to be
-    /// taken out.
+    /// The remote closed the connection when `first` was the first message that it had not
+    /// answered. True if that message is to be taken out.
     pub(super) fn closed(
         &mut self,
         first: EntryId,
@@ -124,14 +128,16 @@ impl Suspicion {
         evidence == Evidence::Alone && closes >= self.needed(enough)
     }
 
-    /// The remote answered messages behind this one, and was silent then. True if the message is to be taken out.
+    /// The remote answered messages behind this one, and was silent then. True if the message is to
+    /// be taken out.
     pub(super) fn overtaken(&mut self, first: EntryId) -> bool {
         let times = times(self.overtaken, first) + 1;
         self.overtaken = Some((first, times));
         times >= self.needed(OVERTAKINGS)
     }
 
-    /// The remote was silent, and this was the first message that it had not answered. True if the message is to be taken out.
+    /// The remote was silent, and this was the first message that it had not answered. True if the
+    /// message is to be taken out.
     pub(super) fn silent(&mut self, first: EntryId, evidence: Evidence) -> bool {
         let before = times(self.silent, first);
         let (until_suspect, until_out) = SILENCES;

@@ -21,7 +21,8 @@ use crate::mqtt::QoS;
 use crate::tasks::Stop;
 use crate::time::now;
 
-/// A connection that lived this long, or brought an acknowledgement, resets the pauses between attempts.
+/// A connection that lived this long, or brought an acknowledgement, resets the pauses between
+/// attempts.
 pub(super) const PROVEN: Duration = Duration::from_secs(60);
 /// After this time with acknowledgements, the next break of a connection is logged again.
 const WORKED: Duration = Duration::from_secs(10);
@@ -108,7 +109,8 @@ impl Uplink {
         life
     }
 
-    /// A connection has ended with an error. Returns the pause that another client with the same identifier asks for.
+    /// A connection has ended with an error. Returns the pause that another client with the same
+    /// identifier asks for.
     fn end_life(
         &mut self,
         life: Life,
@@ -131,7 +133,8 @@ impl Uplink {
         pause
     }
 
-    /// The pause after a connection that ended or could not be made, and the way to the remote whose change ends it.
+    /// The pause after a connection that ended or could not be made, and the way to the remote
+    /// whose change ends it.
     fn pause_after(
         &mut self,
         error: &LinkError,
@@ -186,7 +189,8 @@ impl Uplink {
         route::fingerprint(self.settings.tcp.interface.as_deref())
     }
 
-    /// A pause between attempts, with the status kept up to date. It ends when `way` is another one.
+    /// A pause between attempts, with the status kept up to date. It ends when `way` is another
+    /// one.
     async fn rest(&mut self, pause: Duration, way: Option<u32>, mut stop: Stop) {
         let until = now() + pause;
         while now() < until {
@@ -223,7 +227,8 @@ impl Uplink {
         if self.session.unsaved() > 0 {
             self.begin_save();
             if let Some(saving) = self.saving.take() {
-                // A disk that refuses has been told of; identifiers that are not noted are found again by repetition.
+                // A disk that refuses has been told of; identifiers that are not noted are found
+                // again by repetition.
                 let _ = timeout(SAVE_PATIENCE, saving).await;
             }
         }

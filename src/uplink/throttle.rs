@@ -1,11 +1,15 @@
-//! How fast messages go to a remote that leaves those unanswered which come faster than it takes them. Pure: the caller brings the time.
+//! How fast messages go to a remote that leaves those unanswered which come faster than it takes
+//! them. Pure: the caller brings the time.
 //!
 //! Invariants:
-//! * There is no pace until the remote has skipped several messages and answered others. Then it is half of the most that the remote
-//!   answered in a second, and half of that each time it skips several again; never less than a message a minute.
-//! * A span of ten minutes in which the remote answered messages and skipped none makes it a quarter faster. Beyond four times what the
-//!   remote answered in a second there is no pace any more.
-//! * A message is blamed only if the remote skips it on three connections at a pace that was halved four times.
+//! * There is no pace until the remote has skipped several messages and answered others. Then it is
+//!   half of the most that the remote answered in a second, and half of that each time it skips
+//!   several again; never less than a message a minute.
+//! * A span of ten minutes in which the remote answered messages and skipped none makes it a
+//!   quarter faster. Beyond four times what the remote answered in a second there is no pace any
+//!   more.
+//! * A message is blamed only if the remote skips it on three connections at a pace that was halved
+//!   four times.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -169,7 +173,8 @@ mod tests {
         EntryId { queue: 1, seq }
     }
 
-    /// A connection on which the remote answers a number of messages within a second, and skips others.
+    /// A connection on which the remote answers a number of messages within a second, and skips
+    /// others.
     fn connection(throttle: &mut Throttle, answered: u64, first: u64, at: Instant) -> Excess {
         throttle.begin();
         (0..answered).for_each(|_| throttle.answered(at));

@@ -153,8 +153,9 @@ pub fn is_server_name(name: &str) -> bool {
 
 /// The content of the files, and the configuration made of it.
 ///
-/// Sessions are resumed by connections of the same configuration (rustls keeps the tickets in memory): a reconnect then costs a
-/// fraction of the bytes of the first one. So files that hold what they held before make no new configuration.
+/// Sessions are resumed by connections of the same configuration (rustls keeps the tickets in
+/// memory): a reconnect then costs a fraction of the bytes of the first one. So files that hold
+/// what they held before make no new configuration.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Certificates {
     made: Option<Made>,

@@ -1,4 +1,5 @@
-//! The byte stream to a remote broker: TCP, straight or through an HTTP proxy, then TLS, then WebSocket, as the address says.
+//! The byte stream to a remote broker: TCP, straight or through an HTTP proxy, then TLS, then
+//! WebSocket, as the address says.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +21,8 @@ use super::probable::without_links;
 use super::{Proxy, Remote, Scheme, Tcp, UplinkSettings, header};
 use crate::websocket;
 
-/// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by an alarm.
+/// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by
+/// an alarm.
 const NOT_SENT: u32 = 16 * 1024;
 /// Longest answer of a proxy, in bytes.
 const PROXY_ANSWER: usize = 8 * 1024;

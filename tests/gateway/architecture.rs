@@ -1,4 +1,5 @@
-//! House rules that a program can check: rows of dependency, who may name which package, which files do I/O.
+//! House rules that a program can check: rows of dependency, who may name which package, which
+//! files do I/O.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -65,7 +66,8 @@ const VALUES: [&str; 8] = [
 /// The clocks of this crate.
 const CLOCKS: [&str; 2] = ["time::now", "time::known_unix_ms"];
 
-/// Where I/O is: whole modules at the edge, and single files. Everything else computes, and is tested without sockets and clocks.
+/// Where I/O is: whole modules at the edge, and single files. Everything else computes, and is
+/// tested without sockets and clocks.
 const IO_FILES: [&str; 113] = [
     "backoff.rs",
     "broker/driver.rs",

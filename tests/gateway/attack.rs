@@ -1,5 +1,6 @@
-//! One client after the other takes as much memory as it gets, against the program as it runs: the memory of the process stays within
-//! the budget of sessions and some room for the allocator, after a kill and a restart as well, and somebody else notices nothing.
+//! One client after the other takes as much memory as it gets, against the program as it runs: the
+//! memory of the process stays within the budget of sessions and some room for the allocator, after
+//! a kill and a restart as well, and somebody else notices nothing.
 //! `cargo test --test gateway attack -- --nocapture` prints the table.
 
 use std::io::{Read, Write};
@@ -58,7 +59,8 @@ impl Peer {
         let _ = self.stream.write_all(&bytes);
     }
 
-    /// The next packet as bytes, its fixed header without the length first; `None` if the connection was closed.
+    /// The next packet as bytes, its fixed header without the length first; `None` if the
+    /// connection was closed.
     fn answer(&mut self) -> Option<Vec<u8>> {
         let mut head = [0; 2];
         self.stream.read_exact(&mut head).ok()?;

@@ -1,5 +1,5 @@
-//! kill -9 of the broker in the middle of traffic, again and again: what was acknowledged arrives, QoS 2 once, sessions and retained
-//! values are as promised.
+//! kill -9 of the broker in the middle of traffic, again and again: what was acknowledged arrives,
+//! QoS 2 once, sessions and retained values are as promised.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};

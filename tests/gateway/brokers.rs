@@ -1,4 +1,5 @@
-//! Brokers that we did not write, as remotes: each on a port and in a folder of its own, as a child that can be frozen and killed.
+//! Brokers that we did not write, as remotes: each on a port and in a folder of its own, as a child
+//! that can be frozen and killed.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,5 +1,5 @@
-//! What sessions may hold: a client that asks for more is told so in the words of its protocol version, and nobody else notices; a
-//! restart keeps to it as well.
+//! What sessions may hold: a client that asks for more is told so in the words of its protocol
+//! version, and nobody else notices; a restart keeps to it as well.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;

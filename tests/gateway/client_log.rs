@@ -1,4 +1,5 @@
-//! What the log says of clients, on the real program: who came, who was refused, who left; and that nobody can flood or forge it.
+//! What the log says of clients, on the real program: who came, who was refused, who left; and that
+//! nobody can flood or forge it.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,7 +1,9 @@
-//! AWS IoT Core and Azure IoT Hub, played as their public documents describe them: what they do not take ends the connection and is noted.
+//! AWS IoT Core and Azure IoT Hub, played as their public documents describe them: what they do not
+//! take ends the connection and is noted.
 //!
-//! Documents: AWS IoT Core developer guide, "MQTT", "Device communication protocols", "Message broker and protocol limits and quotas";
-//! Azure IoT Hub, "Communicate with an IoT hub using the MQTT protocol", "Control access by using Shared Access Signatures".
+//! Documents: AWS IoT Core developer guide, "MQTT", "Device communication protocols", "Message
+//! broker and protocol limits and quotas"; Azure IoT Hub, "Communicate with an IoT hub using the
+//! MQTT protocol", "Control access by using Shared Access Signatures".
 
 use std::collections::HashMap;
 use std::fs;

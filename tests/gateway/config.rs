@@ -1,5 +1,6 @@
-//! Files with their faults, exactly and in order: `tests/config/<case>/gateway.yaml` with `errors.txt`; `tests/config/bad/<case>.yaml`,
-//! where each fault stands in a comment `#! <line>:<column> <message>` at the end; `tests/config/good/<case>.yaml` with warnings in
+//! Files with their faults, exactly and in order: `tests/config/<case>/gateway.yaml` with
+//! `errors.txt`; `tests/config/bad/<case>.yaml`, where each fault stands in a comment
+//! `#! <line>:<column> <message>` at the end; `tests/config/good/<case>.yaml` with warnings in
 //! comments `#? ...`.
 
 use std::fs;

@@ -1,4 +1,5 @@
-//! `tests/conformance/*.tsv`: for each numbered statement of the standards the scripts and tests that show it, or why there is none.
+//! `tests/conformance/*.tsv`: for each numbered statement of the standards the scripts and tests
+//! that show it, or why there is none.
 
 use std::fs;
 use std::path::Path;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::support::{Gateway, Mosquitto, run, subscriber, wait_for, wellhead};
 
-/// How long answers are on their way: as over a radio link, those to messages that came together come together.
+/// How long answers are on their way: as over a radio link, those to messages that came together
+/// come together.
 const WAY_BACK: Duration = Duration::from_millis(100);
 /// IP and TCP headers of a segment.
 const HEADERS: u64 = 40;
@@ -151,7 +152,8 @@ uplinks:
             let after = quiet(before.0 + 10);
             after.1.billed_since(before.1) as f64 / (after.0 - before.0) as f64
         };
-        // On a crowded machine several ticks may travel together, which costs less, never more: that alone is measured again.
+        // On a crowded machine several ticks may travel together, which costs less, never more:
+        // that alone is measured again.
         let is_expected = |measured: &f64| (0.75 * measured..1.25 * measured).contains(&expected);
         let mut all = vec![measured()];
         while all.len() < 6 && all.last().is_some_and(|last| expected >= 1.25 * last) {

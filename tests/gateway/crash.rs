@@ -1,4 +1,5 @@
-//! kill -9 of a process that appends to a journal: every entry reported as durable is there, in its order, once.
+//! kill -9 of a process that appends to a journal: every entry reported as durable is there, in its
+//! order, once.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -73,7 +74,8 @@ fn child_that_appends_until_it_is_killed() {
     }
 }
 
-/// Runs the child for a random time; adds the entries it reported as durable, and returns the last number it settled.
+/// Runs the child for a random time; adds the entries it reported as durable, and returns the last
+/// number it settled.
 fn run_and_kill(folder: &Path, random: &mut fastrand::Rng, durable: &mut BTreeSet<u64>) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([

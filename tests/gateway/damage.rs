@@ -1,5 +1,5 @@
-//! Damaged files: a bit, a page or the end is lost in any file of a journal. It opens, returns the other entries, and reports those that
-//! are missing.
+//! Damaged files: a bit, a page or the end is lost in any file of a journal. It opens, returns the
+//! other entries, and reports those that are missing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,8 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A journal of some partitions, shut down cleanly or not. Returns the entries that wait in it, and whether it was shut down cleanly.
+/// A journal of some partitions, shut down cleanly or not. Returns the entries that wait in it, and
+/// whether it was shut down cleanly.
 fn fill(folder: &Path, random: &mut Rng) -> (BTreeSet<u64>, bool) {
     let mut journal = Journal::open(folder, PARTITION).unwrap();
     for _ in 0..random.u32(20..60) {
@@ -164,7 +165,8 @@ fn damage_in_any_file_is_reported_and_all_other_entries_are_delivered() {
             silent.len(),
             silent.first()
         );
-        // Settled entries may come again if the commit record is gone; entries that were never appended must not.
+        // Settled entries may come again if the commit record is gone; entries that were never
+        // appended must not.
         assert!(
             got.last()
                 .is_none_or(|last| waiting.last().is_some_and(|newest| last <= newest)),

@@ -1,4 +1,5 @@
-//! The README and the book in `docs/`: links and anchors, the commands and the YAML in them, what is generated, and what must be listed.
+//! The README and the book in `docs/`: links and anchors, the commands and the YAML in them, what
+//! is generated, and what must be listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -256,7 +257,8 @@ fn generated_chapters_are_what_the_program_generates() {
     );
 }
 
-/// The words of each command in a line of shell: quotes are taken off; remarks, redirections and `sudo` are left out.
+/// The words of each command in a line of shell: quotes are taken off; remarks, redirections and
+/// `sudo` are left out.
 fn commands(line: &str) -> Vec<Vec<String>> {
     let mut commands = vec![Vec::new()];
     let (mut word, mut quote, mut is_redirected) = (None::<String>, None, false);
@@ -308,7 +310,8 @@ fn lines_of_shell_are_read_as_a_shell_reads_them() {
     assert_eq!(words("wellhead run &"), ["wellhead|run"]);
 }
 
-/// Why the program does not understand a command of the book; one that only names some of its words may be incomplete in prose.
+/// Why the program does not understand a command of the book; one that only names some of its words
+/// may be incomplete in prose.
 fn fault(command: &[String], may_be_incomplete: bool) -> Option<String> {
     let words: Vec<&str> = command.iter().skip(1).map(String::as_str).collect();
     let error = wellhead::cli::misunderstood(&words)?;

@@ -1,5 +1,5 @@
-//! The uplink to mosquitto while it is killed and disconnected, and the broker restarted: QoS 2 arrives once and in order, QoS 1 at least
-//! once.
+//! The uplink to mosquitto while it is killed and disconnected, and the broker restarted: QoS 2
+//! arrives once and in order, QoS 1 at least once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,8 +28,8 @@ const READY: &str = "ready";
 /// Messages that may wait in the outbox of the child.
 const AHEAD: u64 = 1500;
 
-/// Not a test of its own: the process that is killed. An outbox and its uplink as in a gateway, and an appender that prints which
-/// numbers it tries and which are stored.
+/// Not a test of its own: the process that is killed. An outbox and its uplink as in a gateway, and
+/// an appender that prints which numbers it tries and which are stored.
 #[test]
 fn child_that_sends_until_it_is_killed() {
     let Some(file) = std::env::var_os(FILE) else {
@@ -160,7 +160,8 @@ struct Plan {
     messages: u64,
 }
 
-/// Arrivals by packet identifier: those the broker repeated to its subscriber under the same identifier are not the uplink's.
+/// Arrivals by packet identifier: those the broker repeated to its subscriber under the same
+/// identifier are not the uplink's.
 struct Arrivals {
     /// Numbers in their order, and whether they were alarms.
     numbers: Vec<(u64, bool)>,
@@ -303,7 +304,8 @@ fn disturb(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Rep
         });
         let mut random = fastrand::Rng::with_seed(8);
         let mut kills = 0;
-        // Every child gets further than the last one, until one stores something: the machine may be busy.
+        // Every child gets further than the last one, until one stores something: the machine may
+        // be busy.
         let mut patience = 0;
         let enough = |stored: usize| {
             stored as u64 >= plan.messages && done.load(SeqCst) >= plan.cuts + plan.restarts

@@ -1,4 +1,5 @@
-//! A client that keeps its session: what it must send again after a reconnect, what it has seen already. No sockets, no clock.
+//! A client that keeps its session: what it must send again after a reconnect, what it has seen
+//! already. No sockets, no clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

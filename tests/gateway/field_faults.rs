@@ -1,6 +1,8 @@
-//! The fault table: whatever goes wrong on a wire, a published value always is what the register holds.
+//! The fault table: whatever goes wrong on a wire, a published value always is what the register
+//! holds.
 //!
-//! Every register encodes its unit, its table and its address, so that a value taken from another answer cannot hide.
+//! Every register encodes its unit, its table and its address, so that a value taken from another
+//! answer cannot hide.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -289,7 +291,8 @@ fn on_modbus_tcp_no_fault_makes_a_wrong_value() {
     bench.play(&ON_TCP);
 }
 
-/// Nothing but the order of answers tells which request they belong to: the barrier holds all the same.
+/// Nothing but the order of answers tells which request they belong to: the barrier holds all the
+/// same.
 #[test]
 fn with_any_identifier_accepted_no_fault_makes_a_wrong_value() {
     let port = free_port();
@@ -656,8 +659,8 @@ enum AtOnce {
     Noise,
 }
 
-/// Serves one client after the other as a slave on RTU: unit 1, each register 7 but number 5, which is 99 and takes longer than anybody waits.
-/// Like every slave it answers in order.
+/// Serves one client after the other as a slave on RTU: unit 1, each register 7 but number 5, which
+/// is 99 and takes longer than anybody waits. Like every slave it answers in order.
 fn slow_slave(at_once: AtOnce) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

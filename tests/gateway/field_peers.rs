@@ -1,4 +1,5 @@
-//! Modbus both ways against software we did not write: pymodbus as server and client, libmodbus (mbpoll) as client.
+//! Modbus both ways against software we did not write: pymodbus as server and client, libmodbus
+//! (mbpoll) as client.
 
 use std::fs;
 use std::path::Path;

@@ -96,7 +96,8 @@ impl Plant {
     }
 }
 
-/// A retain flag, which Node-RED and Home Assistant set easily, makes no command vanish, in no version and at no QoS.
+/// A retain flag, which Node-RED and Home Assistant set easily, makes no command vanish, in no
+/// version and at no QoS.
 fn check_retained_writes(plant: &Plant) {
     let port = plant.port.to_string();
     for (value, version, qos) in [
@@ -234,7 +235,8 @@ fn check_faulty_writes(plant: &mut Plant) {
     // A busy device is asked three times more, and no oftener.
     struck("exception=6 function 6 for 3", "ok");
     struck("exception=6 function 6 for 4", "exception");
-    // One that accepted the write is asked whether it is done; here it never is, and it is not asked to do it a second time.
+    // One that accepted the write is asked whether it is done; here it never is, and it is not
+    // asked to do it a second time.
     struck("exception=5 function 6 for 1", "timeout_unknown");
     struck("exception=5 function 6", "timeout_unknown");
     struck("wrong-address", "timeout_unknown");
@@ -248,7 +250,8 @@ fn check_faulty_writes(plant: &mut Plant) {
     plant.check("bit", "false", "ok", "false");
     plant.check("bit", "true", "ok", "true");
     plant.simulator.clear_faults();
-    // What stands there cannot be read, so the bit beside it cannot be changed, and nothing is sent.
+    // What stands there cannot be read, so the bit beside it cannot be changed, and nothing is
+    // sent.
     plant.simulator.inject("exception=1 function 22");
     plant.simulator.inject("silence function 3");
     assert_eq!(plant.set("bit", "false")["status"], "rejected");

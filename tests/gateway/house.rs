@@ -1,5 +1,6 @@
-//! What a program can measure of how the source reads: sizes in lines and tokens, names, parameters, circles between files.
-//! `cargo test --test gateway house:: -- --nocapture` prints the table and who stands out.
+//! What a program can measure of how the source reads: sizes in lines and tokens, names,
+//! parameters, circles between files. `cargo test --test gateway house:: -- --nocapture` prints the
+//! table and who stands out.
 
 mod circles;
 mod measures;

@@ -1,4 +1,5 @@
-//! Plain instruments: every preset with messages as such instruments send them, one of them damaged, and lines of text on a terminal.
+//! Plain instruments: every preset with messages as such instruments send them, one of them
+//! damaged, and lines of text on a terminal.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -600,7 +601,8 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     );
 }
 
-/// Lists that an Aidon meter and a Kaifa meter in Norway push on their HAN ports, from the tests of public readers.
+/// Lists that an Aidon meter and a Kaifa meter in Norway push on their HAN ports, from the tests of
+/// public readers.
 const NORWEGIAN: [&str; 2] = [
     "7EA02A410883130413E6E7000F40000000000101020309060100010700FF060000020002020F00161BC12C7E",
     "7EA027010201105A87E6E7000F40000000090C07E60A1007150012FF80000002010600000D5FA12E7E",

@@ -1,5 +1,5 @@
-//! What log and status say of a link: ups and downs in pairs, copies that were sent, messages that never came into the outbox, and what is
-//! probably wrong.
+//! What log and status say of a link: ups and downs in pairs, copies that were sent, messages that
+//! never came into the outbox, and what is probably wrong.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
-//! Listeners as people configure them: certificates, WebSocket frames, users, limits, certificates read again.
+//! Listeners as people configure them: certificates, WebSocket frames, users, limits, certificates
+//! read again.
 
 use std::fs;
 use std::io::{Read, Write};

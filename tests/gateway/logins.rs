@@ -93,7 +93,8 @@ fn a_thousand_logins_take_the_memory_of_one() {
                 }
                 let password = if number % 2 == 0 { "secret" } else { "wrong" };
                 let connect = connect(&format!("client-{number}"), "anna", password);
-                // Who is told that the broker is busy comes again, later each time: every password is compared in the end.
+                // Who is told that the broker is busy comes again, later each time: every password
+                // is compared in the end.
                 let mut pause = Duration::from_millis(100);
                 let answer = loop {
                     let answer = log_in(port, &connect).expect("every CONNECT is answered");

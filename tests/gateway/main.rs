@@ -1,5 +1,5 @@
-//! The one integration binary: architecture, configuration, broker, store, and the whole way of the data against software we did
-//! not write. `tests/run` installs that software.
+//! The one integration binary: architecture, configuration, broker, store, and the whole way of the
+//! data against software we did not write. `tests/run` installs that software.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

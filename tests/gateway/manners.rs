@@ -1,5 +1,6 @@
-//! What some devices need beyond the standard: pauses, one client at a time, patience with a first answer and with a busy device. The
-//! simulator needs what its file says: a request that comes too soon is lost, a second client is turned away.
+//! What some devices need beyond the standard: pauses, one client at a time, patience with a first
+//! answer and with a busy device. The simulator needs what its file says: a request that comes too
+//! soon is lost, a second client is turned away.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +18,8 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
-/// A line in the simulator's file and in the gateway's, a device in both, and faults from the start.
+/// A line in the simulator's file and in the gateway's, a device in both, and faults from the
+/// start.
 struct Plan<'a> {
     simulator: &'a str,
     gateway: &'a str,
@@ -91,7 +93,8 @@ fn a_device_that_needs_silence_gets_it() {
     let tcp = format!("modbus_tcp: '127.0.0.1:{}'", free_port());
     for wire in [tcp, format!("rtu_over_tcp: '127.0.0.1:{}'", free_port())] {
         let line = format!("{wire}, {pause}");
-        // A busy machine may show the device a connection, or the end of its own answer, later than the gateway.
+        // A busy machine may show the device a connection, or the end of its own answer, later than
+        // the gateway.
         let device = format!("{wire}, pause: {{ between: 15ms, after_connect: 75ms }}");
         let bench = Bench::start(&Plan {
             simulator: &device,

@@ -1,4 +1,5 @@
-//! Limits and names of an uplink: rates, how long a session is kept, the name in a certificate, headers of a WebSocket.
+//! Limits and names of an uplink: rates, how long a session is kept, the name in a certificate,
+//! headers of a WebSocket.
 
 use std::fs;
 use std::io::Read;

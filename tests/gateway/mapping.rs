@@ -1,4 +1,5 @@
-//! Topics on both sides of an uplink: rules that write them differently, response topics, commands to instruments, copies.
+//! Topics on both sides of an uplink: rules that write them differently, response topics, commands
+//! to instruments, copies.
 
 use std::fs;
 use std::process::Command;
@@ -59,7 +60,8 @@ fn reader(site: &Site, port: u16, filter: &str, name: &str) -> Process {
     reader
 }
 
-/// Asks on one topic with a response topic; whoever listens on the other side sees both as expected, and the answer comes back.
+/// Asks on one topic with a response topic; whoever listens on the other side sees both as
+/// expected, and the answer comes back.
 fn ask(site: &Site, from: u16, to: u16, request: [&str; 2], seen: [&str; 2]) {
     let name = request[1].replace('/', "-");
     let listener = reader(site, to, seen[0], &format!("{name}-listener"));
@@ -276,7 +278,8 @@ fn what_waits_keeps_its_topic_and_new_rules_are_for_new_messages() {
     let (code, _, error) = run(wellhead().arg("reload").arg(&file));
     assert_eq!(code, Some(0), "{error}");
     publish(site.port, &["-t", "plant/c", "-m", "3", "-r"]);
-    // kill -9, and a link at last: what was acknowledged is there, under the topic that it was taken with.
+    // kill -9, and a link at last: what was acknowledged is there, under the topic that it was
+    // taken with.
     let yaml = fs::read_to_string(&file).unwrap();
     fs::write(
         &file,

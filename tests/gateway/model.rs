@@ -1,5 +1,6 @@
-//! Random conversations with the engine beside a small model: who must get which message, how often, in which order, over lost
-//! connections, answers that come late, a slow disk, crashes and checkpoints.
+//! Random conversations with the engine beside a small model: who must get which message, how
+//! often, in which order, over lost connections, answers that come late, a slow disk, crashes and
+//! checkpoints.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -97,7 +98,8 @@ struct World {
     next_id: u16,
     published: u64,
     subscribes: u16,
-    /// The publisher has repeated what was not acknowledged: to the broker that is a new message, at QoS 1.
+    /// The publisher has repeated what was not acknowledged: to the broker that is a new message,
+    /// at QoS 1.
     may_repeat: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Files that the YAML names and that are not what they should be: pipes, devices, other people's files, secrets with marks and blanks,
-//! files of a hundred thousand lines.
+//! Files that the YAML names and that are not what they should be: pipes, devices, other people's
+//! files, secrets with marks and blanks, files of a hundred thousand lines.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -88,7 +88,8 @@ fn a_pipe_a_device_a_folder_and_a_huge_file_end_a_check_with_a_message() {
             let file = folder.join("gateway.yaml");
             fs::write(&file, naming(key)).unwrap();
             let (is_wrong, said) = check(&file);
-            // A wildcard stands for regular files only. Certificates are read by the gateway; a check opens them.
+            // A wildcard stands for regular files only. Certificates are read by the gateway; a
+            // check opens them.
             let expected = if key.starts_with("include") && kind != "huge" {
                 "no file matches"
             } else {

@@ -1,4 +1,5 @@
-//! Outbox and uplink as their user sees them: lanes, limits of the remote, refusals, policies, gaps, the command `outbox`.
+//! Outbox and uplink as their user sees them: lanes, limits of the remote, refusals, policies,
+//! gaps, the command `outbox`.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +21,8 @@ struct Site {
     folder: tempfile::TempDir,
 }
 
-/// A gateway with three classes by topic, whose uplink goes to `remote`. `extra` and `outbox` are added to its file.
+/// A gateway with three classes by topic, whose uplink goes to `remote`. `extra` and `outbox` are
+/// added to its file.
 fn site(remote: u16, extra: &str, outbox: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
@@ -315,7 +317,8 @@ fn what_the_remote_says_it_can_do_is_obeyed() {
         "receive: [ { filter: 'cmd/#' }, { filter: cmd } ]",
         "",
     );
-    // Maximum QoS 1, retain not available, two topic aliases, packets of 300 bytes, keep alive 5 s, no wildcards.
+    // Maximum QoS 1, retain not available, two topic aliases, packets of 300 bytes, keep alive 5 s,
+    // no wildcards.
     let mut wire = remote.accept(
         false,
         &[
@@ -1034,7 +1037,8 @@ fn a_repetition_of_the_remote_is_recognised_after_a_kill_9() {
     );
 }
 
-/// The answer may have been lost, and with it that the session is a new one, which knows no subscription.
+/// The answer may have been lost, and with it that the session is a new one, which knows no
+/// subscription.
 #[test]
 fn after_an_answer_that_never_came_subscriptions_are_asked_for_again() {
     let remote = Remote::listen();

@@ -1,4 +1,5 @@
-//! What the broker takes and does not use as its sender meant is told in the log, once for each kind of fault and not for each packet.
+//! What the broker takes and does not use as its sender meant is told in the log, once for each
+//! kind of fault and not for each packet.
 
 use wellhead::broker::engine::{Input, NoticeKind, Peer};
 use wellhead::message::{Message, Origin};
@@ -218,7 +219,8 @@ fn a_flood_of_refused_messages_is_a_few_lines() {
     assert_eq!(told, 1001, "those left out are counted");
 }
 
-/// A thousand clients, each of which publishes what is refused, at addresses made from their numbers.
+/// A thousand clients, each of which publishes what is refused, at addresses made from their
+/// numbers.
 fn flood(address: impl Fn(usize) -> String) -> (Stage, usize) {
     let mut stage = Stage::new(setup());
     for number in 0..1000 {

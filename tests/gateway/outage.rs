@@ -1,4 +1,5 @@
-//! The main promise against a remote we did not write: an outage and a kill -9 in between lose nothing.
+//! The main promise against a remote we did not write: an outage and a kill -9 in between lose
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -38,8 +39,8 @@ fn wait_for_the_last(subscriber: &Process, remote: u16) {
     });
 }
 
-/// Every number from 1 on is there, and each came for the first time after the one before it; at every kill some are skipped.
-/// Returns how many different ones there are.
+/// Every number from 1 on is there, and each came for the first time after the one before it; at
+/// every kill some are skipped. Returns how many different ones there are.
 fn check_sequence(arrivals: &[(u64, String, String)], kills: usize) -> usize {
     let mut firsts: Vec<u64> = Vec::new();
     for (number, _, _) in arrivals {
@@ -59,7 +60,8 @@ fn check_sequence(arrivals: &[(u64, String, String)], kills: usize) -> usize {
     firsts.len()
 }
 
-/// Publishes numbers at QoS 1 and returns those that were acknowledged. Ends when `mosquitto_pub` loses the gateway.
+/// Publishes numbers at QoS 1 and returns those that were acknowledged. Ends when `mosquitto_pub`
+/// loses the gateway.
 fn publish_numbers(port: u16, from: u64, count: u64) -> u64 {
     let mut acknowledged = from;
     for number in from..from + count {

@@ -1,5 +1,5 @@
-//! What is around the program: the unit, the package's list of files, `cross.toml`. What they do in a real machine is shown by
-//! `tests/pi/run`, what is built for ARM by `tests/arm`.
+//! What is around the program: the unit, the package's list of files, `cross.toml`. What they do in
+//! a real machine is shown by `tests/pi/run`, what is built for ARM by `tests/arm`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -236,7 +236,8 @@ fn every_page_that_a_page_or_the_unit_names_is_packaged() {
         }
     }
     assert!(named > 60, "{named}");
-    // The packer takes all that the program lists, and package and archive take all that the packer makes.
+    // The packer takes all that the program lists, and package and archive take all that the packer
+    // makes.
     let (packer, installer) = (text("systemd/package"), text("systemd/install"));
     assert!(
         packer.contains("man --list")

@@ -1,4 +1,5 @@
-//! One table of packets, bytes beside meaning: what the codec must take, and what it must refuse with which reason.
+//! One table of packets, bytes beside meaning: what the codec must take, and what it must refuse
+//! with which reason.
 
 use bytes::BytesMut;
 use proptest::prelude::*;

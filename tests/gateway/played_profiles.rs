@@ -1,5 +1,5 @@
-//! The profiles that come with the program, each played by the simulator and read by the engine of the gateway: every point is good, nothing
-//! is refused, and values are those of such instruments.
+//! The profiles that come with the program, each played by the simulator and read by the engine of
+//! the gateway: every point is good, nothing is refused, and values are those of such instruments.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -171,7 +171,8 @@ fn is_plain(profile: &str) -> bool {
         .any(|line| line == "text:")
 }
 
-/// The places that no point needs: what one request reads of a profile stays between them, as if the engine knew the device already.
+/// The places that no point needs: what one request reads of a profile stays between them, as if
+/// the engine knew the device already.
 fn gaps(device: &Device) -> Vec<UnreadableRange> {
     let mut needed: BTreeMap<(Table, String), (u32, u32)> = BTreeMap::new();
     for point in &device.points {
@@ -249,7 +250,8 @@ fn polled(
     (reported, counts, switch, running)
 }
 
-/// Plays a profile and reads it until every point has a value, or the time is over: what is wrong with it.
+/// Plays a profile and reads it until every point has a value, or the time is over: what is wrong
+/// with it.
 #[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -486,7 +488,8 @@ fn values_move_and_energy_grows() {
     );
 }
 
-/// Walks the chain of SunSpec models of unit 1 from the mark, as drivers do; what is read at most 125 registers at a time.
+/// Walks the chain of SunSpec models of unit 1 from the mark, as drivers do; what is read at most
+/// 125 registers at a time.
 fn walked(image: &Image, place: u16) -> Vec<(u16, u16)> {
     let read = |start: u16, count: u16| -> Vec<u16> {
         let [high, low] = start.to_be_bytes();

@@ -1,8 +1,10 @@
-//! Simulated power cuts: writes since the last real sync of a process are kept, dropped or torn, and the journal is opened on the result.
+//! Simulated power cuts: writes since the last real sync of a process are kept, dropped or torn,
+//! and the journal is opened on the result.
 //!
-//! `tests/power/trace.c` records every write, sync, rename and removal of a child. A cut is a moment in that record. Of a file, the synced
-//! part is there; of the rest each page of 4 KiB is there, or not, or torn at 512 bytes. Of a directory, the synced entries are there, and
-//! the first few of the later changes, in their order.
+//! `tests/power/trace.c` records every write, sync, rename and removal of a child. A cut is a
+//! moment in that record. Of a file, the synced part is there; of the rest each page of 4 KiB is
+//! there, or not, or torn at 512 bytes. Of a directory, the synced entries are there, and the first
+//! few of the later changes, in their order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -373,7 +375,8 @@ impl Promised {
     }
 }
 
-/// Opens the files after a cut, and compares them with the promises. Returns the promises that hold from here on.
+/// Opens the files after a cut, and compares them with the promises. Returns the promises that hold
+/// from here on.
 fn check(folder: &Path, promised: &Promised, told: &str) -> Promised {
     let mut journal =
         Journal::open(folder, PARTITION).unwrap_or_else(|error| panic!("{told}: {error}"));

@@ -1,4 +1,5 @@
-//! What a remote learns of whether a gateway lives: its will, and what it says when it comes and goes.
+//! What a remote learns of whether a gateway lives: its will, and what it says when it comes and
+//! goes.
 
 use std::fs;
 use std::process::Command;
@@ -234,7 +235,8 @@ fn the_state_goes_before_the_backlog_on_every_connection_and_last_of_all() {
     );
     acknowledge(&mut wire, &state);
     wire.close();
-    // On a session that is kept the state is said again, and the message that was not acknowledged comes after it.
+    // On a session that is kept the state is said again, and the message that was not acknowledged
+    // comes after it.
     let (mut wire, _) = next_connect(&remote);
     wire.write(&CONNACK);
     let state = wire.read_any().publish();

@@ -1,5 +1,6 @@
-//! What the profiles of the program know stands in keys, not in comments: raw values that mean "no value", the settings as delivered, the
-//! direction of power, energy and current, and names out of one vocabulary (`tests/vocabulary.txt`).
+//! What the profiles of the program know stands in keys, not in comments: raw values that mean "no
+//! value", the settings as delivered, the direction of power, energy and current, and names out of
+//! one vocabulary (`tests/vocabulary.txt`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -427,7 +428,8 @@ fn profiles_know_how_their_devices_are_delivered() {
     assert_eq!(shown("vaisala"), "4800 7E1 or 19200 8N1, address 0");
 }
 
-/// What counts above zero by the name of a point: grid + production + battery = consumption, and what counts one way only says so.
+/// What counts above zero by the name of a point: grid + production + battery = consumption, and
+/// what counts one way only says so.
 fn directions(name: &str) -> &'static [&'static str] {
     let is = |part: &str| name.split('_').any(|other| other == part);
     if is("export") {

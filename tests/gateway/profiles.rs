@@ -1,4 +1,5 @@
-//! The profiles that come with the program: each is correct, names its source, and means what manuals say (`tests/profiles.txt`).
+//! The profiles that come with the program: each is correct, names its source, and means what
+//! manuals say (`tests/profiles.txt`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;

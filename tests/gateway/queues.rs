@@ -1,4 +1,5 @@
-//! What all queues may take together: the fullest gives room, in flight or not, and everything is given back.
+//! What all queues may take together: the fullest gives room, in flight or not, and everything is
+//! given back.
 
 use std::collections::VecDeque;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -300,7 +301,8 @@ fn a_client_that_acknowledges_nothing_never_gets_more_than_its_receive_maximum()
         let given_up = stage.engine.traffic().dropped_full;
         assert!(given_up > 0, "messages in flight were given up");
         assert_eq!(unanswered.len(), 6);
-        // Its acknowledgements are taken, also for what was given up; then there is room for new messages.
+        // Its acknowledgements are taken, also for what was given up; then there is room for new
+        // messages.
         for (packet_id, _) in unanswered.drain(..) {
             let ack = Ack::new(
                 packet_id,

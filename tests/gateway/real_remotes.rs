@@ -1,5 +1,5 @@
-//! The uplink against brokers that we did not write: every QoS, what is retained, what comes in, kill -9 of either side with messages
-//! in flight. `docs/remotes.md` holds what is seen here.
+//! The uplink against brokers that we did not write: every QoS, what is retained, what comes in,
+//! kill -9 of either side with messages in flight. `docs/remotes.md` holds what is seen here.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -200,7 +200,8 @@ uplinks:
         );
     }
 
-    /// A batch of each QoS while the remote is frozen, so that all of it is in flight and none of it read.
+    /// A batch of each QoS while the remote is frozen, so that all of it is in flight and none of
+    /// it read.
     fn send_to_frozen(&self, name: &str) {
         self.broker.freeze();
         let before = self.link.sent();

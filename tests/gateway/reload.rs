@@ -374,7 +374,8 @@ fn an_uplink_goes_to_its_new_address_with_everything_that_waits() {
         "{out}{error}"
     );
     far.wait_for_output("up/x 19");
-    // While it is connected: a new user property, or none; nobody else is cut off, and nothing comes twice.
+    // While it is connected: a new user property, or none; nobody else is cut off, and nothing
+    // comes twice.
     let (code, out, error) = site.reload("retry:", "number_messages: false\n    retry:");
     assert!(
         code == Some(0) && out == "uplink cloud connects anew\n",

@@ -12,7 +12,8 @@ pub struct Remote {
     pub port: u16,
 }
 
-/// A port of this machine that answers no SYN: its queue of connections is full, and nobody takes them.
+/// A port of this machine that answers no SYN: its queue of connections is full, and nobody takes
+/// them.
 pub struct SilentPort {
     pub port: u16,
     _listener: socket2::Socket,
@@ -177,8 +178,8 @@ impl Remote {
         (wire, connect)
     }
 
-    /// Accepts a gateway, reads its CONNECT and answers with these flags and properties. A connection with Clean Start only ends an
-    /// older session; the next one counts.
+    /// Accepts a gateway, reads its CONNECT and answers with these flags and properties. A
+    /// connection with Clean Start only ends an older session; the next one counts.
     pub fn accept(&self, session_present: bool, properties: &[u8]) -> Wire {
         let mut wire = loop {
             let (mut wire, connect) = self.connect();
@@ -244,7 +245,8 @@ impl Wire {
             .expect("the gateway has nothing to say")
     }
 
-    /// The next packet, or `None` if none comes in time. The state of the gateway is acknowledged, and passed over.
+    /// The next packet, or `None` if none comes in time. The state of the gateway is acknowledged,
+    /// and passed over.
     pub fn read_within(&mut self, patience: Duration) -> Option<Packet> {
         loop {
             let packet = self.read_any_within(patience)?;
@@ -261,8 +263,8 @@ impl Wire {
             .expect("the gateway has nothing to say")
     }
 
-    /// The next packet, even if it is the state of the gateway; `None` if none comes in time. The question what state is retained is
-    /// answered, with none, and passed over.
+    /// The next packet, even if it is the state of the gateway; `None` if none comes in time. The
+    /// question what state is retained is answered, with none, and passed over.
     pub fn read_any_within(&mut self, patience: Duration) -> Option<Packet> {
         loop {
             let packet = self.read_raw_within(patience)?;
@@ -272,7 +274,8 @@ impl Wire {
         }
     }
 
-    /// Answers the packets of the question what state is retained: SUBSCRIBE, the PINGREQ behind it, UNSUBSCRIBE. False for others.
+    /// Answers the packets of the question what state is retained: SUBSCRIBE, the PINGREQ behind
+    /// it, UNSUBSCRIBE. False for others.
     pub fn answer_question(&mut self, packet: &Packet, retained: Option<&str>) -> bool {
         if self.is_asked && packet.kind() == 12 {
             self.is_asked = false;
@@ -310,7 +313,8 @@ impl Wire {
         true
     }
 
-    /// The next packet but the state of the gateway, which is acknowledged; a question is not answered.
+    /// The next packet but the state of the gateway, which is acknowledged; a question is not
+    /// answered.
     pub fn read_unanswered(&mut self) -> Packet {
         loop {
             let packet = self

@@ -1,5 +1,6 @@
-//! Retained messages on their way to a new subscription: few of them wait for one client, whatever is retained and whoever does not
-//! read, and all of them arrive, each once and in the order of the topics, whatever happens meanwhile.
+//! Retained messages on their way to a new subscription: few of them wait for one client, whatever
+//! is retained and whoever does not read, and all of them arrive, each once and in the order of the
+//! topics, whatever happens meanwhile.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -76,7 +77,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// One subscription, from its SUBSCRIBE to the next one with the same filter, or to its UNSUBSCRIBE.
+/// One subscription, from its SUBSCRIBE to the next one with the same filter, or to its
+/// UNSUBSCRIBE.
 #[derive(Debug, Default)]
 struct Epoch {
     /// What was retained when it began.

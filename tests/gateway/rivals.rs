@@ -87,7 +87,8 @@ fn got(reader: &Process) -> HashSet<String> {
         .collect()
 }
 
-/// Each connection of one gateway ends that of the other: what both send arrives, both say what is wrong, and both stop to fight.
+/// Each connection of one gateway ends that of the other: what both send arrives, both say what is
+/// wrong, and both stop to fight.
 fn checks_two_gateways(protocol: &str) {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let remote = Mosquitto::start(folders[0].path(), "");
@@ -201,7 +202,8 @@ fn a_link_that_is_cut_again_and_again_is_never_taken_for_another_client() {
     }
 }
 
-/// A connection of MQTT 5 up to the state of the gateway, which is acknowledged. True if the gateway asked before, what is `retained`.
+/// A connection of MQTT 5 up to the state of the gateway, which is acknowledged. True if the
+/// gateway asked before, what is `retained`.
 fn connection(remote: &Remote, retained: Option<&str>) -> (Wire, bool, Publish) {
     let mut wire = remote.accept(true, &[]);
     let mut asked = false;

@@ -1,5 +1,6 @@
-//! `tests/scripts/*.mqtt`: conversations with the broker, played on the pure engine with a clock and a disk of their own, and, where
-//! they need neither, over TCP, TLS, WebSocket and a Unix socket.
+//! `tests/scripts/*.mqtt`: conversations with the broker, played on the pure engine with a clock
+//! and a disk of their own, and, where they need neither, over TCP, TLS, WebSocket and a Unix
+//! socket.
 //!
 //! ```text
 //! a > CONNECT id=one v=5 clean=1        a sends; `a open` is implied

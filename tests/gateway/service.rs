@@ -1,4 +1,5 @@
-//! What systemd is told, played by this test; what the .deb does under a real one is shown by `tests/pi`.
+//! What systemd is told, played by this test; what the .deb does under a real one is shown by
+//! `tests/pi`.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;

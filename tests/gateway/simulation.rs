@@ -1,5 +1,6 @@
-//! Many clients on slow links in virtual time, from a seed: packets take their time in both directions, links break with all that is
-//! on them, the disk is slow, the broker crashes. In the end everybody has what they must have, and in the right order.
+//! Many clients on slow links in virtual time, from a seed: packets take their time in both
+//! directions, links break with all that is on them, the disk is slow, the broker crashes. In the
+//! end everybody has what they must have, and in the right order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

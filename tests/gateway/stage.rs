@@ -1,5 +1,5 @@
-//! The broker's engine on a stage: a clock of its own, a disk that can be slow, and a kill -9 at any moment. Bytes go through the
-//! codec both ways.
+//! The broker's engine on a stage: a clock of its own, a disk that can be slow, and a kill -9 at
+//! any moment. Bytes go through the codec both ways.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -33,8 +33,9 @@ pub fn tight_limits() -> BrokerLimits {
     }
 }
 
-/// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`, and in `dev/<client identifier>`, and
-/// publishes the state of the bridge `far.<client identifier>`.
+/// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`,
+/// and in `dev/<client identifier>`, and publishes the state of the bridge
+/// `far.<client identifier>`.
 pub fn access() -> Access {
     let patterns = |texts: &[&str]| {
         texts

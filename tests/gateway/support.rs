@@ -1,4 +1,5 @@
-//! What the tests share: processes that die with their test, free ports, waiting for something to become true.
+//! What the tests share: processes that die with their test, free ports, waiting for something to
+//! become true.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -34,8 +35,9 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port nobody has at the moment, and that no other test of this run was given. It is below those that the kernel gives to connections:
-/// none of them can have it before the program that it is for.
+/// A port nobody has at the moment, and that no other test of this run was given. It is below those
+/// that the kernel gives to connections: none of them can have it before the program that it is
+/// for.
 pub fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -52,7 +54,8 @@ pub fn free_port() -> u16 {
 /// A class for alarms, as a section of a file.
 pub const ALARM: &str = "classes: { alarm: { qos: 2, lane: alarm } }";
 
-/// A gateway of a site with a broker on `port` and an uplink with these keys, each line of which is indented by four blanks.
+/// A gateway of a site with a broker on `port` and an uplink with these keys, each line of which is
+/// indented by four blanks.
 pub fn gateway_with_uplink(folder: &Path, port: u16, site: &str, uplink: &str) -> Gateway {
     let yaml = format!(
         "site: {site}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\noutbox: {{ folder: state }}\nuplinks:\n  - name: cloud\n{uplink}\n"
@@ -208,7 +211,8 @@ pub fn wellhead() -> Command {
     command
 }
 
-/// Runs a command to its end, and returns status, stdout and stderr. One that does not end is killed (status 137).
+/// Runs a command to its end, and returns status, stdout and stderr. One that does not end is
+/// killed (status 137).
 pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let mut limited = Command::new("timeout");
     limited
@@ -396,7 +400,8 @@ pub struct Pem {
 }
 
 impl Pem {
-    /// An authority, a server and a client that it signed; a list that revokes nothing, and one that revokes the client.
+    /// An authority, a server and a client that it signed; a list that revokes nothing, and one
+    /// that revokes the client.
     pub fn make(folder: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Without names of their own OpenSSL takes every certificate for its own issuer.
@@ -496,7 +501,8 @@ pub fn mosquitto_sub() -> Command {
     command
 }
 
-/// A subscriber that keeps its session and writes what it gets, a line a message: `seq:<n> <topic> <payload>`.
+/// A subscriber that keeps its session and writes what it gets, a line a message:
+/// `seq:<n> <topic> <payload>`.
 pub fn subscriber(folder: &Path, port: u16, filter: &str) -> Process {
     let arguments = [
         "-V",

@@ -1,4 +1,5 @@
-//! `wellhead sub`, `pub`, `read` and `write` beside the clients of mosquitto, against a simulated instrument.
+//! `wellhead sub`, `pub`, `read` and `write` beside the clients of mosquitto, against a simulated
+//! instrument.
 
 use std::fs;
 use std::path::Path;

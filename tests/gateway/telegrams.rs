@@ -1,8 +1,10 @@
-//! Telegrams as instruments send them, mostly from the test sets of other people's parsers, through the text engine and the profiles.
+//! Telegrams as instruments send them, mostly from the test sets of other people's parsers, through
+//! the text engine and the profiles.
 //!
-//! `tests/telegrams/<profile>/<name>.txt` is a telegram; beside it `<name>.values` names every point that it brings: `point = value unit`,
-//! or `point = bad`. A point that is not named must not be brought. In the telegram `\xHH` is a byte, and a line ends in CR LF. Lines that
-//! begin with `#` say where it comes from, or:
+//! `tests/telegrams/<profile>/<name>.txt` is a telegram; beside it `<name>.values` names every
+//! point that it brings: `point = value unit`, or `point = bad`. A point that is not named must not
+//! be brought. In the telegram `\xHH` is a byte, and a line ends in CR LF. Lines that begin with
+//! `#` say where it comes from, or:
 //!
 //! * `# ends: LF` lines end in LF alone; `# ends: none` the line end is no part of it.
 //! * `# wrap: STX ETX BCC` it stands between these.
@@ -176,7 +178,8 @@ async fn read(case: &Case) -> BTreeMap<String, String> {
         .run(),
     );
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
-    // A telegram of several messages may bring a point several times; after so many of one point, all have come.
+    // A telegram of several messages may bring a point several times; after so many of one point,
+    // all have come.
     let mut rounds: BTreeMap<String, u32> = BTreeMap::new();
     while let Some(event) = reported.recv().await {
         let Event::Reading(Reading {

@@ -1,4 +1,5 @@
-//! The tools in a terminal of 80 columns and 24 lines (that of tmux), at sizes that no person would choose, and through a pipe.
+//! The tools in a terminal of 80 columns and 24 lines (that of tmux), at sizes that no person would
+//! choose, and through a pipe.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use super::support::{Gateway, Process, free_port, run, wait_for, wellhead};
 /// Terminals of this process.
 static STARTED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
-/// A terminal with a shell that runs one command, tells how it ended and how it left the terminal, and stays.
+/// A terminal with a shell that runs one command, tells how it ended and how it left the terminal,
+/// and stays.
 struct Terminal {
     socket: PathBuf,
     folder: PathBuf,
@@ -124,7 +126,8 @@ fn wait_for_either(mut is_right: impl FnMut() -> bool) -> bool {
     false
 }
 
-/// A gateway with thirty points and the availability of two devices; one point is on a line that is not there.
+/// A gateway with thirty points and the availability of two devices; one point is on a line that is
+/// not there.
 fn gateway(folder: &Path) -> Gateway {
     let points: String =
         (0..29).map(|number| format!("      p{number:02}: {{ unit: kWh, every: 200ms, simulate: {{ from: 100, to: 200 }} }}\n")).collect();

@@ -1,5 +1,5 @@
-//! The tools of the first hour: `scan`, `peek`, `read` and `write`, against simulated instruments, with a gateway that owns the line
-//! and without one; in a pipe and in a terminal.
+//! The tools of the first hour: `scan`, `peek`, `read` and `write`, against simulated instruments,
+//! with a gateway that owns the line and without one; in a pipe and in a terminal.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,8 @@ pub(super) struct Bench {
     port: String,
 }
 
-/// Two instruments on a pseudo-terminal, one of them with an odd byte order, and one on TCP; nobody polls them yet.
+/// Two instruments on a pseudo-terminal, one of them with an odd byte order, and one on TCP; nobody
+/// polls them yet.
 pub(super) fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let port = folder.path().join("port").display().to_string();

@@ -1,4 +1,5 @@
-//! `wellhead trace` and `status`, and the log as it can be asked for: what somebody sees who looks into a gateway that runs.
+//! `wellhead trace` and `status`, and the log as it can be asked for: what somebody sees who looks
+//! into a gateway that runs.
 
 use std::fs;
 use std::io::Write;

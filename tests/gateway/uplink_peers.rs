@@ -1,4 +1,5 @@
-//! The uplink against mosquitto: both protocol versions, TLS with client certificates, small windows, what comes in.
+//! The uplink against mosquitto: both protocol versions, TLS with client certificates, small
+//! windows, what comes in.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The uplink with remotes as they are: they close without a word, have no QoS 2, allow one connection a second, refuse subscriptions.
+//! The uplink with remotes as they are: they close without a word, have no QoS 2, allow one
+//! connection a second, refuse subscriptions.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -111,7 +112,8 @@ impl Site {
     }
 }
 
-/// Reads what comes until a payload is `stop`, and acknowledges what is before it. Returns the payloads with `stop`.
+/// Reads what comes until a payload is `stop`, and acknowledges what is before it. Returns the
+/// payloads with `stop`.
 fn until(wire: &mut Wire, stop: &str) -> Vec<String> {
     let mut got = Vec::new();
     loop {
@@ -139,7 +141,8 @@ fn until(wire: &mut Wire, stop: &str) -> Vec<String> {
     }
 }
 
-/// The remote closes so many more connections when it gets `poison`. Then that is a dead letter, and `behind` is delivered.
+/// The remote closes so many more connections when it gets `poison`. Then that is a dead letter,
+/// and `behind` is delivered.
 fn closes_until_poison_is_dead(remote: &Remote, site: &mut Site, closes: usize) {
     for _ in 0..closes {
         let mut wire = remote.accept_v4(true);
@@ -209,8 +212,9 @@ fn a_message_that_others_overtake_on_each_connection_becomes_a_dead_letter() {
     );
 }
 
-/// What a remote does that answers at most so many PUBLISH packets a second, and is silent about the others: the payloads that it has
-/// answered, and how many packets it left unanswered. Until there are `enough` in `got`, or the gateway disconnects.
+/// What a remote does that answers at most so many PUBLISH packets a second, and is silent about
+/// the others: the payloads that it has answered, and how many packets it left unanswered. Until
+/// there are `enough` in `got`, or the gateway disconnects.
 fn answers_at_most(
     per_second: usize,
     wire: &mut Wire,
@@ -299,7 +303,8 @@ fn a_remote_that_hangs_at_a_message_gets_alarms_before_it() {
     assert_eq!(until(&mut wire, "poison"), ["alarm", "poison"]);
 }
 
-/// A WebSocket in front of `remote`; a connection that the remote ends breaks off without a close frame.
+/// A WebSocket in front of `remote`; a connection that the remote ends breaks off without a close
+/// frame.
 fn web_socket_before(remote: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -311,7 +316,8 @@ fn web_socket_before(remote: u16) -> u16 {
     port
 }
 
-/// Carries packets between a WebSocket and a byte stream; those to the WebSocket have fewer than 126 bytes.
+/// Carries packets between a WebSocket and a byte stream; those to the WebSocket have fewer than
+/// 126 bytes.
 fn carry(mut near: TcpStream, mut far: TcpStream) {
     let mut request = Vec::new();
     let mut byte = [0];
@@ -391,7 +397,8 @@ fn a_link_that_is_cut_before_the_remote_has_answered_anything_blames_no_message(
     let mut wire = remote.accept(false, &[]);
     assert_eq!(wire.publish().payload, "data");
     wire.close();
-    // PINGREQ; after three closes the question what state is retained, which has a PINGREQ of its own, until it was asked three times.
+    // PINGREQ; after three closes the question what state is retained, which has a PINGREQ of its
+    // own, until it was asked three times.
     for expected in [12, 12, 8, 8, 8, 12] {
         let mut wire = remote.accept(true, &[]);
         let first = wire.read_unanswered();
@@ -545,7 +552,8 @@ fn the_first_connections_are_a_second_apart_and_the_old_session_is_ended_once() 
     wire.write(&[0x20, 3, 0, 0, 0]);
     assert_eq!(wire.read().kind(), 14);
     let mut last = Instant::now();
-    // Closed, as AWS IoT Core does with what comes too soon; it is tried again later, and without Clean Start.
+    // Closed, as AWS IoT Core does with what comes too soon; it is tried again later, and without
+    // Clean Start.
     for least in [Duration::from_millis(900), Duration::from_millis(1900)] {
         let (wire, connect) = remote.connect();
         assert_eq!(connect.body[7] & 2, 0, "the old session is ended already");
@@ -769,7 +777,8 @@ fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     assert_eq!([wire.read().kind(), wire.read().kind()], [12, 8]);
 }
 
-/// The remote was started again without its sessions, and its answer was lost: it has a new session, which knows no subscription.
+/// The remote was started again without its sessions, and its answer was lost: it has a new
+/// session, which knows no subscription.
 #[test]
 fn over_mqtt_3_1_1_subscriptions_are_asked_for_again_after_an_answer_that_never_came() {
     let remote = Remote::listen();
@@ -1090,7 +1099,8 @@ fn two_gateways_that_are_joined_to_each_other_send_each_message_once() {
     );
 }
 
-/// What a subscriber of the broker at `port` gets on `x/#`, with user properties, until `last` comes.
+/// What a subscriber of the broker at `port` gets on `x/#`, with user properties, until `last`
+/// comes.
 fn copies_until(port: u16, folder: &std::path::Path, publish: &[&str], last: &str) -> Vec<String> {
     let mut reader = super::support::mosquitto_sub();
     reader.args([
@@ -1293,7 +1303,8 @@ fn a_renewed_certificate_is_used_without_restart_and_reload_tells_of_it() {
     );
 }
 
-/// With its default settings mosquitto drops the 21st QoS 2 message of a session, which MQTT 3.1.1 cannot say.
+/// With its default settings mosquitto drops the 21st QoS 2 message of a session, which MQTT 3.1.1
+/// cannot say.
 #[test]
 fn a_burst_of_qos_2_messages_over_mqtt_3_1_1_arrives_whole() {
     let folder = tempfile::tempdir().unwrap();

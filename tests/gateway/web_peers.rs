@@ -49,7 +49,8 @@ fn mqtt_js_is_served_over_tcp_and_web_socket() {
     }
 }
 
-/// mqtt.js does not look at Receive Maximum (64 here): it is read more slowly, and not disconnected.
+/// mqtt.js does not look at Receive Maximum (64 here): it is read more slowly, and not
+/// disconnected.
 #[test]
 fn a_burst_of_mqtt_js_is_taken_without_a_reconnect() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Messages from all publishers: kept if they are to be retained, then handed to subscribers and taps.
+//! Messages from all publishers: kept if they are to be retained, then handed to subscribers and
+//! taps.
 
 use std::time::Instant;
 
@@ -83,7 +84,8 @@ impl Engine {
         (ticket, reached)
     }
 
-    /// False for a command to an instrument that a remote broker has with the retain flag. A retained command can be removed.
+    /// False for a command to an instrument that a remote broker has with the retain flag. A
+    /// retained command can be removed.
     fn may_be_retained(&mut self, message: &Message, now: Instant) -> bool {
         let is_command = !message.payload.is_empty() && self.guarded.contains(&message.topic);
         if is_command {
@@ -109,7 +111,8 @@ impl Engine {
         });
         if is_kept {
             return Retention {
-                // Readings and `$SYS` are published again after a start; writing them down would wear a card out.
+                // Readings and `$SYS` are published again after a start; writing them down would
+                // wear a card out.
                 is_recorded: matches!(message.origin, Origin::Client | Origin::Uplink(_)),
                 removed: 0,
             };

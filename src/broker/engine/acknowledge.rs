@@ -1,4 +1,5 @@
-//! Acknowledgements both ways [MQTT 5.0, 4.3, 4.6 and 4.9]: those owed to clients for their messages, and those of clients for ours.
+//! Acknowledgements both ways [MQTT 5.0, 4.3, 4.6 and 4.9]: those owed to clients for their
+//! messages, and those of clients for ours.
 
 use std::time::Instant;
 
@@ -19,7 +20,8 @@ use crate::mqtt::{Ack, Packet, PacketId, ReasonCode, Version};
 /// Bytes of one client that may wait for a tap or the disk before it is read no further.
 const OWED_BYTES: usize = 1 << 20;
 
-/// A client with answers of this many times [`super::BrokerLimits::output_bytes`] to read is not heard until it has read them.
+/// A client with answers of this many times [`super::BrokerLimits::output_bytes`] to read is not
+/// heard until it has read them.
 const CLOGGED: usize = 4;
 
 impl Engine {
@@ -49,7 +51,8 @@ impl Engine {
         });
     }
 
-    /// Stops reading a client of which, or for which, too much waits, and reads on when it is less: no other client waits.
+    /// Stops reading a client of which, or for which, too much waits, and reads on when it is less:
+    /// no other client waits.
     pub(super) fn pace(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -72,13 +75,15 @@ impl Engine {
         }
     }
 
-    /// Writes the acknowledgements whose turn has come [MQTT-4.6.0-2], [MQTT-4.6.0-3]; they leave when their batch is durable.
+    /// Writes the acknowledgements whose turn has come [MQTT-4.6.0-2], [MQTT-4.6.0-3]; they leave
+    /// when their batch is durable.
     pub(super) fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
         while let Some(connection) = self.connections.get_mut(&id) {
             let Some((reason, is_of_tap)) = connection.acks.next_ready() else {
                 break;
             };
-            // Before MQTT 5 an acknowledgement cannot say no: a message that a tap could not take is not acknowledged at all.
+            // Before MQTT 5 an acknowledgement cannot say no: a message that a tap could not take
+            // is not acknowledged at all.
             let is_lost = is_of_tap || reason == ReasonCode::QUOTA_EXCEEDED;
             if is_lost && connection.version != Version::V5 {
                 self.close(id, End::Lost, now);
@@ -145,7 +150,8 @@ impl Engine {
         })
     }
 
-    /// PUBREL [MQTT-4.3.3-11]: the message is done, and PUBCOMP says so when it is durable that its identifier is free.
+    /// PUBREL [MQTT-4.3.3-11]: the message is done, and PUBCOMP says so when it is durable that its
+    /// identifier is free.
     pub(super) fn process_pubrel(&mut self, client: Client, ack: &Ack, now: Instant) {
         let (id, key, packet_id) = (client.connection, client.session, ack.packet_id);
         let Some(session) = self.sessions.get(key) else {
@@ -202,7 +208,8 @@ impl Engine {
         self.pump(client.session, now);
     }
 
-    /// An acknowledgement of another kind than its message asks for is a protocol error; mosquitto closes the connection, too.
+    /// An acknowledgement of another kind than its message asks for is a protocol error; mosquitto
+    /// closes the connection, too.
     fn wrong_kind(&mut self, client: Client, why: &'static str, now: Instant) {
         let kind = NoticeKind::WrongAcknowledgement;
         self.notice(kind, Some(client.session), None, why, now);
@@ -210,7 +217,8 @@ impl Engine {
         self.refuse_because(client.connection, Refusal::protocol_error(why), now);
     }
 
-    /// PUBREC: the client has the message and forgets it after PUBREL [MQTT-4.3.3-5]: it must never be sent to it again.
+    /// PUBREC: the client has the message and forgets it after PUBREL [MQTT-4.3.3-5]: it must never
+    /// be sent to it again.
     pub(super) fn process_pubrec(&mut self, client: Client, ack: &Ack, now: Instant) {
         let packet_id = ack.packet_id;
         if ack.reason.is_error() {

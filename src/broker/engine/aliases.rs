@@ -1,7 +1,7 @@
 //! The topic aliases of one MQTT 5 connection, both ways.
 //!
-//! Invariants: `incoming_bytes` is what the aliases of the client take; those to the client take no more than their allowance, which was
-//! charged when the client connected.
+//! Invariants: `incoming_bytes` is what the aliases of the client take; those to the client take no
+//! more than their allowance, which was charged when the client connected.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;
@@ -85,7 +85,8 @@ impl Aliases {
         self.known(alias).cloned()
     }
 
-    /// The alias of a topic to the client, and whether the client knows it. The first topics get one, as long as there is room.
+    /// The alias of a topic to the client, and whether the client knows it. The first topics get
+    /// one, as long as there is room.
     pub(super) fn assign(&mut self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
         if let Some(alias) = self.outgoing.get(topic) {
             return Some((*alias, true));

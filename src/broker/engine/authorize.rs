@@ -24,8 +24,8 @@ struct Publication<'a> {
 }
 
 impl Engine {
-    /// Lets a message in, or tells its sender and the log why not. A command to an instrument is not retained: it must not be
-    /// carried out again when it is next read.
+    /// Lets a message in, or tells its sender and the log why not. A command to an instrument is
+    /// not retained: it must not be carried out again when it is next read.
     pub(super) fn authorize(
         &mut self,
         session: SessionKey,
@@ -77,8 +77,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A state of a bridge has a place among the retained ones. Clients before MQTT 5 get no reason codes: their state reaches its
-    /// subscribers and is not retained.
+    /// A state of a bridge has a place among the retained ones. Clients before MQTT 5 get no reason
+    /// codes: their state reaches its subscribers and is not retained.
     fn check_room_for_state(
         &self,
         session: &Session,
@@ -95,7 +95,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The answer of an instrument goes to topics only that the sender of the command may read or write.
+    /// The answer of an instrument goes to topics only that the sender of the command may read or
+    /// write.
     fn check_response_topic(
         &self,
         session: &Session,
@@ -132,8 +133,8 @@ impl Engine {
     }
 }
 
-/// Topics that begin with `$` are the broker's; but a bridge publishes whether its connection is up, as mosquitto's do
-/// ([`may_publish_state`]).
+/// Topics that begin with `$` are the broker's; but a bridge publishes whether its connection is
+/// up, as mosquitto's do ([`may_publish_state`]).
 fn may_publish(session: &Session, content: Publication<'_>) -> Result<(), Refusal> {
     let refused = |why| Err(Refusal::new(ReasonCode::NOT_AUTHORIZED, why));
     if content.topic.is_reserved() {
@@ -149,9 +150,10 @@ fn may_publish(session: &Session, content: Publication<'_>) -> Result<(), Refusa
     }
 }
 
-/// Whether a session may publish the state of a bridge. A user whose rules list topics to write needs one that covers this topic;
-/// any other may publish the state of the own client identifier. mosquitto's bridges send `1` when they connect, and `0` as their will;
-/// an empty payload with the retain flag removes the retained state.
+/// Whether a session may publish the state of a bridge. A user whose rules list topics to write
+/// needs one that covers this topic; any other may publish the state of the own client identifier.
+/// mosquitto's bridges send `1` when they connect, and `0` as their will; an empty payload with the
+/// retain flag removes the retained state.
 fn may_publish_state(
     session: &Session,
     bridge: &str,

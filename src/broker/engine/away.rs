@@ -1,7 +1,9 @@
-//! Sessions whose clients are away, by how long, so that the one that has to go is found at once however many there are. Pure.
+//! Sessions whose clients are away, by how long, so that the one that has to go is found at once
+//! however many there are. Pure.
 //!
-//! Invariants: every session that is away is in `all`, in the list of its owner, and in those of the sessions that hold more than their
-//! reserve if it does; each list is in the order of the ends of their connections. A list that is empty is not kept.
+//! Invariants: every session that is away is in `all`, in the list of its owner, and in those of
+//! the sessions that hold more than their reserve if it does; each list is in the order of the ends
+//! of their connections. A list that is empty is not kept.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -71,7 +73,8 @@ pub(super) struct Away {
 }
 
 impl Away {
-    /// Notes that a session is away, what changed about it, or (`None`) that it is not away any more.
+    /// Notes that a session is away, what changed about it, or (`None`) that it is not away any
+    /// more.
     pub(super) fn note(&mut self, key: SessionKey, absence: Option<Absence>) {
         if self.known.get(&key) == absence.as_ref() {
             return;

@@ -1,16 +1,20 @@
-//! The bytes that sessions hold besides messages: names, subscriptions, wills, topic aliases and QoS 2 identifiers. One budget for a
-//! session, for a user (without a name: an address) and for all.
+//! The bytes that sessions hold besides messages: names, subscriptions, wills, topic aliases and
+//! QoS 2 identifiers. One budget for a session, for a user (without a name: an address) and for
+//! all.
 //!
-//! A session may hold [`Budget::reserve`] bytes whatever the others hold: there is as much of it as there may be sessions. Only what
-//! is beyond comes out of a pool, of which one user gets no more than [`BrokerLimits::max_user_bytes`]. So an owner that uses its share up can
-//! neither shut out others nor take what they have.
+//! A session may hold [`Budget::reserve`] bytes whatever the others hold: there is as much of it as
+//! there may be sessions. Only what is beyond comes out of a pool, of which one user gets no more
+//! than [`BrokerLimits::max_user_bytes`]. So an owner that uses its share up can neither shut out
+//! others nor take what they have.
 //!
 //! Invariants:
-//! * `held` is the sum of all accounts; `pooled` is the sum of what is beyond the reserve of each, in all and by owner.
+//! * `held` is the sum of all accounts; `pooled` is the sum of what is beyond the reserve of each,
+//!   in all and by owner.
 //! * An owner without accounts is not known.
 //! * A charge that is refused changes nothing.
 //!
-//! It does not count messages that wait or are in flight (`queue`, `in_flight`, [`BrokerLimits::max_queued_total`]), retained messages.
+//! It does not count messages that wait or are in flight (`queue`, `in_flight`,
+//! [`BrokerLimits::max_queued_total`]), retained messages.
 
 use std::collections::HashMap;
 
@@ -21,7 +25,8 @@ use super::lifecycle::Peer;
 use crate::broker::admission::Address;
 use crate::log::network;
 
-/// Bytes that every session may hold: enough for a client identifier, a small will and a handful of subscriptions.
+/// Bytes that every session may hold: enough for a client identifier, a small will and a handful of
+/// subscriptions.
 const RESERVE: usize = 6 << 10;
 
 /// The owner of a session, whose share of the budget it uses.
@@ -31,7 +36,8 @@ pub(super) enum Owner {
     User(ByteString),
     /// Clients without a name, at this address (of IPv6 the first 64 bits), or on a Unix socket.
     Address(Option<Address>),
-    /// Clients without a name, before the broker was started: they count for no owner, only for all.
+    /// Clients without a name, before the broker was started: they count for no owner, only for
+    /// all.
     Unknown,
 }
 
@@ -270,13 +276,15 @@ impl Budget {
         Ok(())
     }
 
-    /// True if a session holds more than it may whatever the others hold: only such a one gives room when it goes.
+    /// True if a session holds more than it may whatever the others hold: only such a one gives
+    /// room when it goes.
     pub(super) fn is_beyond_reserve(&self, account: &Account) -> bool {
         account.held() > self.reserve
     }
 
-    /// Whether a session of `owner` may hold `held` bytes; `replaced` is whose share it takes the place of, and what that holds.
-    /// A session that holds no more than before is admitted; if it changes its owner, the new one must have room for it.
+    /// Whether a session of `owner` may hold `held` bytes; `replaced` is whose share it takes the
+    /// place of, and what that holds. A session that holds no more than before is admitted; if it
+    /// changes its owner, the new one must have room for it.
     pub(super) fn admit(
         &self,
         replaced: Option<(&Owner, usize)>,

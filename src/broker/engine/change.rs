@@ -22,8 +22,8 @@ pub struct Change {
 }
 
 impl Engine {
-    /// Applies a change at once. Clients keep their sessions and get the rights of their names; those whose names are gone, or whose
-    /// client identifiers are for others, are disconnected.
+    /// Applies a change at once. Clients keep their sessions and get the rights of their names;
+    /// those whose names are gone, or whose client identifiers are for others, are disconnected.
     pub fn change(&mut self, change: Change, now: Instant) {
         self.change_taps(change.filters);
         (self.guarded, self.access) = (change.guarded, change.access);

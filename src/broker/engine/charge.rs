@@ -57,7 +57,8 @@ impl Engine {
         charged
     }
 
-    /// Notes whether a session is away, and how much it holds: the one that may have to go is found without a search.
+    /// Notes whether a session is away, and how much it holds: the one that may have to go is found
+    /// without a search.
     pub(super) fn note_absence(&mut self, key: SessionKey) {
         let absence = self
             .sessions
@@ -82,7 +83,8 @@ impl Engine {
         debug_assert_eq!(refunded, Ok(()), "a refund always succeeds");
     }
 
-    /// Notes what the QoS 2 messages take that a session has received, and `more` of them, if there is room for it.
+    /// Notes what the QoS 2 messages take that a session has received, and `more` of them, if there
+    /// is room for it.
     pub(super) fn charge_received(&mut self, key: SessionKey, more: usize) -> Result<(), Over> {
         let received = self
             .sessions
@@ -103,8 +105,8 @@ impl Engine {
         known
     }
 
-    /// Room in the budget for the session of a CONNECT. Sessions whose clients have been away for long go for it, if they take what
-    /// is missing.
+    /// Room in the budget for the session of a CONNECT. Sessions whose clients have been away for
+    /// long go for it, if they take what is missing.
     pub(super) fn make_room_in_budget(
         &mut self,
         requested: &RequestedSession,
@@ -148,8 +150,8 @@ impl Engine {
             .admit(replaced, &requested.owner, kept + names + will)
     }
 
-    /// The session of the owner that has too much (or of any) whose client has been away for longest goes, if that is long and it
-    /// holds more than every session may.
+    /// The session of the owner that has too much (or of any) whose client has been away for
+    /// longest goes, if that is long and it holds more than every session may.
     fn evict_for(&mut self, requested: &RequestedSession, over: Over, now: Instant) -> bool {
         let owner = match over {
             Over::Session => return false,

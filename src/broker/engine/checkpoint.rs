@@ -1,7 +1,8 @@
 //! The whole state as records, a bounded piece a turn, so that everything older can be forgotten.
 //!
-//! Invariants: a session is in one batch with everything it has, and so does a retained message; what changes meanwhile is
-//! recorded as always. Reading from the first batch of a checkpoint on gives the state, whatever came before.
+//! Invariants: a session is in one batch with everything it has, and so does a retained message;
+//! what changes meanwhile is recorded as always. Reading from the first batch of a checkpoint on
+//! gives the state, whatever came before.
 
 use std::collections::HashSet;
 
@@ -45,7 +46,8 @@ impl Engine {
         });
     }
 
-    /// Continues the checkpoint until about `bytes` are in the batch of this turn; true when it is done.
+    /// Continues the checkpoint until about `bytes` are in the batch of this turn; true when it is
+    /// done.
     pub fn continue_checkpoint(&mut self, bytes: usize) -> bool {
         let Some(mut checkpoint) = self.checkpoint.take() else {
             return true;
@@ -67,7 +69,8 @@ impl Engine {
         false
     }
 
-    /// Writes a session with everything it has: its record begins with one that removes what earlier batches say.
+    /// Writes a session with everything it has: its record begins with one that removes what
+    /// earlier batches say.
     fn write_session(&mut self, key: SessionKey, checkpoint: &mut Checkpoint) {
         let clock = self.records.clock();
         let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else {

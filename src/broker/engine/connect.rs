@@ -89,7 +89,8 @@ impl Engine {
         }
     }
 
-    /// CONNACK ends enhanced authentication with the proof of the server [MQTT-4.12.0-4]; AUTH may start it again.
+    /// CONNACK ends enhanced authentication with the proof of the server [MQTT-4.12.0-4]; AUTH may
+    /// start it again.
     fn add_server_proof(&mut self, id: ConnectionId, proof: ServerProof, to: &mut Properties) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.proved = true;
@@ -106,8 +107,8 @@ impl Engine {
         self.close(id, End::Lost, now);
     }
 
-    /// The session that a CONNECT asks for, if its user may have the client identifier. An empty one is replaced by one that no rule
-    /// names [MQTT-3.1.3-6].
+    /// The session that a CONNECT asks for, if its user may have the client identifier. An empty
+    /// one is replaced by one that no rule names [MQTT-3.1.3-6].
     fn requested_session(
         &mut self,
         id: ConnectionId,
@@ -148,7 +149,8 @@ impl Engine {
         })
     }
 
-    /// Admits a session: there is a place for it, its client identifier is not another user's, and there is memory for it.
+    /// Admits a session: there is a place for it, its client identifier is not another user's, and
+    /// there is memory for it.
     fn admit_session(
         &mut self,
         requested: RequestedSession,
@@ -187,7 +189,8 @@ impl Engine {
         self.record_will(key);
     }
 
-    /// Gives a connection its session, and what CONNECT says about aliases, the window and the keep alive.
+    /// Gives a connection its session, and what CONNECT says about aliases, the window and the keep
+    /// alive.
     fn bind_connection(&mut self, client: Client, connect: &Connect, now: Instant) {
         let Client {
             connection: id,
@@ -224,7 +227,8 @@ impl Engine {
         }
     }
 
-    /// Seconds; a server's maximum binds MQTT 5 clients only, because CONNACK cannot name it to others.
+    /// Seconds; a server's maximum binds MQTT 5 clients only, because CONNACK cannot name it to
+    /// others.
     fn keep_alive(&self, connect: &Connect) -> u16 {
         let most = self
             .limits

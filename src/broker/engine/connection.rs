@@ -1,9 +1,10 @@
 //! One connection: what its client asked for, and the bytes on their way to it.
 //!
 //! Invariants:
-//! * Answers leave in their order and so do messages, whether they wait for the disk or not. Nothing overtakes CONNACK, and no message
-//!   SUBACK.
-//! * What is owed for a message (its acknowledgement) is settled when its bytes may leave, not before.
+//! * Answers leave in their order and so do messages, whether they wait for the disk or not.
+//!   Nothing overtakes CONNACK, and no message SUBACK.
+//! * What is owed for a message (its acknowledgement) is settled when its bytes may leave, not
+//!   before.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -49,7 +50,8 @@ struct Gate {
     settles: Settled,
 }
 
-/// The two streams of packets to a client: a message to it never waits for an acknowledgement of one from it.
+/// The two streams of packets to a client: a message to it never waits for an acknowledgement of
+/// one from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OutputStream {
     /// Answers to what the client sent, and PUBREL.
@@ -291,7 +293,8 @@ impl Connection {
         self.explains = connect.properties.request_problem_information != Some(false);
     }
 
-    /// Writes a packet that waits for a batch; its length, or `None` if it cannot be made small enough for the client.
+    /// Writes a packet that waits for a batch; its length, or `None` if it cannot be made small
+    /// enough for the client.
     pub(super) fn write(&mut self, packet: &Packet, barrier: DurabilityBarrier) -> Option<usize> {
         let (version, most, explains) = (self.version, self.max_packet, self.explains);
         let buffer = if matches!(packet, Packet::PingResp) {

@@ -66,8 +66,8 @@ impl DeliveryTerms {
     }
 }
 
-/// Overlapping subscriptions of one session become one copy at the highest QoS with every identifier [MQTT-3.3.5-1], [MQTT-3.3.4-3];
-/// `None` if No Local leaves nothing [MQTT-3.8.3-3].
+/// Overlapping subscriptions of one session become one copy at the highest QoS with every
+/// identifier [MQTT-3.3.5-1], [MQTT-3.3.4-3]; `None` if No Local leaves nothing [MQTT-3.8.3-3].
 fn merge(matches: &[FilterMatch], is_own: bool, message: &Message) -> Option<DeliveryTerms> {
     let mut counting = matches
         .iter()
@@ -116,7 +116,8 @@ fn write(
 }
 
 impl Engine {
-    /// Hands a new message to every session and shared subscription that wants it, and records it if it must survive.
+    /// Hands a new message to every session and shared subscription that wants it, and records it
+    /// if it must survive.
     pub(super) fn deliver(
         &mut self,
         fanout: &mut Fanout,
@@ -219,7 +220,8 @@ impl Engine {
         }
     }
 
-    /// True if nothing waits before a new message, and the connection and the window have room for it.
+    /// True if nothing waits before a new message, and the connection and the window have room for
+    /// it.
     fn may_send_at_once(&self, session: &Session, id: ConnectionId, qos: QoS) -> bool {
         let Some(connection) = self.connections.get(&id) else {
             return false;
@@ -344,7 +346,8 @@ impl Engine {
         self.notice_full_queue(key, message, why, now);
     }
 
-    /// A session has missed a new message. If it is retained, a replay that has not come to its topic brings it.
+    /// A session has missed a new message. If it is retained, a replay that has not come to its
+    /// topic brings it.
     fn missed(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.replays.missed(self.next_message);
@@ -367,8 +370,9 @@ impl Engine {
         self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total
     }
 
-    /// Room for one more message within the bytes that all sessions may hold together, waiting and in flight: the one that holds most
-    /// (to an eighth) gives it. False if that is `key`, and new messages are to be dropped.
+    /// Room for one more message within the bytes that all sessions may hold together, waiting and
+    /// in flight: the one that holds most (to an eighth) gives it. False if that is `key`, and new
+    /// messages are to be dropped.
     pub(super) fn make_room_in_queues(&mut self, key: SessionKey, now: Instant) -> bool {
         for _ in 0..MOST_EVICTED {
             if self.has_room_in_total() {

@@ -1,8 +1,11 @@
-//! Messages on their way to clients: the content, kept once, and a delivery for each client that is to get it.
+//! Messages on their way to clients: the content, kept once, and a delivery for each client that is
+//! to get it.
 //!
 //! Invariants:
-//! * The packet identifier of a delivery follows from its number: after a crash it is the same again [MQTT-4.4.0-1].
-//! * While a message is in queues or in flight, its bytes count once in the total, however many sessions hold it.
+//! * The packet identifier of a delivery follows from its number: after a crash it is the same
+//!   again [MQTT-4.4.0-1].
+//! * While a message is in queues or in flight, its bytes count once in the total, however many
+//!   sessions hold it.
 
 use std::num::NonZeroU32;
 use std::ops::Deref;
@@ -17,7 +20,8 @@ pub(super) const OVERHEAD: usize = 200;
 /// Numbers that have packet identifiers of their own.
 pub(super) const IDENTIFIERS: u64 = u16::MAX as u64;
 
-/// A message that is kept for clients. While it is in queues or in flight, its bytes count once, however many sessions hold it.
+/// A message that is kept for clients. While it is in queues or in flight, its bytes count once,
+/// however many sessions hold it.
 #[derive(Debug)]
 pub(super) struct SharedMessage {
     message: Message,
@@ -42,8 +46,8 @@ impl SharedMessage {
         })
     }
 
-    /// Stands in for a message whose content is not needed any more. It counts nowhere; all have the number 0 in records, which
-    /// no other message has.
+    /// Stands in for a message whose content is not needed any more. It counts nowhere; all have
+    /// the number 0 in records, which no other message has.
     pub(super) fn hollow(message: &Message) -> Arc<Self> {
         let topic = TopicName::new("-").unwrap_or_else(|_| message.topic.detached());
         let message = Message::new(topic, "", Origin::Client);

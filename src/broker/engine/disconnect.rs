@@ -1,4 +1,5 @@
-//! The end of a connection: by DISCONNECT, by a timeout, by a fault of its client; and what it does to the session.
+//! The end of a connection: by DISCONNECT, by a timeout, by a fault of its client; and what it does
+//! to the session.
 
 use std::time::{Duration, Instant};
 
@@ -114,8 +115,9 @@ impl Engine {
         self.close(id, End::Lost, now);
     }
 
-    /// Logs why a connection ends, and says so in DISCONNECT. A server may send it in MQTT 5 only, and only after CONNACK
-    /// [MQTT-3.14.0-1]. Packets that still wait for the disk are not sent any more.
+    /// Logs why a connection ends, and says so in DISCONNECT. A server may send it in MQTT 5 only,
+    /// and only after CONNACK [MQTT-3.14.0-1]. Packets that still wait for the disk are not sent
+    /// any more.
     pub(super) fn send_disconnect(&mut self, id: ConnectionId, refusal: Refusal) {
         let Refusal { reason, why } = refusal;
         let Some(connection) = self.connections.get(&id) else {
@@ -141,7 +143,8 @@ impl Engine {
         }
     }
 
-    /// Ends a connection from this side; bytes that were written to it and wait for nothing still leave.
+    /// Ends a connection from this side; bytes that were written to it and wait for nothing still
+    /// leave.
     pub(super) fn close(&mut self, id: ConnectionId, end: End, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;

@@ -43,7 +43,8 @@ pub enum Input {
     Durable(Lsn),
 }
 
-/// An order to the driver; orders are carried out one after the other. Bytes are taken with [`super::Engine::take_output`].
+/// An order to the driver; orders are carried out one after the other. Bytes are taken with
+/// [`super::Engine::take_output`].
 #[derive(Debug)]
 pub enum Output {
     /// Read nothing more until [`Output::Resume`]: too much of this client waits.
@@ -58,7 +59,8 @@ pub enum Output {
         tap: usize,
         /// The message.
         message: Arc<Message>,
-        /// To be answered with [`Input::Stored`]; `None` for QoS 0, which is lost if the tap is busy.
+        /// To be answered with [`Input::Stored`]; `None` for QoS 0, which is lost if the tap is
+        /// busy.
         ticket: Option<Ticket>,
     },
     /// Compare a password with its hash, which takes long; to be answered with [`Input::Verified`].

@@ -11,7 +11,8 @@ use super::output::SHARED_FROM;
 use crate::message::Message;
 use crate::mqtt::{Extras, PublishContent, PublishFlags, PublishTemplate, Version};
 
-/// Bytes of a topic alias in a packet, at most: it may make the length of the properties and of the packet longer.
+/// Bytes of a topic alias in a packet, at most: it may make the length of the properties and of the
+/// packet longer.
 const ALIAS_BYTES: usize = 5;
 
 /// A message on its way to many: kept once, written once per protocol version.
@@ -113,8 +114,8 @@ impl<'a> OutgoingPublish<'a> {
         }
     }
 
-    /// Writes it, with a topic alias if the client takes one; its length, or `None` if it is more than the client takes
-    /// [MQTT-3.1.2-24].
+    /// Writes it, with a topic alias if the client takes one; its length, or `None` if it is more
+    /// than the client takes [MQTT-3.1.2-24].
     pub(super) fn write(
         &self,
         connection: &mut Connection,
@@ -151,7 +152,8 @@ impl<'a> OutgoingPublish<'a> {
     }
 }
 
-/// Writes a PUBLISH that waits for a batch; its length, or `None` if it is more than the client takes [MQTT-3.1.2-24].
+/// Writes a PUBLISH that waits for a batch; its length, or `None` if it is more than the client
+/// takes [MQTT-3.1.2-24].
 pub(super) fn put(
     template: &PublishTemplate,
     flags: PublishFlags,

@@ -1,6 +1,7 @@
 //! The subscriptions of one session.
 //!
-//! Invariants: they are in the order of their filters, each filter once; `bytes` is what all of them take, here and in the tree.
+//! Invariants: they are in the order of their filters, each filter once; `bytes` is what all of
+//! them take, here and in the tree.
 
 use super::delivery::Subscription;
 use super::replays::Replay;
@@ -10,7 +11,8 @@ use crate::mqtt::TopicFilter;
 /// Bytes of a group of a shared subscription besides its text, about.
 const GROUP_OVERHEAD: usize = 500;
 
-/// Bytes of a subscription, about: its text here and in the tree, of a shared one in its group, and its replay.
+/// Bytes of a subscription, about: its text here and in the tree, of a shared one in its group, and
+/// its replay.
 pub(super) fn cost(filter: &TopicFilter) -> usize {
     let text = filter.as_str().len();
     let group = if filter.is_shared() {

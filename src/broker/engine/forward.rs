@@ -1,4 +1,5 @@
-//! Messages to taps: consumers inside the gateway that store them, and say so before the sender gets its acknowledgement.
+//! Messages to taps: consumers inside the gateway that store them, and say so before the sender
+//! gets its acknowledgement.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,14 +12,16 @@ use crate::message::{Message, Origin};
 use crate::mqtt::QoS;
 
 impl Engine {
-    /// Hands a message to these taps, but the one it came from. The ticket is there if something waits until they have stored it.
+    /// Hands a message to these taps, but the one it came from. The ticket is there if something
+    /// waits until they have stored it.
     pub(super) fn forward(
         &mut self,
         taps: &[usize],
         message: Message,
         held: Option<HeldFor>,
     ) -> Option<Ticket> {
-        // Field readings reach the outbox on their own way; of the `$` topics only those of the gateway may leave.
+        // Field readings reach the outbox on their own way; of the `$` topics only those of the
+        // gateway may leave.
         let stays = message.topic.is_reserved() && !message.is_status();
         if stays || message.origin == Origin::Field {
             return None;

@@ -1,9 +1,11 @@
 //! Finds the session that holds the most bytes in its queue. Pure.
 //!
 //! Invariants:
-//! * Each session is noted with a size class that is not below the one of its queue: growth is noted at once, shrinking when the fullest
-//!   asks. So a queue that fills and empties costs nothing.
-//! * A class spans an eighth of its size, so the session that is named holds at least eight ninths of the fullest queue.
+//! * Each session is noted with a size class that is not below the one of its queue: growth is
+//!   noted at once, shrinking when the fullest asks. So a queue that fills and empties costs
+//!   nothing.
+//! * A class spans an eighth of its size, so the session that is named holds at least eight ninths
+//!   of the fullest queue.
 
 use std::collections::BTreeSet;
 

@@ -1,14 +1,19 @@
-//! The QoS 1 and 2 messages that were sent to one client and are not acknowledged, together with their totals.
+//! The QoS 1 and 2 messages that were sent to one client and are not acknowledged, together with
+//! their totals.
 //!
 //! Invariants:
 //! * Entries are in the order of their numbers, and no two of them have the same packet identifier.
-//! * `bytes` is what all entries weigh that are not released, `released` are, `unsent` of all were not written on this connection, and
-//!   `in_window` count against the client's Receive Maximum: a PUBREL of an earlier connection does not.
-//! * A message that is given up after it was sent keeps its packet identifier and its place in the window until it is acknowledged or
-//!   the connection ends [MQTT-3.3.4-9], [MQTT-2.2.1-4]: it is in `spent`, in the order of the numbers, and in no entry.
-//! * Of a QoS 2 message that is released, only the number is kept, and that is never given up: PUBREL goes out on every connection until
-//!   PUBCOMP comes [MQTT-4.4.0-1]. It weighs nothing in the queues; there are about [`MOST_RELEASED`] of them at most.
-//! * Everything before `written` was written on this connection, so that sending all of it again is not a search for each.
+//! * `bytes` is what all entries weigh that are not released, `released` are, `unsent` of all were
+//!   not written on this connection, and `in_window` count against the client's Receive Maximum: a
+//!   PUBREL of an earlier connection does not.
+//! * A message that is given up after it was sent keeps its packet identifier and its place in the
+//!   window until it is acknowledged or the connection ends [MQTT-3.3.4-9], [MQTT-2.2.1-4]: it is
+//!   in `spent`, in the order of the numbers, and in no entry.
+//! * Of a QoS 2 message that is released, only the number is kept, and that is never given up:
+//!   PUBREL goes out on every connection until PUBCOMP comes [MQTT-4.4.0-1]. It weighs nothing in
+//!   the queues; there are about [`MOST_RELEASED`] of them at most.
+//! * Everything before `written` was written on this connection, so that sending all of it again is
+//!   not a search for each.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -259,7 +264,8 @@ impl InFlight {
         self.in_window += 1;
     }
 
-    /// PUBREC for a QoS 2 message that was sent on this connection; its number, and the message unless it was released before.
+    /// PUBREC for a QoS 2 message that was sent on this connection; its number, and the message
+    /// unless it was released before.
     pub(super) fn release(
         &mut self,
         packet_id: PacketId,
@@ -299,7 +305,8 @@ impl InFlight {
         Acknowledged::Message((number, Some(message)))
     }
 
-    /// Ends what was sent under `packet_id` on this connection, if it is what the acknowledgement is for.
+    /// Ends what was sent under `packet_id` on this connection, if it is what the acknowledgement
+    /// is for.
     pub(super) fn complete(
         &mut self,
         packet_id: PacketId,
@@ -330,8 +337,8 @@ impl InFlight {
         }
     }
 
-    /// Gives up the oldest message that is not released. If it was sent, the client can still acknowledge it, and no other one is sent in
-    /// its place before.
+    /// Gives up the oldest message that is not released. If it was sent, the client can still
+    /// acknowledge it, and no other one is sent in its place before.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
         let (place, oldest) = self
             .entries
@@ -391,7 +398,8 @@ impl InFlight {
         .min()
     }
 
-    /// Numbers are in order and within one round of the identifiers, so that an identifier means one number.
+    /// Numbers are in order and within one round of the identifiers, so that an identifier means
+    /// one number.
     fn number_of(&self, packet_id: PacketId) -> Option<u64> {
         let oldest = self.oldest()?;
         let first = u64::from(packet_id.get());

@@ -1,4 +1,5 @@
-//! The invariants between two inputs: every total agrees with the things it counts. Tests check them after each step.
+//! The invariants between two inputs: every total agrees with the things it counts. Tests check
+//! them after each step.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use super::session::Session;
 use super::{Engine, SessionKey};
 
 impl Engine {
-    /// Panics if a total is not what the things it counts say, or if a link between sessions and connections has one end only.
+    /// Panics if a total is not what the things it counts say, or if a link between sessions and
+    /// connections has one end only.
     pub fn check_invariants(&self) {
         for (key, session) in &self.sessions {
             self.check_session(key, session);

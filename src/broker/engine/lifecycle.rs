@@ -88,6 +88,7 @@ pub(super) enum End {
     Orderly,
     /// In any other way: the will is published.
     Lost,
-    /// A new connection of the same client takes the session: a delayed will is dropped, another is published.
+    /// A new connection of the same client takes the session: a delayed will is dropped, another is
+    /// published.
     TakenOver,
 }

@@ -24,9 +24,11 @@ pub struct BrokerLimits {
     pub max_connect: usize,
     /// Sessions, connected or not.
     pub max_sessions: usize,
-    /// Bytes one session may hold besides messages: names, subscriptions, will, topic aliases, unfinished QoS 2 messages.
+    /// Bytes one session may hold besides messages: names, subscriptions, will, topic aliases,
+    /// unfinished QoS 2 messages.
     pub max_session_bytes: usize,
-    /// The same for all sessions of one user, or of one address without a name: the bytes that they hold beyond a few kB each.
+    /// The same for all sessions of one user, or of one address without a name: the bytes that they
+    /// hold beyond a few kB each.
     pub max_user_bytes: usize,
     /// The same for all sessions.
     pub max_sessions_bytes: usize,
@@ -44,12 +46,13 @@ pub struct BrokerLimits {
     pub max_retained: usize,
     /// Bytes of all retained messages.
     pub max_retained_bytes: usize,
-    /// Unacknowledged QoS 1 and 2 messages in flight to one client; and from one MQTT 5 client, which is read more slowly
-    /// beyond it, and disconnected far beyond it.
+    /// Unacknowledged QoS 1 and 2 messages in flight to one client; and from one MQTT 5 client,
+    /// which is read more slowly beyond it, and disconnected far beyond it.
     pub receive_maximum: u16,
     /// Topic aliases of one MQTT 5 client, in each direction.
     pub topic_aliases: u16,
-    /// Bytes that may wait to be written to one connection before messages wait in the session's queue.
+    /// Bytes that may wait to be written to one connection before messages wait in the session's
+    /// queue.
     pub output_bytes: usize,
     /// Time from the opening of a connection to the end of its login.
     pub connect_within: Duration,
@@ -57,7 +60,8 @@ pub struct BrokerLimits {
     pub max_keep_alive: Option<Duration>,
     /// Longest time a session outlives its connection.
     pub max_session_expiry: Option<Duration>,
-    /// Wrong passwords for one user name from one address within a minute; then that user is refused there for a minute.
+    /// Wrong passwords for one user name from one address within a minute; then that user is
+    /// refused there for a minute.
     pub failed_logins: u32,
     /// Interval of the `$SYS` topics; zero for none.
     pub sys_every: Duration,

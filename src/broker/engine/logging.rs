@@ -110,7 +110,8 @@ impl Engine {
         self.outputs.push(Output::Notice(Box::new(notice)));
     }
 
-    /// Logs how many notices were left out where no other one followed them. To be called now and then.
+    /// Logs how many notices were left out where no other one followed them. To be called now and
+    /// then.
     pub fn settle_notices(&mut self, now: Instant) {
         for (kind, count) in self.notices.overdue(now) {
             self.outputs.push(Output::LeftOut {

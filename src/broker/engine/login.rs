@@ -1,10 +1,12 @@
-//! Authentication: by certificate, password or SCRAM before the session, and by SCRAM again within it.
+//! Authentication: by certificate, password or SCRAM before the session, and by SCRAM again within
+//! it.
 //!
 //! Invariants:
-//! * Nothing a client sends is done before its login is; packets that come early wait, and few of them are read.
+//! * Nothing a client sends is done before its login is; packets that come early wait, and few of
+//!   them are read.
 //! * No client learns whether a user exists.
-//! * Too many wrong passwords lock a pair of address and user name, not the address, which others may share; and no program of this
-//!   machine, where all share one.
+//! * Too many wrong passwords lock a pair of address and user name, not the address, which others
+//!   may share; and no program of this machine, where all share one.
 
 use std::time::Instant;
 
@@ -38,7 +40,8 @@ const NO_METHOD: Refusal = Refusal::new(
 );
 
 impl Engine {
-    /// A packet of a connection without a session: before CONNACK, a client may send CONNECT, AUTH and DISCONNECT [MQTT-3.1.2-30].
+    /// A packet of a connection without a session: before CONNACK, a client may send CONNECT, AUTH
+    /// and DISCONNECT [MQTT-3.1.2-30].
     pub(super) fn process_before_session(
         &mut self,
         id: ConnectionId,
@@ -65,7 +68,8 @@ impl Engine {
         }
     }
 
-    /// Begins the login that a CONNECT asks for: by the method it names, else by certificate or password.
+    /// Begins the login that a CONNECT asks for: by the method it names, else by certificate or
+    /// password.
     pub(super) fn authenticate(&mut self, id: ConnectionId, connect: Connect, now: Instant) {
         if let Some(method) = connect.properties.authentication_method.clone() {
             return self.begin_proof(id, connect, &method, now);
@@ -140,7 +144,8 @@ impl Engine {
             .is_some_and(|key| self.lockout.is_locked(&key, now))
     }
 
-    /// The key that wrong passwords are counted by; `None` without a user name, and for programs of this machine.
+    /// The key that wrong passwords are counted by; `None` without a user name, and for programs of
+    /// this machine.
     fn lock_key(&self, id: ConnectionId, name: Option<&ByteString>) -> Option<(Address, [u8; 8])> {
         let address = self.connections.get(&id)?.peer.address?.to_canonical();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.secret);
@@ -149,7 +154,8 @@ impl Engine {
         (!address.is_loopback()).then_some((address, name))
     }
 
-    /// A password was compared: the login succeeds, or fails. Packets that came early are processed in their order.
+    /// A password was compared: the login succeeds, or fails. Packets that came early are processed
+    /// in their order.
     pub(super) fn verified(&mut self, id: ConnectionId, is_right: bool, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -174,7 +180,8 @@ impl Engine {
         }
     }
 
-    /// Enhanced authentication begins: the challenge of the server goes out with AUTH [MQTT-4.12.0-2].
+    /// Enhanced authentication begins: the challenge of the server goes out with AUTH
+    /// [MQTT-4.12.0-2].
     fn begin_proof(
         &mut self,
         id: ConnectionId,
@@ -257,7 +264,8 @@ impl Engine {
         }
     }
 
-    /// AUTH in a session: only for clients that used a method in CONNECT, and with the same one [MQTT-4.12.1-1].
+    /// AUTH in a session: only for clients that used a method in CONNECT, and with the same one
+    /// [MQTT-4.12.1-1].
     pub(super) fn process_auth(&mut self, client: Client, packet: &Disconnect, now: Instant) {
         let id = client.connection;
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -326,7 +334,8 @@ fn authentication_data(properties: &Fields) -> Bytes {
     properties.authentication_data.clone().unwrap_or_default()
 }
 
-/// The data with which a client continues its login [MQTT-4.12.0-3]; `None` if AUTH says something else.
+/// The data with which a client continues its login [MQTT-4.12.0-3]; `None` if AUTH says something
+/// else.
 fn continued(auth: &Disconnect) -> Option<Bytes> {
     let is_same = auth.properties.authentication_method.as_deref() == Some(METHOD);
     let data = auth.properties.authentication_data.clone();

@@ -1,27 +1,34 @@
-//! The broker's state machine: sessions, subscriptions, retained messages, wills. Pure: inputs come with the time, outputs are
-//! returned; sockets, disks and clocks belong to its driver.
+//! The broker's state machine: sessions, subscriptions, retained messages, wills. Pure: inputs come
+//! with the time, outputs are returned; sockets, disks and clocks belong to its driver.
 //!
 //! Invariants:
 //! * A connection belongs to at most one session and a session has at most one connection.
 //! * Whatever a peer sends, the outcome concerns that peer's connection only.
-//! * State that must survive is recorded, a batch a turn. A packet that promises something waits until the batch with its promise is
-//!   durable, and so do the answers behind it: acknowledgements never overtake each other, nor do messages.
-//! * A PUBLISH at QoS 1 or 2 for a tap is acknowledged only after the tap has stored it; acknowledgements leave in the order of their
-//!   PUBLISH packets [MQTT-4.6.0-2].
-//! * A connection is given PUBLISH packets while fewer than [`BrokerLimits::output_bytes`] bytes wait to be written; the rest waits
-//!   in the session's bounded queue.
+//! * State that must survive is recorded, a batch a turn. A packet that promises something waits
+//!   until the batch with its promise is durable, and so do the answers behind it: acknowledgements
+//!   never overtake each other, nor do messages.
+//! * A PUBLISH at QoS 1 or 2 for a tap is acknowledged only after the tap has stored it;
+//!   acknowledgements leave in the order of their PUBLISH packets [MQTT-4.6.0-2].
+//! * A connection is given PUBLISH packets while fewer than [`BrokerLimits::output_bytes`] bytes
+//!   wait to be written; the rest waits in the session's bounded queue.
 //!
 //! One file per concern, and a function named `process_...` for each packet:
-//! * inputs and outputs: `events`, `send` (packets to clients), `output` (bytes), `logging`, `note` and `notice` (the log), `sys`
-//! * connections: `connection`, `lifecycle` (their stages), `connect`, `login`, `disconnect`, `refusal`
-//! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and taps while it runs)
-//! * messages from clients: `publish`, `authorize`, `aliases`, `accept`, `acknowledge` and `owed` (acknowledgements), `forward` and
-//!   `taps`
-//! * subscriptions: `subscribe`, `filters` (of a session), `subscriptions` and `tree` (of all), `shared` (members of a shared one)
-//! * messages to clients: `deliver`, `delivery`, `fanout` (one message, written for many), `pump`, `queue` and `in_flight` (of a
-//!   session), `fullest` (the fullest queue)
-//! * retained messages: `retained`, `seek` (filters in sorted topics), `replays` and `replay_turns` (on their way to new subscriptions)
-//! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to go)
+//! * inputs and outputs: `events`, `send` (packets to clients), `output` (bytes), `logging`, `note`
+//!   and `notice` (the log), `sys`
+//! * connections: `connection`, `lifecycle` (their stages), `connect`, `login`, `disconnect`,
+//!   `refusal`
+//! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and taps while it
+//!   runs)
+//! * messages from clients: `publish`, `authorize`, `aliases`, `accept`, `acknowledge` and `owed`
+//!   (acknowledgements), `forward` and `taps`
+//! * subscriptions: `subscribe`, `filters` (of a session), `subscriptions` and `tree` (of all),
+//!   `shared` (members of a shared one)
+//! * messages to clients: `deliver`, `delivery`, `fanout` (one message, written for many), `pump`,
+//!   `queue` and `in_flight` (of a session), `fullest` (the fullest queue)
+//! * retained messages: `retained`, `seek` (filters in sorted topics), `replays` and `replay_turns`
+//!   (on their way to new subscriptions)
+//! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to
+//!   go)
 //! * durable state: `record`, `read_record`, `restore`, `restored_messages`, `checkpoint`
 //! * `invariants` (for tests), `numbers` (a hash)
 
@@ -142,7 +149,8 @@ pub struct Setup {
     pub taps: Vec<Tap>,
     /// Users and their permissions.
     pub access: Arc<Access>,
-    /// Topics on which instruments are written to: never retained, and only for those whose permission names them.
+    /// Topics on which instruments are written to: never retained, and only for those whose
+    /// permission names them.
     pub guarded: HashSet<TopicName>,
     /// Makes generated client identifiers and nonces unpredictable; must differ from run to run.
     pub secret: [u8; 32],
@@ -345,7 +353,8 @@ impl Engine {
         None
     }
 
-    /// The records since the last call, to be made durable and answered with [`Input::Durable`]; `None` if there are none.
+    /// The records since the last call, to be made durable and answered with [`Input::Durable`];
+    /// `None` if there are none.
     pub fn take_records(&mut self) -> Option<(Lsn, Bytes)> {
         self.records.take()
     }

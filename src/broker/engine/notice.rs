@@ -1,8 +1,10 @@
-//! Warnings for the operator: messages that were not used as their sender meant, acknowledgements of the wrong kind.
+//! Warnings for the operator: messages that were not used as their sender meant, acknowledgements
+//! of the wrong kind.
 //!
 //! Invariants:
-//! * Whatever peers do, and whatever they call themselves, [`MOST`] notices of a kind about a network leave at once and as many in
-//!   [`SPAN`]; the rest is counted, and logged with the next one or, when none comes, by [`super::Engine::settle_notices`].
+//! * Whatever peers do, and whatever they call themselves, [`MOST`] notices of a kind about a
+//!   network leave at once and as many in [`SPAN`]; the rest is counted, and logged with the next
+//!   one or, when none comes, by [`super::Engine::settle_notices`].
 
 use std::time::{Duration, Instant};
 
@@ -23,13 +25,15 @@ pub enum NoticeKind {
     RefusedMessage,
     /// A will was refused when it was to be published.
     RefusedWill,
-    /// A command to an instrument came with the retain flag: it is carried out, or rejected, and not retained.
+    /// A command to an instrument came with the retain flag: it is carried out, or rejected, and
+    /// not retained.
     RetainedCommand,
     /// A message went to its subscribers, and there was no room to retain it.
     NotRetained,
     /// The queue of a client is full: a message for it is dropped.
     FullQueue,
-    /// Retained messages for a new subscription wait until there is memory for how far they have come.
+    /// Retained messages for a new subscription wait until there is memory for how far they have
+    /// come.
     ReplayWaits,
     /// An acknowledgement of another kind than its message asks for.
     WrongAcknowledgement,

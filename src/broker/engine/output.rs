@@ -1,4 +1,5 @@
-//! Bytes on their way to one socket, in order. Small packets are put together, large payloads are shared and never copied.
+//! Bytes on their way to one socket, in order. Small packets are put together, large payloads are
+//! shared and never copied.
 
 use std::collections::VecDeque;
 

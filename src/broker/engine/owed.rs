@@ -1,6 +1,8 @@
-//! The acknowledgements that one connection is owed, in the order of its PUBLISH packets [MQTT-4.6.0-2].
+//! The acknowledgements that one connection is owed, in the order of its PUBLISH packets
+//! [MQTT-4.6.0-2].
 //!
-//! Invariant: `waiting` has the place of each acknowledgement that waits for a tap, by its ticket; no two wait for the same one.
+//! Invariant: `waiting` has the place of each acknowledgement that waits for a tap, by its ticket;
+//! no two wait for the same one.
 
 use std::collections::VecDeque;
 

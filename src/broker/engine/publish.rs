@@ -1,5 +1,5 @@
-//! PUBLISH from clients, in the order of the standard [MQTT 5.0, 3.3.4 and 4.3]: resolve the topic, keep to the window, authorize,
-//! deliver, decide the acknowledgement.
+//! PUBLISH from clients, in the order of the standard [MQTT 5.0, 3.3.4 and 4.3]: resolve the topic,
+//! keep to the window, authorize, deliver, decide the acknowledgement.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,8 @@ pub(super) struct AckDecision {
     pub(super) after: Lsn,
     /// For a person, if it is a refusal.
     pub(super) why: &'static str,
-    /// The first PUBLISH with this identifier came on the same connection, and its acknowledgement still waits for a tap.
+    /// The first PUBLISH with this identifier came on the same connection, and its acknowledgement
+    /// still waits for a tap.
     pub(super) is_owed_already: bool,
 }
 
@@ -135,8 +136,8 @@ impl Engine {
         Ok(topic)
     }
 
-    /// Accepts a QoS 1 or 2 message, and decides its acknowledgement. A repeated QoS 2 message is not accepted twice
-    /// [MQTT-4.3.3-10].
+    /// Accepts a QoS 1 or 2 message, and decides its acknowledgement. A repeated QoS 2 message is
+    /// not accepted twice [MQTT-4.3.3-10].
     fn decide_ack(
         &mut self,
         received: ReceivedPublish,
@@ -180,7 +181,8 @@ impl Engine {
             .get_mut(&received.packet_id)
     }
 
-    /// The QoS 2 message that this one repeats, as it was; from now on it belongs to this connection.
+    /// The QoS 2 message that this one repeats, as it was; from now on it belongs to this
+    /// connection.
     fn note_repetition(&mut self, received: ReceivedPublish) -> Option<Incoming> {
         let known = self.incoming_mut(received).filter(|_| received.is_qos_2)?;
         let first = *known;
@@ -233,7 +235,8 @@ impl Engine {
         AckDecision::after_taps(ticket, ReasonCode::SUCCESS, after)
     }
 
-    /// True if a PUBLISH adds to the messages in flight from this connection: not a repetition of one that is.
+    /// True if a PUBLISH adds to the messages in flight from this connection: not a repetition of
+    /// one that is.
     fn is_new_in_window(&self, received: ReceivedPublish) -> bool {
         let known = self
             .sessions
@@ -243,8 +246,9 @@ impl Engine {
             || known.is_none_or(|incoming| incoming.connection != received.client.connection)
     }
 
-    /// CONNACK names the Receive Maximum to MQTT 5 clients; older ones cannot know it. Many do not keep to it, and are
-    /// read more slowly ([`Engine::pace`]); only a client that goes far beyond it is disconnected.
+    /// CONNACK names the Receive Maximum to MQTT 5 clients; older ones cannot know it. Many do not
+    /// keep to it, and are read more slowly ([`Engine::pace`]); only a client that goes far beyond
+    /// it is disconnected.
     fn exceeds_receive_maximum(&self, id: ConnectionId) -> bool {
         let connection = self
             .connections
@@ -255,7 +259,8 @@ impl Engine {
         })
     }
 
-    /// Accepts a message of a client. The ticket is there if its acknowledgement must wait for a tap.
+    /// Accepts a message of a client. The ticket is there if its acknowledgement must wait for a
+    /// tap.
     fn accept_from(
         &mut self,
         session: SessionKey,
@@ -286,7 +291,8 @@ impl Engine {
     }
 }
 
-/// The acknowledgement of a repetition; `None` if some taps may not have the first message, and are to get this one.
+/// The acknowledgement of a repetition; `None` if some taps may not have the first message, and are
+/// to get this one.
 fn repeated_ack(first: Incoming, connection: ConnectionId, newest: Lsn) -> Option<AckDecision> {
     match first.state {
         IncomingState::Held(ticket) => Some(AckDecision {

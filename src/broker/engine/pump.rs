@@ -1,4 +1,5 @@
-//! Messages that wait, to clients that can take more: what is in flight is sent again first, then the queue.
+//! Messages that wait, to clients that can take more: what is in flight is sent again first, then
+//! the queue.
 
 use std::time::Instant;
 
@@ -10,8 +11,9 @@ use super::{Client, ConnectionId, Engine, SessionKey};
 use crate::mqtt::{Ack, Packet, QoS, ReasonCode};
 
 impl Engine {
-    /// Sends to a session as much as its connection and its window allow: first the messages in flight that were not written on this
-    /// connection, in order [MQTT-4.4.0-1], then those that wait.
+    /// Sends to a session as much as its connection and its window allow: first the messages in
+    /// flight that were not written on this connection, in order [MQTT-4.4.0-1], then those that
+    /// wait.
     pub(super) fn pump(&mut self, key: SessionKey, now: Instant) {
         let mut last = 0;
         while let Some(number) = self.send_next(key, now) {
@@ -60,7 +62,8 @@ impl Engine {
         self.send_queued(client, delivery, now)
     }
 
-    /// Writes a message that waited, unless it has expired, may not be read any more, or is too large for the client.
+    /// Writes a message that waited, unless it has expired, may not be read any more, or is too
+    /// large for the client.
     fn send_queued(&mut self, client: Client, delivery: Delivery, now: Instant) -> Option<u64> {
         let session = self.sessions.get(client.session)?;
         let is_recorded = session.is_kept() && delivery.number > 0;
@@ -91,7 +94,8 @@ impl Engine {
         Some(number)
     }
 
-    /// Writes the next message in flight that was not written on this connection, as a repetition [MQTT-3.3.1-1].
+    /// Writes the next message in flight that was not written on this connection, as a repetition
+    /// [MQTT-3.3.1-1].
     fn send_again(&mut self, client: Client, now: Instant) -> Option<u64> {
         let barrier = self.barrier(0);
         let session = self.sessions.get_mut(client.session)?;
@@ -122,7 +126,8 @@ impl Engine {
         self.mark_dirty(id);
     }
 
-    /// After a reconnect everything in flight is sent again: each PUBREL at once [MQTT-3.3.4-10], each PUBLISH as the window allows.
+    /// After a reconnect everything in flight is sent again: each PUBREL at once [MQTT-3.3.4-10],
+    /// each PUBLISH as the window allows.
     pub(super) fn resume(&mut self, key: SessionKey, now: Instant) {
         let newest = self.next_message;
         let Some(session) = self.sessions.get_mut(key) else {
@@ -156,8 +161,8 @@ impl Engine {
         }
     }
 
-    /// A session is gone: what another member of a shared subscription can take goes there. A QoS 2 message that was sent must not
-    /// [MQTT-4.8.2-5].
+    /// A session is gone: what another member of a shared subscription can take goes there. A QoS 2
+    /// message that was sent must not [MQTT-4.8.2-5].
     pub(super) fn redistribute(&mut self, session: &mut Session, now: Instant) {
         let sent = session
             .in_flight

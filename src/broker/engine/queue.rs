@@ -1,7 +1,8 @@
 //! The deliveries that wait for one session, together with their totals.
 //!
-//! Invariants: `held_bytes` is what all deliveries take, `counted_bytes` the same without the `replays` retained messages among them,
-//! which are at most [`MOST_WAITING`]; nothing expires before `first_expiry`. A queue that is empty holds no memory worth speaking of.
+//! Invariants: `held_bytes` is what all deliveries take, `counted_bytes` the same without the
+//! `replays` retained messages among them, which are at most [`MOST_WAITING`]; nothing expires
+//! before `first_expiry`. A queue that is empty holds no memory worth speaking of.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -75,8 +76,8 @@ impl SessionQueue {
         self.held_bytes - self.counted_bytes
     }
 
-    /// Lets a retained message wait; false if as many wait as may. They have a bound of their own: a subscriber counts on getting all
-    /// of them, and they must not push out what is new.
+    /// Lets a retained message wait; false if as many wait as may. They have a bound of their own:
+    /// a subscriber counts on getting all of them, and they must not push out what is new.
     pub(super) fn enqueue_replay(&mut self, delivery: Delivery) -> bool {
         debug_assert!(
             delivery.is_replay,
@@ -89,7 +90,8 @@ impl SessionQueue {
         fits
     }
 
-    /// Lets a new message wait; false if there is no room for it. What had to go for it is added to `dropped`.
+    /// Lets a new message wait; false if there is no room for it. What had to go for it is added to
+    /// `dropped`.
     pub(super) fn enqueue(
         &mut self,
         delivery: Delivery,
@@ -191,7 +193,8 @@ impl SessionQueue {
         self.take_out(0)
     }
 
-    /// The oldest that is no replay: those do not count. They are few, so it is not far from the front.
+    /// The oldest that is no replay: those do not count. They are few, so it is not far from the
+    /// front.
     fn dequeue_counted(&mut self) -> Option<Delivery> {
         let place = self
             .deliveries

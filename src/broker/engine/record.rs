@@ -6,8 +6,8 @@
 //! message  = flags | origin | topic | payload | properties | deadline
 //! ```
 //!
-//! Invariants: a batch is applied whole or not at all; a record of a session that is not known any more changes nothing. `read_record`
-//! reads what is written here.
+//! Invariants: a batch is applied whole or not at all; a record of a session that is not known any
+//! more changes nothing. `read_record` reads what is written here.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -70,7 +70,8 @@ impl Deadline {
         }
     }
 
-    /// The moment after a restart. Without a clock that was set, both when it was written and now, no time has passed.
+    /// The moment after a restart. Without a clock that was set, both when it was written and now,
+    /// no time has passed.
     pub(super) fn from(self, clock: Clock) -> Instant {
         let Clock { now, unix_ms } = clock;
         let written_ms = self

@@ -3,7 +3,8 @@
 use super::budget::Over;
 use crate::mqtt::ReasonCode;
 
-/// Why something is refused. MQTT 5 clients get both; older ones see their connection end, or nothing.
+/// Why something is refused. MQTT 5 clients get both; older ones see their connection end, or
+/// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: ReasonCode,

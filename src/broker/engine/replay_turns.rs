@@ -1,10 +1,13 @@
-//! Sends retained messages to new subscriptions, a bounded piece a turn, the sessions one after the other.
+//! Sends retained messages to new subscriptions, a bounded piece a turn, the sessions one after the
+//! other.
 //!
 //! Invariants:
-//! * At most [`MOST_WAITING`] retained messages wait for a session, and more are fetched only while there is room for them in the
-//!   queues of all. Where there is none, the session that holds most gives room for one at a time.
-//! * A session gets its turn when its client has read or acknowledged something and few messages wait for it (`is_due`); one that waits
-//!   for room in the queues of all is among the starved, one whose place has no room in the budget among the unplaced.
+//! * At most [`MOST_WAITING`] retained messages wait for a session, and more are fetched only while
+//!   there is room for them in the queues of all. Where there is none, the session that holds most
+//!   gives room for one at a time.
+//! * A session gets its turn when its client has read or acknowledged something and few messages
+//!   wait for it (`is_due`); one that waits for room in the queues of all is among the starved, one
+//!   whose place has no room in the budget among the unplaced.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -148,8 +151,8 @@ impl Engine {
         }
     }
 
-    /// Fetches retained messages for a session until it has no room or `piece` topics were looked at: how many, and whether there is
-    /// nothing more to do for now.
+    /// Fetches retained messages for a session until it has no room or `piece` topics were looked
+    /// at: how many, and whether there is nothing more to do for now.
     fn advance(&mut self, key: SessionKey, piece: usize, now: Instant) -> (usize, bool) {
         let mut seen = 0;
         while seen < piece {
@@ -172,7 +175,8 @@ impl Engine {
         (seen, false)
     }
 
-    /// The next retained messages for the first replay of a session, among at most `piece` topics; `None` if there is no room for any.
+    /// The next retained messages for the first replay of a session, among at most `piece` topics;
+    /// `None` if there is no room for any.
     fn find_retained(
         &mut self,
         key: SessionKey,
@@ -312,8 +316,8 @@ impl Engine {
         }
     }
 
-    /// Notes how far the first replay of a session is: everything up to `last` was looked at, and there may be more; of what is to come,
-    /// everything up to `fetched` was queued.
+    /// Notes how far the first replay of a session is: everything up to `last` was looked at, and
+    /// there may be more; of what is to come, everything up to `fetched` was queued.
     fn proceed(
         &mut self,
         key: SessionKey,
@@ -351,8 +355,8 @@ impl Engine {
         self.refund(key, BudgetPart::Replays, bytes);
     }
 
-    /// The first replay of a session has fetched everything. It is over when nothing of it waits at QoS 0: that is lost with the
-    /// connection, and fetched again.
+    /// The first replay of a session has fetched everything. It is over when nothing of it waits at
+    /// QoS 0: that is lost with the connection, and fetched again.
     fn fetched_all(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.replays.set_fetched();
@@ -384,7 +388,8 @@ impl Engine {
         true
     }
 
-    /// The connection of a session is gone, and so is what waited at QoS 0: its replay goes back to before the first of these.
+    /// The connection of a session is gone, and so is what waited at QoS 0: its replay goes back to
+    /// before the first of these.
     pub(super) fn rewind_replay(&mut self, key: SessionKey, lost: &[Delivery]) {
         let Some(session) = self
             .sessions

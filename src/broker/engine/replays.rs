@@ -1,18 +1,22 @@
-//! Retained messages on their way to the new subscriptions of one session: how far each replay is. `replay_turns` fetches them.
+//! Retained messages on their way to the new subscriptions of one session: how far each replay is.
+//! `replay_turns` fetches them.
 //!
-//! A subscription gets everything that was retained when it began, in the order of the topics, and its client may take its time to read
-//! it. So only a few of these messages wait in the queue of a session; the topic that was reached is kept, and more are fetched when the
-//! client has read some, also after it was away. The place survives a restart of the broker: what a client received as a new message
-//! before the restart may then come as a retained one as well.
+//! A subscription gets everything that was retained when it began, in the order of the topics, and
+//! its client may take its time to read it. So only a few of these messages wait in the queue of a
+//! session; the topic that was reached is kept, and more are fetched when the client has read some,
+//! also after it was away. The place survives a restart of the broker: what a client received as a
+//! new message before the restart may then come as a retained one as well.
 //!
 //! Invariants:
-//! * A session has each filter in its list once, and only filters it is subscribed to. The first one is worked on, until nothing of it
-//!   waits; `bytes` is what the places in the list take beyond [`FREE_PLACE`] each.
-//! * What is kept in place of a retained message after the subscription began is not replayed: it comes as a new message. At QoS 0 that
-//!   holds for what came since the client connected, because nothing at QoS 0 is kept for a client that is away. A new message that is
-//!   dropped for want of room is replayed in its place: a message that comes twice is better than one that never comes.
-//! * A replay ends when everything was fetched, and never for want of memory: one whose place is too long for the budget of sessions
-//!   waits where it is until another session gives memory back.
+//! * A session has each filter in its list once, and only filters it is subscribed to. The first
+//!   one is worked on, until nothing of it waits; `bytes` is what the places in the list take
+//!   beyond [`FREE_PLACE`] each.
+//! * What is kept in place of a retained message after the subscription began is not replayed: it
+//!   comes as a new message. At QoS 0 that holds for what came since the client connected, because
+//!   nothing at QoS 0 is kept for a client that is away. A new message that is dropped for want of
+//!   room is replayed in its place: a message that comes twice is better than one that never comes.
+//! * A replay ends when everything was fetched, and never for want of memory: one whose place is
+//!   too long for the budget of sessions waits where it is until another session gives memory back.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -21,7 +25,8 @@ use crate::mqtt::{QoS, TopicFilter, TopicName};
 
 /// Bytes that a place takes besides its topic, about.
 const PLACE_OVERHEAD: usize = 64;
-/// Bytes of a place that every session has, whatever others hold: enough for a topic of [`FREE_TOPIC`] bytes.
+/// Bytes of a place that every session has, whatever others hold: enough for a topic of
+/// [`FREE_TOPIC`] bytes.
 const FREE_PLACE: usize = PLACE_OVERHEAD + FREE_TOPIC;
 const FREE_TOPIC: usize = 256;
 
@@ -115,7 +120,8 @@ impl Replays {
         }
     }
 
-    /// The first of the lost messages that the first replay has passed: it must go back to before this topic.
+    /// The first of the lost messages that the first replay has passed: it must go back to before
+    /// this topic.
     pub(super) fn go_back(&mut self, lost: &[Delivery]) -> Option<TopicName> {
         let replay = self.list.front_mut()?;
         let was_passed = |topic: &&TopicName| {
@@ -185,7 +191,8 @@ impl Replays {
             .for_each(|replay| replay.newest = newest);
     }
 
-    /// A new message is dropped: what is retained up to `newest` is replayed, also where it is newer than the subscription.
+    /// A new message is dropped: what is retained up to `newest` is replayed, also where it is
+    /// newer than the subscription.
     pub(super) fn missed(&mut self, newest: u64) {
         self.newest_missed = newest;
     }
@@ -217,7 +224,8 @@ impl Replays {
         self.remove(filter);
     }
 
-    /// True if this retained message is older than the subscription, or than the connection if the client gets it at QoS 0.
+    /// True if this retained message is older than the subscription, or than the connection if the
+    /// client gets it at QoS 0.
     pub(super) fn includes(&self, message: &SharedMessage, qos: QoS) -> bool {
         let newest = self
             .list

@@ -1,9 +1,10 @@
 //! From records back to an engine, at the start.
 //!
 //! Invariants:
-//! * A record of a session that is not known changes nothing; damage ends a batch and is reported, and the records before it count.
-//! * What is restored is within the limits, whatever the journal holds: the rest is left out, and counted. So is what is kept while
-//!   reading: content whose deliveries are all done goes.
+//! * A record of a session that is not known changes nothing; damage ends a batch and is reported,
+//!   and the records before it count.
+//! * What is restored is within the limits, whatever the journal holds: the rest is left out, and
+//!   counted. So is what is kept while reading: content whose deliveries are all done goes.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -81,7 +82,8 @@ impl Restore {
         }
     }
 
-    /// Takes the batches one after the other; false if one is damaged: what follows the damage in it is lost.
+    /// Takes the batches one after the other; false if one is damaged: what follows the damage in
+    /// it is lost.
     #[must_use]
     pub fn batch(&mut self, mut bytes: Bytes) -> bool {
         while !bytes.is_empty() {
@@ -177,7 +179,8 @@ impl Restore {
         self.engine.note_absence(key);
     }
 
-    /// The session of a record, made if needed; `None` if there is no room for one that holds `names` bytes.
+    /// The session of a record, made if needed; `None` if there is no room for one that holds
+    /// `names` bytes.
     fn place_for(&mut self, record: &SessionRecord, names: usize) -> Option<SessionKey> {
         let engine = &mut self.engine;
         let known = match self.sessions.entry(record.number) {
@@ -301,7 +304,8 @@ impl Restore {
         }
     }
 
-    /// A QoS 2 message that some taps may not have (`held`): no record says which, so a repetition goes to all.
+    /// A QoS 2 message that some taps may not have (`held`): no record says which, so a repetition
+    /// goes to all.
     fn received(&mut self, number: u64, packet_id: PacketId, held: bool) {
         let state = if held {
             IncomingState::Refused { taps: u64::MAX }
@@ -435,8 +439,8 @@ impl Restore {
         }
     }
 
-    /// The engine as it was as far as the limits allow, with every client gone, and what is left out. Sessions that end with their
-    /// connection end now, timers continue.
+    /// The engine as it was as far as the limits allow, with every client gone, and what is left
+    /// out. Sessions that end with their connection end now, timers continue.
     pub fn finish(mut self) -> (Engine, LeftOut) {
         let now = self.clock.now;
         self.messages = MessageContents::default();
@@ -464,7 +468,8 @@ impl Restore {
 }
 
 impl Engine {
-    /// Puts a delivery back where it was, within the same limits as a new one; false if there is no room for it.
+    /// Puts a delivery back where it was, within the same limits as a new one; false if there is no
+    /// room for it.
     fn put_back(&mut self, key: SessionKey, restored: RestoredDelivery, now: Instant) -> bool {
         let RestoredDelivery {
             delivery,

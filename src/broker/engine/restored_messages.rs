@@ -10,8 +10,8 @@ use crate::message::Message;
 /// Bytes of messages that may be kept although all known deliveries are done.
 const MOST_SPARE: usize = 4 << 20;
 
-/// Content of messages, by their numbers. A checkpoint may say later that a message has more deliveries than those that are done: it is
-/// kept for a while.
+/// Content of messages, by their numbers. A checkpoint may say later that a message has more
+/// deliveries than those that are done: it is kept for a while.
 ///
 /// Invariant: `spare_bytes` is what the messages in `spare` weigh.
 #[derive(Debug, Default)]

@@ -1,8 +1,9 @@
 //! The retained message of each topic.
 //!
-//! Invariants: `weight` is the sum of the weights in `by_topic`; `expiries` names those of `by_topic` that expire, and when; `states` of
-//! them are states of bridge connections that clients have published, of which there are few. A publish costs the logarithm of what is
-//! retained, a subscription the steps of [`Seek`].
+//! Invariants: `weight` is the sum of the weights in `by_topic`; `expiries` names those of
+//! `by_topic` that expire, and when; `states` of them are states of bridge connections that clients
+//! have published, of which there are few. A publish costs the logarithm of what is retained, a
+//! subscription the steps of [`Seek`].
 
 use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,8 @@ use super::seek::{Fit, Seek};
 use crate::message::{Message, Origin};
 use crate::mqtt::{TopicFilter, TopicName};
 
-/// States of bridge connections that clients may have retained: they cannot take the room of other messages.
+/// States of bridge connections that clients may have retained: they cannot take the room of other
+/// messages.
 const MOST_STATES: usize = 1000;
 /// Of all messages that may be retained, this part may be such states.
 const STATES_PART: usize = 10;
@@ -71,8 +73,9 @@ impl Retained {
         self.weight
     }
 
-    /// Replaces the retained message of its topic; an empty payload removes it [MQTT-3.3.1-6]. False if there is no room: then the old
-    /// one, which is not the last one any more, is gone too.
+    /// Replaces the retained message of its topic; an empty payload removes it [MQTT-3.3.1-6].
+    /// False if there is no room: then the old one, which is not the last one any more, is gone
+    /// too.
     pub(super) fn keep(
         &mut self,
         message: &Message,
@@ -123,7 +126,8 @@ impl Retained {
             && self.weight + message.weight() <= self.max_bytes
     }
 
-    /// False if a topic is for the state of a bridge connection that has no place among those of clients.
+    /// False if a topic is for the state of a bridge connection that has no place among those of
+    /// clients.
     pub(super) fn has_room_for_state(&self, topic: &TopicName) -> bool {
         let has_place = || self.by_topic.get(topic).is_some_and(|kept| is_state(kept));
         bridge_of(topic).is_none()
@@ -155,8 +159,9 @@ impl Retained {
             .map(|(topic, _)| topic)
     }
 
-    /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and at
-    /// most as many as `bounds` say. The last topic that was looked at is returned if there may be more.
+    /// The next retained messages a filter matches, in the order of their topics: those after
+    /// `after`, if that is said, and at most as many as `bounds` say. The last topic that was
+    /// looked at is returned if there may be more.
     pub(super) fn matching(
         &self,
         filter: &TopicFilter,
@@ -251,7 +256,8 @@ fn literal_part(filter: &str) -> &str {
     wildcard.and_then(|at| filter.get(..at)).unwrap_or(filter)
 }
 
-/// True for the state of a bridge connection that a client has published; the gateway has states of its own.
+/// True for the state of a bridge connection that a client has published; the gateway has states of
+/// its own.
 fn is_state(message: &Message) -> bool {
     message.origin == Origin::Client && bridge_of(&message.topic).is_some()
 }

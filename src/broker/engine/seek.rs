@@ -1,10 +1,12 @@
 //! Finds the topics that match a filter in a list sorted by their bytes. Pure.
 //!
-//! A walk over the list costs a step for each topic; a filter that begins with a wildcard would walk over all of them. [`Seek`] names
-//! the smallest topic that can still match, so that a walk skips whole branches: `+/pump/flow` costs two steps for each first level,
-//! however many topics lie below it.
+//! A walk over the list costs a step for each topic; a filter that begins with a wildcard would
+//! walk over all of them. [`Seek`] names the smallest topic that can still match, so that a walk
+//! skips whole branches: `+/pump/flow` costs two steps for each first level, however many topics
+//! lie below it.
 //!
-//! Invariant: no topic between the one that was looked at and the one that is named matches the filter.
+//! Invariant: no topic between the one that was looked at and the one that is named matches the
+//! filter.
 
 use crate::mqtt::TopicFilter;
 
@@ -100,7 +102,8 @@ impl<'a> Seek<'a> {
         }
     }
 
-    /// The level of the filter at `place`, which begins at `begin` of the topic, is another one there.
+    /// The level of the filter at `place`, which begins at `begin` of the topic, is another one
+    /// there.
     fn differs(&mut self, topic: &str, begin: usize, place: usize, plus: Option<usize>) -> Fit {
         let (Some(before), Some(found)) = (topic.get(..begin), topic.get(begin..)) else {
             return Fit::End;

@@ -15,7 +15,8 @@ impl Engine {
         }
     }
 
-    /// Writes a packet when the batch `after` is durable; 0 is at once. False if it is more than the client takes.
+    /// Writes a packet when the batch `after` is durable; 0 is at once. False if it is more than
+    /// the client takes.
     pub(super) fn send(&mut self, id: ConnectionId, packet: &Packet, after: Lsn) -> bool {
         let barrier = self.barrier(after);
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -28,7 +29,8 @@ impl Engine {
                 self.mark_dirty(id);
                 true
             }
-            // Not even without everything optional it is as small as the client wants [MQTT-3.1.2-24].
+            // Not even without everything optional it is as small as the client wants
+            // [MQTT-3.1.2-24].
             None => {
                 self.traffic.dropped += 1;
                 false

@@ -21,7 +21,8 @@ use crate::log::Source;
 use crate::message::{Message, Publisher};
 use crate::mqtt::{PacketId, TopicFilter};
 
-/// Bytes of a session besides its names, about: itself, its places among the sessions, the client identifiers and the timers.
+/// Bytes of a session besides its names, about: itself, its places among the sessions, the client
+/// identifiers and the timers.
 const SESSION_OVERHEAD: usize = size_of::<Session>() + 300;
 /// Bytes of an identifier of a QoS 2 message, at most.
 pub(super) const RECEIVED: usize = 96;
@@ -67,7 +68,8 @@ impl PendingWill {
     }
 }
 
-/// Bytes a session takes by itself, about: with its names, and with rights that no other session has.
+/// Bytes a session takes by itself, about: with its names, and with rights that no other session
+/// has.
 pub(super) fn names_weight(
     client_id: &ByteString,
     user: Option<&ByteString>,
@@ -216,8 +218,8 @@ impl Session {
         self.queue.held_bytes() + self.in_flight.held_bytes()
     }
 
-    /// Gives up the oldest message that waits; if none does, the oldest in flight that the client has not received: a client that
-    /// acknowledges nothing holds the most.
+    /// Gives up the oldest message that waits; if none does, the oldest in flight that the client
+    /// has not received: a client that acknowledges nothing holds the most.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
         self.queue
             .dequeue()

@@ -1,4 +1,5 @@
-//! The life of a session: taken up by a CONNECT, kept while its client is away, ended by its expiry, by a command, or to make room.
+//! The life of a session: taken up by a CONNECT, kept while its client is away, ended by its
+//! expiry, by a command, or to make room.
 
 use std::time::Instant;
 
@@ -16,8 +17,8 @@ use super::{Engine, Lsn, Output, SessionKey, Timer};
 use crate::mqtt::ReasonCode;
 
 impl Engine {
-    /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed and is kept. A named user does not
-    /// get what a client without a name has left.
+    /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed
+    /// and is kept. A named user does not get what a client without a name has left.
     pub(super) fn take_session(
         &mut self,
         requested: &RequestedSession,
@@ -39,7 +40,8 @@ impl Engine {
         (key, false)
     }
 
-    /// Ends the other connection of a session, and the session too if it is not wanted [MQTT-3.1.2-4]. True if it is kept.
+    /// Ends the other connection of a session, and the session too if it is not wanted
+    /// [MQTT-3.1.2-4]. True if it is kept.
     fn take_over(&mut self, key: SessionKey, requested: &RequestedSession, now: Instant) -> bool {
         let session = self.sessions.get(key);
         let is_foreign = session.is_some_and(|session| session.user != requested.user);
@@ -71,8 +73,8 @@ impl Engine {
         true
     }
 
-    /// A session belongs to its user; one of a client without a name belongs to the next one that comes, and one whose client
-    /// identifier is reserved for others by a rule belongs to those.
+    /// A session belongs to its user; one of a client without a name belongs to the next one that
+    /// comes, and one whose client identifier is reserved for others by a rule belongs to those.
     pub(super) fn belongs_to_another(
         &self,
         client_id: &ByteString,
@@ -88,8 +90,9 @@ impl Engine {
         owner.is_some_and(|owner| Some(owner) != user) && !is_squatted()
     }
 
-    /// Room for one more session: the one whose client has been away for longest goes, if that is long, or if one other user (or
-    /// address) has more than half of all sessions and this is one of them. False if there is none.
+    /// Room for one more session: the one whose client has been away for longest goes, if that is
+    /// long, or if one other user (or address) has more than half of all sessions and this is one
+    /// of them. False if there is none.
     pub(super) fn make_room(&mut self, owner: &Owner, now: Instant) -> bool {
         if self.sessions.len() < self.limits.max_sessions {
             return true;
@@ -107,8 +110,8 @@ impl Engine {
         true
     }
 
-    /// Records a session if it must survive the broker; takes it out of the records if it must not any more. Returns the batch that
-    /// says so.
+    /// Records a session if it must survive the broker; takes it out of the records if it must not
+    /// any more. Returns the batch that says so.
     pub(super) fn record_session(&mut self, key: SessionKey, ends: Option<Instant>) -> Lsn {
         let clock = self.records.clock();
         let Some(session) = self.sessions.get_mut(key) else {
@@ -128,7 +131,8 @@ impl Engine {
         }
     }
 
-    /// Ends the session of a client identifier for good, and its connection. False if there is none.
+    /// Ends the session of a client identifier for good, and its connection. False if there is
+    /// none.
     pub fn end_session(&mut self, client_id: &str, now: Instant) -> bool {
         let Some(key) = self.by_client.get(client_id).copied() else {
             return false;

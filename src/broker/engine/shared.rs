@@ -1,11 +1,13 @@
 //! A shared subscription: which of its members gets a message [MQTT 5.0, 4.8.2]. Pure.
 //!
 //! Invariants:
-//! * Each member is in one of the three lists, and every member that is connected is in `connected`. One whose connection ended stays
-//!   there until a choice meets it, so that the end of a connection costs nothing.
-//! * The members of a [`MemberClass`] may read the same topics of the subscription. A choice asks one member of a class that may not read the
-//!   topic, and weighs at most [`PROBES`] members of the others, however many there are. Up to that number it is the member with the
-//!   least to do, in turn among equals; of more members, the one with the least to do among the next in turn.
+//! * Each member is in one of the three lists, and every member that is connected is in
+//!   `connected`. One whose connection ended stays there until a choice meets it, so that the end
+//!   of a connection costs nothing.
+//! * The members of a [`MemberClass`] may read the same topics of the subscription. A choice asks
+//!   one member of a class that may not read the topic, and weighs at most [`PROBES`] members of
+//!   the others, however many there are. Up to that number it is the member with the least to do,
+//!   in turn among equals; of more members, the one with the least to do among the next in turn.
 //! * `classes` has the class of each member, and a list has no class without members.
 
 use std::ops::Range;
@@ -70,8 +72,8 @@ impl Members {
         subscription
     }
 
-    /// The classes in turn, and the part of each whose turn it is: that of the last choice comes first, from the next member on, and
-    /// again at the end.
+    /// The classes in turn, and the part of each whose turn it is: that of the last choice comes
+    /// first, from the next member on, and again at the end.
     fn parts(&self) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
         let (count, (class, place)) = (self.classes.len(), self.last);
         (0..=count).filter_map(move |step| {
@@ -97,7 +99,8 @@ impl Members {
             .map(|(key, subscription)| (*key, *subscription))
     }
 
-    /// The member with the least to do of the next ones in turn that are connected, or that are not.
+    /// The member with the least to do of the next ones in turn that are connected, or that are
+    /// not.
     fn least(
         &mut self,
         wants_connected: bool,
@@ -241,7 +244,8 @@ impl Group {
         self.connected.is_empty() && self.waiting.is_empty() && self.absent.is_empty()
     }
 
-    /// The member that gets a message of this QoS. If none is connected it waits for one whose session lasts [MQTT-4.8.2-4..6].
+    /// The member that gets a message of this QoS. If none is connected it waits for one whose
+    /// session lasts [MQTT-4.8.2-4..6].
     pub(super) fn choose(
         &mut self,
         qos: QoS,
@@ -256,7 +260,8 @@ impl Group {
         self.waiting.least(false, &standing)
     }
 
-    /// Those whose connection has ended go to where they belong, until the next `most` in turn are connected.
+    /// Those whose connection has ended go to where they belong, until the next `most` in turn are
+    /// connected.
     fn sort_out(&mut self, most: usize, standing: &impl Fn(SessionKey) -> Standing) {
         for (class, key) in self.connected.absent(most, standing) {
             let Some(subscription) = self.connected.remove(&class, key) else {

@@ -15,7 +15,8 @@ use crate::mqtt::{
     Grants, Packet, Properties, ReasonCode, RetainHandling, Subscribe, TopicFilter, Unsubscribe,
 };
 
-/// True if a subscription is followed by the retained messages [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11].
+/// True if a subscription is followed by the retained messages [MQTT-3.3.1-9], [MQTT-3.3.1-10],
+/// [MQTT-3.3.1-11].
 fn wants_retained(handling: RetainHandling, is_new: bool) -> bool {
     match handling {
         RetainHandling::Always => true,
@@ -25,7 +26,8 @@ fn wants_retained(handling: RetainHandling, is_new: bool) -> bool {
 }
 
 impl Engine {
-    /// SUBSCRIBE: each filter is granted or refused on its own [MQTT-3.8.4-6], then the retained messages of new ones follow.
+    /// SUBSCRIBE: each filter is granted or refused on its own [MQTT-3.8.4-6], then the retained
+    /// messages of new ones follow.
     pub(super) fn process_subscribe(&mut self, client: Client, subscribe: Subscribe, now: Instant) {
         let id = client.connection;
         let identifier = subscribe
@@ -50,7 +52,8 @@ impl Engine {
             match self.add_subscription(client.session, &filter, subscription) {
                 Ok(is_new) => {
                     reasons.push(ReasonCode(options.qos as u8));
-                    // Shared subscriptions get none [MQTT 5.0, 4.8.2]. A filter that is there twice is one subscription.
+                    // Shared subscriptions get none [MQTT 5.0, 4.8.2]. A filter that is there twice
+                    // is one subscription.
                     if wants_retained(options.retain_handling, is_new) && !filter.is_shared() {
                         replays.insert(filter);
                     }
@@ -107,7 +110,8 @@ impl Engine {
         Ok(is_new)
     }
 
-    /// True if a session has no subscription with this filter, and may have one: it has the permission, a place and memory for it.
+    /// True if a session has no subscription with this filter, and may have one: it has the
+    /// permission, a place and memory for it.
     fn admit_subscription(
         &mut self,
         key: SessionKey,

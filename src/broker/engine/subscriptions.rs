@@ -1,6 +1,7 @@
 //! All subscriptions, of sessions, shared subscriptions and taps alike, by their filters.
 //!
-//! Invariants: `count` and `shared` are how many subscriptions sessions have, and how many of these are shared; a group has members.
+//! Invariants: `count` and `shared` are how many subscriptions sessions have, and how many of these
+//! are shared; a group has members.
 
 use std::collections::HashMap;
 
@@ -45,7 +46,8 @@ impl Subscriptions {
         self.shared
     }
 
-    /// Adds or replaces a subscription. For a shared one, [`Subscriptions::classify`] must follow with the class of the member.
+    /// Adds or replaces a subscription. For a shared one, [`Subscriptions::classify`] must follow
+    /// with the class of the member.
     pub(super) fn insert(
         &mut self,
         filter: &TopicFilter,
@@ -174,7 +176,8 @@ impl Subscriptions {
         taps
     }
 
-    /// Adds every subscription that matches `topic` to `found`, sorted by target; a target is there once for each of its filters.
+    /// Adds every subscription that matches `topic` to `found`, sorted by target; a target is there
+    /// once for each of its filters.
     pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<FilterMatch>) {
         let before = found.len();
         let lists = self.tree.find(topic, found);

@@ -1,6 +1,7 @@
 //! `$SYS`: the state of the broker, under the names mosquitto users know, and some of its own.
 //!
-//! Invariants: a topic is published when its value has changed, retained; counters count from the start of the program.
+//! Invariants: a topic is published when its value has changed, retained; counters count from the
+//! start of the program.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ pub struct Traffic {
     pub publish_bytes_received: u64,
     /// PUBLISH packets to clients.
     pub publishes_sent: u64,
-    /// Messages that did not reach a receiver: no room, too large, expired; and connections that did not take theirs.
+    /// Messages that did not reach a receiver: no room, too large, expired; and connections that
+    /// did not take theirs.
     pub dropped: u64,
     /// Publications and subscriptions without permission.
     pub refused: u64,

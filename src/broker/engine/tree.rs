@@ -1,8 +1,9 @@
-//! The tree of topic filters: the subscriptions that match a topic. Levels that lead to one place only are in one node, so that a
-//! filter takes about its text, however many levels it has.
+//! The tree of topic filters: the subscriptions that match a topic. Levels that lead to one place
+//! only are in one node, so that a filter takes about its text, however many levels it has.
 //!
 //! Invariants:
-//! * Below the root every node is the end of a filter or the place where two part; any other is one with the node below it.
+//! * Below the root every node is the end of a filter or the place where two part; any other is one
+//!   with the node below it.
 //! * Finding allocates nothing but room in the caller's list.
 //! * What is left after filters were removed takes no more than what is in it.
 
@@ -40,8 +41,8 @@ pub(super) struct FilterMatch {
 /// As many children as one looks through faster than one computes a hash; most nodes have few.
 const FEW: usize = 8;
 
-/// Bytes of a filter in the tree besides its text, at most: the node it ends in, the node it parts from others at, their places
-/// in their parents, and the subscription. In bytes, about.
+/// Bytes of a filter in the tree besides its text, at most: the node it ends in, the node it parts
+/// from others at, their places in their parents, and the subscription. In bytes, about.
 pub(super) const FILTER_OVERHEAD: usize =
     2 * (size_of::<Node>() + 48) + 2 * size_of::<(SubscriptionTarget, Subscription)>();
 
@@ -312,7 +313,8 @@ impl Node {
         Some(topic)
     }
 
-    /// Adds the matches for the rest of a topic; returns how many lists gave some. The depth is bounded by the levels of a topic.
+    /// Adds the matches for the rest of a topic; returns how many lists gave some. The depth is
+    /// bounded by the levels of a topic.
     fn collect(&self, topic: &str, found: &mut Vec<FilterMatch>) -> usize {
         let lists = take(&self.below, found);
         match first_level(topic) {
@@ -422,8 +424,9 @@ impl Tree {
         }
     }
 
-    /// Adds every subscription that matches `topic` to `found`; returns how many nodes gave some. Within one node no target is
-    /// there twice, and they are sorted. Wildcards at the first level do not match `$` topics [MQTT-4.7.2-1].
+    /// Adds every subscription that matches `topic` to `found`; returns how many nodes gave some.
+    /// Within one node no target is there twice, and they are sorted. Wildcards at the first level
+    /// do not match `$` topics [MQTT-4.7.2-1].
     pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<FilterMatch>) -> usize {
         let wildcards = !topic.is_reserved();
         let lists = if wildcards {

@@ -56,7 +56,8 @@ impl LateWills {
 }
 
 impl Engine {
-    /// A connection ends: the will of its session is published, delayed or dropped [MQTT-3.1.2-8], [MQTT-3.1.2-10].
+    /// A connection ends: the will of its session is published, delayed or dropped [MQTT-3.1.2-8],
+    /// [MQTT-3.1.2-10].
     pub(super) fn settle_will(&mut self, key: SessionKey, end: End, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
@@ -144,7 +145,8 @@ impl Engine {
         }
     }
 
-    /// Every tap has a will, or can never take it, or the `refused` ones had no room for it: it is offered to these again.
+    /// Every tap has a will, or can never take it, or the `refused` ones had no room for it: it is
+    /// offered to these again.
     pub(super) fn will_stored(&mut self, number: u64, refused: u64, now: Instant) {
         if refused == 0 {
             self.late_wills.remove(number);

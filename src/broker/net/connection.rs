@@ -1,13 +1,18 @@
-//! One connection: packets to the engine, and its output to the socket. The same for every transport.
+//! One connection: packets to the engine, and its output to the socket. The same for every
+//! transport.
 //!
 //! Invariants:
-//! * Packets are read while writing is slow, so that a client with much to receive is not taken for dead.
-//! * What waits together leaves in one write; a read brings many packets, and they reach the engine together.
-//! * A socket that takes nothing for [`WRITE_STALL`] ends the connection; an ordered end takes at most [`CLOSE_WITHIN`].
-//! * After the last packet the write side is shut down and what still comes in is read away for a moment, so that the peer can
-//!   read the reason before its own data meets a reset.
-//! * Of a burst of messages with an acknowledgement, the engine gets as many as it allows in flight, and then its turn, before it gets
-//!   more: a client is read more slowly before it is too much.
+//! * Packets are read while writing is slow, so that a client with much to receive is not taken for
+//!   dead.
+//! * What waits together leaves in one write; a read brings many packets, and they reach the engine
+//!   together.
+//! * A socket that takes nothing for [`WRITE_STALL`] ends the connection; an ordered end takes at
+//!   most [`CLOSE_WITHIN`].
+//! * After the last packet the write side is shut down and what still comes in is read away for a
+//!   moment, so that the peer can read the reason before its own data meets a reset.
+//! * Of a burst of messages with an acknowledgement, the engine gets as many as it allows in
+//!   flight, and then its turn, before it gets more: a client is read more slowly before it is too
+//!   much.
 //! * An idle connection holds no buffers.
 
 use std::future::{Future, poll_fn};
@@ -60,7 +65,8 @@ struct ConnectionTask<S> {
     /// Bytes of `input` that count among the large packets that are not complete.
     held: usize,
     burst: usize,
-    /// PUBLISH packets of QoS 1 and 2 handed to the engine since `turn`, the last of its turns that is known here.
+    /// PUBLISH packets of QoS 1 and 2 handed to the engine since `turn`, the last of its turns that
+    /// is known here.
     ahead: usize,
     turn: u64,
     output: OutputBuffer,
@@ -84,7 +90,8 @@ pub(super) struct ConnectionContext {
     pub(super) burst: usize,
 }
 
-/// Serves one client until either side ends the connection. The future is all the memory that an idle connection takes.
+/// Serves one client until either side ends the connection. The future is all the memory that an
+/// idle connection takes.
 pub(super) fn serve<S>(
     stream: S,
     peer: Peer,
@@ -231,7 +238,8 @@ where
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
         for _ in 0..READS {
             if self.ahead >= self.burst {
-                // A burst: the engine sees it first, and may say that this client must wait. What is left of it comes before new bytes.
+                // A burst: the engine sees it first, and may say that this client must wait. What
+                // is left of it comes before new bytes.
                 self.turn = ready!(self.inbox.poll_turn(cx, self.turn));
                 self.ahead = 0;
                 self.decode();
@@ -266,7 +274,8 @@ where
         Poll::Pending
     }
 
-    /// Large packets that are not complete take memory that all connections share; the last one finds none.
+    /// Large packets that are not complete take memory that all connections share; the last one
+    /// finds none.
     fn account(&mut self) -> Result<(), DecodeError> {
         let held = if self.input.len() > READ_CHUNK {
             self.input.capacity()

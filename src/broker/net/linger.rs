@@ -6,8 +6,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// Bytes read away at a time.
 const CHUNK: usize = 4096;
 
-/// Ends the writing side, and reads away what still comes, at most `most` bytes: unread bytes would reset the connection before the
-/// peer has read what was written. The caller bounds the time.
+/// Ends the writing side, and reads away what still comes, at most `most` bytes: unread bytes would
+/// reset the connection before the peer has read what was written. The caller bounds the time.
 pub(super) async fn linger<S>(stream: &mut S, most: usize) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -1,4 +1,5 @@
-//! Listening sockets: they take their port before anything runs, and accept clients until the stop order.
+//! Listening sockets: they take their port before anything runs, and accept clients until the stop
+//! order.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -227,7 +228,8 @@ fn listen_at(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// A socket that an earlier run left is replaced; one that a program listens on, or anything else, is not.
+/// A socket that an earlier run left is replaced; one that a program listens on, or anything else,
+/// is not.
 fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
@@ -250,8 +252,8 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
     })
 }
 
-/// Logs a client that could not be accepted, and waits a moment: neither missing descriptors nor a peer that is gone may end the
-/// listener, or make it spin.
+/// Logs a client that could not be accepted, and waits a moment: neither missing descriptors nor a
+/// peer that is gone may end the listener, or make it spin.
 async fn not_accepted(error: std::io::Error, log: &mut LogLimiter<&'static str>) {
     let event = "broker.accept_failed";
     if let Some(suppressed) = log.permit(event, (), now()) {
@@ -347,8 +349,8 @@ impl ListenerContext {
     }
 
     fn serve(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
-        // Small packets must not wait for company, and output that a slow client does not read must not fill the kernel; if the options
-        // cannot be set it merely costs more.
+        // Small packets must not wait for company, and output that a slow client does not read must
+        // not fill the kernel; if the options cannot be set it merely costs more.
         let _ = stream.set_nodelay(true);
         let raw = socket2::SockRef::from(&stream);
         let _ = raw.set_send_buffer_size(SEND_BUFFER);

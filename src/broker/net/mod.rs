@@ -51,7 +51,8 @@ impl Transport {
     }
 }
 
-/// Where to listen, as written in the YAML: `mqtt://127.0.0.1:1883`, `unix:///run/wellhead/mqtt.sock`.
+/// Where to listen, as written in the YAML: `mqtt://127.0.0.1:1883`,
+/// `unix:///run/wellhead/mqtt.sock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
     /// A TCP port.

@@ -1,8 +1,9 @@
-//! The web pages that may open a WebSocket to the broker. Programs send no `Origin`, or name the broker itself; browsers name the page.
+//! The web pages that may open a WebSocket to the broker. Programs send no `Origin`, or name the
+//! broker itself; browsers name the page.
 //!
 //! Invariants:
-//! * A page that no rule names gets nothing, wherever its browser runs: not on the gateway (`ws://127.0.0.1`), and not by a name that
-//!   its owner lets point at the gateway.
+//! * A page that no rule names gets nothing, wherever its browser runs: not on the gateway
+//!   (`ws://127.0.0.1`), and not by a name that its owner lets point at the gateway.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -66,7 +67,8 @@ impl Origins {
         Self { listed, own_names }
     }
 
-    /// True if a client that sends this `Origin` with this `Host` may connect. `null`, which pages in files and sandboxes have, may not.
+    /// True if a client that sends this `Origin` with this `Host` may connect. `null`, which pages
+    /// in files and sandboxes have, may not.
     pub(super) fn allow(&self, origin: &str, host: &str) -> bool {
         let Ok(typed) = origin.parse::<PageOrigin>() else {
             return false;
@@ -74,8 +76,9 @@ impl Origins {
         self.listed.contains(&typed) || self.is_own(origin, host)
     }
 
-    /// Some programs, paho among them, name the host they connect to. A page of that host would have come from this port, and there are
-    /// none; but a host name may be another owner's and only point here, so it must be one that no other owner can have.
+    /// Some programs, paho among them, name the host they connect to. A page of that host would
+    /// have come from this port, and there are none; but a host name may be another owner's and
+    /// only point here, so it must be one that no other owner can have.
     fn is_own(&self, origin: &str, host: &str) -> bool {
         let (origin, host) = (origin.to_ascii_lowercase(), host.to_ascii_lowercase());
         let is_same = origin

@@ -1,7 +1,8 @@
 //! The pause of a client that connects too fast and is not refused for it.
 //!
-//! Invariants: a client that hangs up meanwhile gives its place back at once, so that connections that are opened and closed in a loop hold no
-//! places; nothing is read, so what the client sends waits in its socket.
+//! Invariants: a client that hangs up meanwhile gives its place back at once, so that connections
+//! that are opened and closed in a loop hold no places; nothing is read, so what the client sends
+//! waits in its socket.
 
 use std::io::ErrorKind::WouldBlock;
 use std::time::Duration;
@@ -25,7 +26,8 @@ async fn hung_up(stream: &TcpStream) {
         .await
         .is_ok_and(|ready| !ready.is_read_closed())
     {
-        // Something has come, and stays where it is: only the next event counts. The error is ours, to say so.
+        // Something has come, and stays where it is: only the next event counts. The error is ours,
+        // to say so.
         let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(WouldBlock.into()));
     }
 }

@@ -1,8 +1,10 @@
-//! Answers to clients whose connections are refused: the reason in CONNACK, where its protocol has one, or an HTTP answer.
+//! Answers to clients whose connections are refused: the reason in CONNACK, where its protocol has
+//! one, or an HTTP answer.
 //!
 //! Invariants:
-//! * It is cheap and bounded: at most [`MOST`] clients get an answer at a time, each within [`WITHIN`]; the others see the end of
-//!   their connection. A TLS handshake costs more than a place would: at most [`MOST_ENCRYPTED`] in [`ENCRYPTED_EVERY`] get one.
+//! * It is cheap and bounded: at most [`MOST`] clients get an answer at a time, each within
+//!   [`WITHIN`]; the others see the end of their connection. A TLS handshake costs more than a
+//!   place would: at most [`MOST_ENCRYPTED`] in [`ENCRYPTED_EVERY`] get one.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -96,8 +96,8 @@ impl Tls {
         })
     }
 
-    /// Reads the files again: for connections from now on. Returns whether they hold something else. After an error the old ones stay
-    /// in use.
+    /// Reads the files again: for connections from now on. Returns whether they hold something
+    /// else. After an error the old ones stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let new = Current {
             content: content(&self.settings),
@@ -225,7 +225,8 @@ fn client_verifier(
         })?;
     }
     let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    // As with mosquitto, the client's own certificate counts; one of an authority without a list is refused.
+    // As with mosquitto, the client's own certificate counts; one of an authority without a list is
+    // refused.
     if let Some(path) = &settings.crl {
         verifier = verifier
             .with_crls(revocations(path)?)

@@ -1,8 +1,8 @@
 //! MQTT over WebSocket, the server's side of the handshake (RFC 6455, section 4.2).
 //!
 //! Invariants:
-//! * A request that is no good gets an HTTP answer that says why, whatever is wrong with it; neither the request nor the time for it is
-//!   without bounds.
+//! * A request that is no good gets an HTTP answer that says why, whatever is wrong with it;
+//!   neither the request nor the time for it is without bounds.
 
 use std::time::Duration;
 
@@ -79,7 +79,8 @@ impl HandshakeError {
     }
 }
 
-/// Shakes hands; any path will do. A client that does not offer the subprotocol `mqtt` is refused [MQTT-6.0.0-3].
+/// Shakes hands; any path will do. A client that does not offer the subprotocol `mqtt` is refused
+/// [MQTT-6.0.0-3].
 pub(super) async fn accept<S>(
     mut stream: S,
     max_packet: usize,
@@ -157,7 +158,8 @@ async fn read_request<S: AsyncRead + Unpin>(
         {
             return Err(HandshakeError::Gone);
         }
-        // The end of the headers may be cut; before it, only the first bytes can show that this is no HTTP.
+        // The end of the headers may be cut; before it, only the first bytes can show that this is
+        // no HTTP.
         let news = bytes.get(seen.saturating_sub(3)..).unwrap_or_default();
         let may_be_whole = news.windows(2).any(|two| two == b"\n\n")
             || news.windows(3).any(|three| three == b"\n\r\n");

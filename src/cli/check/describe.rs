@@ -19,7 +19,8 @@ const HEAD: [&str; 7] = [
     "decimals",
 ];
 
-/// A row for each point: its settings, and in brackets where each comes from, if that is not the point itself.
+/// A row for each point: its settings, and in brackets where each comes from, if that is not the
+/// point itself.
 pub(super) fn describe_points(points: &[PointPlan], out: &mut String) {
     let rows: Vec<[String; 7]> = std::iter::once(HEAD.map(str::to_owned))
         .chain(points.iter().map(row))

@@ -77,7 +77,8 @@ pub(super) struct UplinkPlan {
     pub(super) to: Vec<String>,
     pub(super) client_id: String,
     pub(super) topics: RoutePlan,
-    /// Bytes a day as an operator bills them, both ways, if each message travels alone: if nothing changes, and if every reading is sent.
+    /// Bytes a day as an operator bills them, both ways, if each message travels alone: if nothing
+    /// changes, and if every reading is sent.
     pub(super) bytes_per_day: [f64; 2],
     pub(super) bytes_per_month: [f64; 2],
     /// The same if messages that are due equally often leave together.
@@ -155,7 +156,8 @@ fn span(span: Duration) -> String {
     Span(span).to_string()
 }
 
-/// How often a point is read. A plain instrument is asked for all its points at once, or speaks by itself.
+/// How often a point is read. A plain instrument is asked for all its points at once, or speaks by
+/// itself.
 fn interval(device: &Device, point: &Point) -> Option<String> {
     match (&point.source, &device.protocol) {
         (PointSource::Derived(_), _) => None,

@@ -1,4 +1,5 @@
-//! A client of the gateway's local broker: publishes numbers at QoS 1, notes which were acknowledged, counts readings.
+//! A client of the gateway's local broker: publishes numbers at QoS 1, notes which were
+//! acknowledged, counts readings.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ impl LocalClient {
     /// Until the stop order it publishes; afterwards it only listens.
     pub(super) async fn run(mut self, stop: Stop) -> Result<(), String> {
         loop {
-            // The gateway is killed in the middle of this: whatever goes wrong, the client connects again.
+            // The gateway is killed in the middle of this: whatever goes wrong, the client connects
+            // again.
             let _ = self.connection(&stop).await;
             sleep(RECONNECT_AFTER).await;
         }

@@ -22,7 +22,8 @@ struct Book {
     kept: HashSet<u64>,
     /// Outbox sequence numbers at the remote.
     sequences: BTreeSet<u64>,
-    /// How often the gateway was killed: each time its numbers skip some that were never given to a message.
+    /// How often the gateway was killed: each time its numbers skip some that were never given to a
+    /// message.
     kills: usize,
     doubled: u64,
 }
@@ -65,7 +66,8 @@ impl Ledger {
         self.book().kills += 1;
     }
 
-    /// A message arrived at the remote, with its sequence number; `n` if it is one of the local client's.
+    /// A message arrived at the remote, with its sequence number; `n` if it is one of the local
+    /// client's.
     pub(super) fn arrived(&self, sequence: u64, n: Option<u64>) {
         let mut book = self.book();
         if !book.sequences.insert(sequence) {
@@ -74,14 +76,16 @@ impl Ledger {
         book.kept.extend(n);
     }
 
-    /// True if all acknowledged messages have arrived, and no more are queued than the instruments produce at the moment.
+    /// True if all acknowledged messages have arrived, and no more are queued than the instruments
+    /// produce at the moment.
     pub(super) fn is_settled(&self) -> bool {
         let book = self.book();
         let kept = book.promised.iter().all(|n| book.kept.contains(n));
         !book.promised.is_empty() && kept && book.waiting <= LIVE && book.missing() == 0
     }
 
-    /// The result so far: a promise that did not arrive is lost, and so is every sequence number that is missing.
+    /// The result so far: a promise that did not arrive is lost, and so is every sequence number
+    /// that is missing.
     pub(super) fn sums(&self) -> Sums {
         let book = self.book();
         let broken = book
@@ -97,7 +101,8 @@ impl Ledger {
         }
     }
 
-    /// One line of the live table. Only gaps before arrived messages count as lost: later ones may still come.
+    /// One line of the live table. Only gaps before arrived messages count as lost: later ones may
+    /// still come.
     pub(super) fn row(&self, elapsed: Duration, up: bool, bytes: u64) -> String {
         let book = self.book();
         let (link, lost) = (if up { "up" } else { "DOWN" }, book.missing());
@@ -113,7 +118,8 @@ impl Ledger {
 }
 
 impl Book {
-    /// Numbers begin at 1 and leave none out, but for one run of them each time the gateway was killed.
+    /// Numbers begin at 1 and leave none out, but for one run of them each time the gateway was
+    /// killed.
     fn missing(&self) -> u64 {
         let before = std::iter::once(0).chain(self.sequences.iter().copied());
         let mut runs: Vec<u64> = self

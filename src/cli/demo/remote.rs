@@ -1,4 +1,5 @@
-//! The remote broker of the demo: this program's own broker, with a tap that puts arriving messages into the ledger.
+//! The remote broker of the demo: this program's own broker, with a tap that puts arriving messages
+//! into the ledger.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -14,7 +14,8 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// The first that `check` accepts: what was given, else what is typed or the default. A wrong given answer is an error.
+    /// The first that `check` accepts: what was given, else what is typed or the default. A wrong
+    /// given answer is an error.
     pub(super) fn get<T>(
         self,
         given: Option<&str>,
@@ -88,7 +89,8 @@ pub(super) struct FoundPort {
     pub(super) device: String,
 }
 
-/// The serial ports below a folder such as /dev: first by names that survive replugging, then the others.
+/// The serial ports below a folder such as /dev: first by names that survive replugging, then the
+/// others.
 pub(super) fn ports(dev: &Path) -> Vec<FoundPort> {
     let stable = ["serial/by-id", "wellhead"]
         .iter()

@@ -21,7 +21,8 @@ pub(super) struct Instrument {
     pub(super) found: SearchResult,
 }
 
-/// The name of a profile; empty for registers that are mapped by hand. `found` is the one that a search has found.
+/// The name of a profile; empty for registers that are mapped by hand. `found` is the one that a
+/// search has found.
 pub(super) fn profile(
     init: &Init,
     answers: Answers,

@@ -1,4 +1,5 @@
-//! The settings of the YAML file as a chapter of the book, `docs/configuration.md`: a table for each mapping, a row for each key.
+//! The settings of the YAML file as a chapter of the book, `docs/configuration.md`: a table for
+//! each mapping, a row for each key.
 
 use std::fmt::Write as _;
 
@@ -73,7 +74,8 @@ fn takes(kind: &SettingKind) -> String {
     kind.0.iter().map(word).collect()
 }
 
-/// The name by which a heading is linked to: lower case, a dash for each space, without punctuation.
+/// The name by which a heading is linked to: lower case, a dash for each space, without
+/// punctuation.
 fn anchor(title: &str) -> String {
     let kept = title
         .chars()

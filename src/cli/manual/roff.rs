@@ -1,4 +1,5 @@
-//! gateway.yaml(5): the settings of the YAML file in the language of man(7). A section for each mapping, a paragraph for each key.
+//! gateway.yaml(5): the settings of the YAML file in the language of man(7). A section for each
+//! mapping, a paragraph for each key.
 
 use std::fmt::Write as _;
 

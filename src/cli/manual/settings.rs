@@ -1,5 +1,5 @@
-//! The settings of the YAML file, read out of its schema: a section for each mapping, an entry for each key. `roff` and `markdown` print
-//! them.
+//! The settings of the YAML file, read out of its schema: a section for each mapping, an entry for
+//! each key. `roff` and `markdown` print them.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -92,7 +92,8 @@ fn ask_to_remove(queue: &StoredQueue, root: &Path, selection: &Selection) -> Res
     }
 }
 
-/// Gives this process the rights of the owner of a folder from here on: the service must be able to use the files made there.
+/// Gives this process the rights of the owner of a folder from here on: the service must be able to
+/// use the files made there.
 fn become_owner(folder: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
         Failure::runtime(format!(

@@ -1,7 +1,9 @@
-//! Recognises devices without identification: finds the profiles whose registers show typical values.
+//! Recognises devices without identification: finds the profiles whose registers show typical
+//! values.
 //!
-//! Mains frequency and voltages lie in narrow ranges, so that registers which show several of them are hardly there by chance. That is no
-//! proof: makers share maps, and so the words are "looks like". Nothing is written, and each register is read once.
+//! Mains frequency and voltages lie in narrow ranges, so that registers which show several of them
+//! are hardly there by chance. That is no proof: makers share maps, and so the words are "looks
+//! like". Nothing is written, and each register is read once.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -55,7 +57,8 @@ impl Portraits {
         )
     }
 
-    /// The names of the profiles that a device looks like, the likeliest first; none if nothing speaks for one.
+    /// The names of the profiles that a device looks like, the likeliest first; none if nothing
+    /// speaks for one.
     pub(super) fn like(
         &self,
         access: &mut LineAccess,

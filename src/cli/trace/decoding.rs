@@ -1,4 +1,5 @@
-//! Decodes frames with the YAML file: devices, registers and points for Modbus, escaped text for plain instruments.
+//! Decodes frames with the YAML file: devices, registers and points for Modbus, escaped text for
+//! plain instruments.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Puts the events of a line together: a request with its answer, or a message of a plain instrument. It neither waits nor prints.
+//! Puts the events of a line together: a request with its answer, or a message of a plain
+//! instrument. It neither waits nor prints.
 
 use crate::field::trace::{Framing, Happening, Traced};
 

@@ -1,7 +1,8 @@
 //! The screen of `watch`: a head, a row for each topic, a foot; at any size, and never beyond it.
 //!
-//! From 80 columns on every column is there. Narrower screens lose the picture first, then age and unit, the quality last. A text that
-//! is too wide is cut by the cells that it takes: a topic at its beginning, because its end names the point, others at their end.
+//! From 80 columns on every column is there. Narrower screens lose the picture first, then age and
+//! unit, the quality last. A text that is too wide is cut by the cells that it takes: a topic at
+//! its beginning, because its end names the point, others at their end.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

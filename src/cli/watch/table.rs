@@ -1,6 +1,8 @@
-//! The state of `watch`: the values of each topic, the filter, and the rows on the screen. It neither reads nor draws.
+//! The state of `watch`: the values of each topic, the filter, and the rows on the screen. It
+//! neither reads nor draws.
 //!
-//! Invariants: topics, values and their text are bounded, whatever the broker sends; all of it is fit to be shown ([`Printable`]).
+//! Invariants: topics, values and their text are bounded, whatever the broker sends; all of it is
+//! fit to be shown ([`Printable`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;

@@ -9,8 +9,8 @@ use crate::config::diagnostics::{Diagnostics, START, SourceLocation};
 const NAMED: [&str; 2] = ["profiles", "classes"];
 
 impl Document {
-    /// Renames a key everywhere `below` a path, in which `*` matches anything. Returns the places of the keys; a mapping that has the new
-    /// name already is not changed.
+    /// Renames a key everywhere `below` a path, in which `*` matches anything. Returns the places
+    /// of the keys; a mapping that has the new name already is not changed.
     pub(in crate::config) fn rename(
         &mut self,
         below: &[&str],
@@ -26,7 +26,8 @@ impl Document {
         places
     }
 
-    /// The texts of a key at the top: one, or those of a list. Any other value is left to the types.
+    /// The texts of a key at the top: one, or those of a list. Any other value is left to the
+    /// types.
     pub(in crate::config) fn texts_at(&self, key: &str) -> Vec<String> {
         match self.value.get(key) {
             Some(Value::String(text)) => vec![text.clone()],
@@ -39,7 +40,8 @@ impl Document {
         }
     }
 
-    /// Takes over another part of the file: lists are continued, profiles and classes added, everything else must be new. `settle` ends it.
+    /// Takes over another part of the file: lists are continued, profiles and classes added,
+    /// everything else must be new. `settle` ends it.
     pub(in crate::config) fn absorb(&mut self, other: Self, faults: &mut Diagnostics) {
         let (Value::Mapping(own), Value::Mapping(mut theirs)) = (&mut self.value, other.value)
         else {
@@ -179,7 +181,8 @@ impl Renaming<'_> {
         }
     }
 
-    /// Renames the key in a mapping, unless the new name is there already; returns the place of the key.
+    /// Renames the key in a mapping, unless the new name is there already; returns the place of the
+    /// key.
     fn rename(&self, value: &mut Value, node: &mut Node) -> Option<SourceLocation> {
         let (Value::Mapping(map), Children::Map(entries)) = (value, &mut node.children) else {
             return None;

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de;
 use serde_yaml::Value;
 
-/// Any YAML value. Of a key that is used twice the first one counts; the second one is noted with the positions.
+/// Any YAML value. Of a key that is used twice the first one counts; the second one is noted with
+/// the positions.
 pub(super) struct Lenient(pub(super) Value);
 
 impl<'de> serde::Deserialize<'de> for Lenient {
@@ -35,7 +36,8 @@ impl<'de> de::Visitor<'de> for LenientVisitor {
         Ok(value.into())
     }
 
-    /// Too large for anything here: kept as text, for the one who finds it where a number should be.
+    /// Too large for anything here: kept as text, for the one who finds it where a number should
+    /// be.
     fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
         Ok(value.to_string().into())
     }

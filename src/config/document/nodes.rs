@@ -1,5 +1,5 @@
-//! The nodes of a file with the place of each, as a YAML parser reports them. What is so large, deep or repeated that no gateway has it
-//! is a fault.
+//! The nodes of a file with the place of each, as a YAML parser reports them. What is so large,
+//! deep or repeated that no gateway has it is a fault.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! Keys without a value, and the switch `write: true`. `none`, or nothing at all, takes away what the profile of a device says; anywhere else nothing is a fault,
-//! so that no key is typed in vain.
+//! Keys without a value, and the switch `write: true`. `none`, or nothing at all, takes away what
+//! the profile of a device says; anywhere else nothing is a fault, so that no key is typed in vain.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,8 @@ pub(in crate::config) const REMOVED: &str = "(taken away)";
 const NONE: &str = "none";
 /// The key of points that takes true for all defaults, and false for `none`.
 const WRITE: &str = "write";
-/// Keys that a device may take away from its profile, its line and the file, beside `text:` and its points.
+/// Keys that a device may take away from its profile, its line and the file, beside `text:` and its
+/// points.
 pub(in crate::config) const OF_DEVICES: [&str; 14] = [
     "byte_order",
     "identify",
@@ -33,8 +34,9 @@ pub(in crate::config) const OF_DEVICES: [&str; 14] = [
 ];
 
 impl Document {
-    /// Moves the keys that take something away into a list of their own, and notes those that have no value and take nothing away.
-    /// Returns what was taken out: the place of the mapping, and the key.
+    /// Moves the keys that take something away into a list of their own, and notes those that have
+    /// no value and take nothing away. Returns what was taken out: the place of the mapping, and
+    /// the key.
     pub(super) fn take_away(
         &mut self,
         faults: &mut Diagnostics,
@@ -144,7 +146,8 @@ fn walk(value: &mut Value, path: &mut Vec<PathStep>, empty: &mut Vec<Vec<PathSte
     }
 }
 
-/// True for a key of a place that may take something away: the text, the frame or a point of a device or a profile, the pauses of a device.
+/// True for a key of a place that may take something away: the text, the frame or a point of a
+/// device or a profile, the pauses of a device.
 fn takes_away(path: &[PathStep], key: &str) -> bool {
     let words: Vec<&str> = path
         .iter()

@@ -5,7 +5,8 @@ const OF_COLUMNS: [&str; 2] = ["block collection", "block mapping"];
 /// Lines above a fault that are looked at.
 const ABOVE: usize = 30;
 
-/// The columns (from 1) at which a line begins: that of its dash, if it has one, and that of its first key.
+/// The columns (from 1) at which a line begins: that of its dash, if it has one, and that of its
+/// first key.
 struct Beginning<'a> {
     dash: Option<usize>,
     key: usize,
@@ -109,7 +110,8 @@ fn comment_in_brackets(text: &str, line: usize) -> Option<usize> {
         };
         let before = text.get(..comment).unwrap_or_default();
         let count = |signs: [char; 2]| before.matches(signs).count();
-        // Something is expected where the comment begins, and something that was meant is behind it.
+        // Something is expected where the comment begins, and something that was meant is behind
+        // it.
         let wants = before.trim_end().ends_with([':', '[', ',']);
         let closes = |rest: &str| {
             rest.contains(['}', ']']) && rest.chars().all(|sign| "#}],: ".contains(sign))

@@ -1,4 +1,5 @@
-//! Points as rows of a table, for spreadsheets: what the file says of a device or a profile, and back.
+//! Points as rows of a table, for spreadsheets: what the file says of a device or a profile, and
+//! back.
 
 use std::path::Path;
 
@@ -36,8 +37,8 @@ pub struct PointTable {
 
 type PointValues = IndexMap<String, Value>;
 
-/// The points of a device, over those of its profile, or of a profile; `None` if `text`, the files in `profiles/` below `folder` and the
-/// program know none of that name.
+/// The points of a device, over those of its profile, or of a profile; `None` if `text`, the files
+/// in `profiles/` below `folder` and the program know none of that name.
 pub fn points_of(text: &str, folder: &Path, name: &str) -> Option<PointTable> {
     let mut faults = Diagnostics::new("", text);
     let document = Document::parse(text, &mut faults);
@@ -151,7 +152,8 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// The section `points:` of a table, a point a line. Faults name row and column of the table, the row of the column names being 1.
+/// The section `points:` of a table, a point a line. Faults name row and column of the table, the
+/// row of the column names being 1.
 pub fn points_from(table: &PointTable) -> Result<String, Vec<Diagnostic>> {
     let Some(name_at) = table.columns.iter().position(|column| column == NAME) else {
         let message = format!(
@@ -183,7 +185,8 @@ struct TableWriter {
     faults: Vec<Diagnostic>,
 }
 
-/// A cell in the YAML, by the column at which its key begins there, and its column in the table, both from 1.
+/// A cell in the YAML, by the column at which its key begins there, and its column in the table,
+/// both from 1.
 struct WrittenCell {
     begins: usize,
     column: usize,
@@ -256,7 +259,8 @@ impl TableWriter {
         Err(self.faults)
     }
 
-    /// The column of the table for a place in the text; that of the name if no cell begins before it.
+    /// The column of the table for a place in the text; that of the name if no cell begins before
+    /// it.
     fn column(&self, line: usize, column: usize) -> usize {
         let cells = self.cells.get(line.saturating_sub(2));
         let cell = cells

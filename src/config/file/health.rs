@@ -13,7 +13,8 @@ pub(in crate::config) struct Health(pub(in crate::config) Option<HowHealthy>);
 pub(in crate::config) struct HowHealthy {
     /// Class of these messages. Default normal.
     pub(in crate::config) class: Option<String>,
-    /// Shortest time between two messages on a topic, 1s to 1d; also on a `$SYS/wellhead/` topic that is sent. Default 1m.
+    /// Shortest time between two messages on a topic, 1s to 1d; also on a `$SYS/wellhead/` topic
+    /// that is sent. Default 1m.
     pub(in crate::config) every: Option<Span>,
 }
 

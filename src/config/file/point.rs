@@ -15,8 +15,9 @@ use crate::report::aggregate::Show;
 use crate::report::template::TopicTemplate;
 use crate::units::Span;
 
-/// The direction in which a value counts above zero. Published values keep to one convention: what flows into the installation of the
-/// site is positive, so that grid + production + battery = consumption.
+/// The direction in which a value counts above zero. Published values keep to one convention: what
+/// flows into the installation of the site is positive, so that grid + production + battery =
+/// consumption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum Positive {
@@ -127,7 +128,8 @@ pub(in crate::config) struct WriteConfig {
     pub(in crate::config) good_for: Option<Span>,
     /// Verify a write by reading the value back: true, or with these settings. Default false.
     pub(in crate::config) read_back: Option<ReadBackConfig>,
-    /// Modbus functions for writing: auto (5, 6, 15, 16; default), multiple (15, 16) or exchange (23).
+    /// Modbus functions for writing: auto (5, 6, 15, 16; default), multiple (15, 16) or exchange
+    /// (23).
     #[serde(default)]
     pub(in crate::config) function: Function,
     /// Write once more if reading back shows that the value was not written. Default true.
@@ -148,7 +150,8 @@ macro_rules! point {
         #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub(in crate::config) struct PointConfig {
-            /// The register as manuals print it: 40001 holding, 30001 input, 10001 discrete input, 1 coil; five or six digits.
+            /// The register as manuals print it: 40001 holding, 30001 input, 10001 discrete input,
+            /// 1 coil; five or six digits.
             pub(in crate::config) at: Option<Printed>,
             /// A holding register, counted from zero.
             pub(in crate::config) holding: Option<FromZero>,
@@ -163,12 +166,14 @@ macro_rules! point {
             pub(in crate::config) file: Option<u16>,
             /// The first record of the value in its `file`, from zero; each is a register.
             pub(in crate::config) record: Option<FromZero>,
-            /// Computes the value from other points: + - * / ^ min max abs() sqrt(); `{flow-rate}` for names with a dash.
+            /// Computes the value from other points: + - * / ^ min max abs() sqrt(); `{flow-rate}`
+            /// for names with a dash.
             pub(in crate::config) expression: Option<String>,
-            /// Of a plain instrument: the group of the pattern. Default the one named like the point.
+            /// Of a plain instrument: the group of the pattern. Default the one named like the
+            /// point.
             pub(in crate::config) from: Option<String>,
-            /// Of a plain instrument: a regular expression whose group `value`, or first group, is the value. Of several, the first that
-            /// matches is used.
+            /// Of a plain instrument: a regular expression whose group `value`, or first group, is
+            /// the value. Of several, the first that matches is used.
             pub(in crate::config) find: Option<OneOrMore<Pattern>>,
             /// Of a plain instrument: the first byte, from zero; below zero from the end.
             pub(in crate::config) byte: Option<isize>,
@@ -232,7 +237,8 @@ point! {
     decimals: u8,
     /// The point that holds the power of ten, as in SunSpec.
     scale_from: String,
-    /// Raw values that mean "no value", or what a string or a date reads then: one, a range `{ from: 65528, to: 65535 }`, or a list of them.
+    /// Raw values that mean "no value", or what a string or a date reads then: one, a range
+    /// `{ from: 65528, to: 65535 }`, or a list of them.
     broken_value: OneOrMore<BrokenValue>,
     /// Text for raw values, or for the text of a plain instrument. Others stay as they are.
     words: IndexMap<RawWord, String>,
@@ -261,36 +267,40 @@ point! {
     group: String,
     /// Removes outliers.
     filter: FilterConfig,
-    /// A value is reported only if it changes by more than this, absolute or relative such as 2%; 0 reports every change. Default: every
-    /// reading is reported.
+    /// A value is reported only if it changes by more than this, absolute or relative such as 2%; 0
+    /// reports every change. Default: every reading is reported.
     deadband: DeadbandConfig,
-    /// Largest error of the straight lines between reported values: readings that lie within it are left out.
+    /// Largest error of the straight lines between reported values: readings that lie within it are
+    /// left out.
     #[schemars(extend("exclusiveMinimum" = 0))]
     swinging_door: f64,
     /// Publish one value per interval instead of each reading.
     aggregate: AggregateConfig,
     /// The point is reported after this time even without a change. Default never.
     at_least_every: Span,
-    /// How old a value may be while newer ones are missing. Default: until the first failed attempt to read it, and never longer than three
-    /// times `every`, at least 5s.
+    /// How old a value may be while newer ones are missing. Default: until the first failed attempt
+    /// to read it, and never longer than three times `every`, at least 5s.
     stale_after: Span,
     /// Its class. Default normal.
     class: String,
     /// Its topic, with {site}, {line}, {device}, {point}. Default that of `topics`.
     topic: TopicTemplate,
-    /// Of a plain instrument: use only messages that match. A group that is also in `find` must have the same text in both, which joins two
-    /// lines.
+    /// Of a plain instrument: use only messages that match. A group that is also in `find` must
+    /// have the same text in both, which joins two lines.
     when: Pattern,
-    /// Of a plain instrument: patterns of messages that make the value bad, with the reason. Default none.
+    /// Of a plain instrument: patterns of messages that make the value bad, with the reason.
+    /// Default none.
     bad_when: IndexMap<String, String>,
-    /// Of a plain instrument: the units that the group `unit` may hold, each with the factor that converts it. Default the unit of the
-    /// point, with factor 1.
+    /// Of a plain instrument: the units that the group `unit` may hold, each with the factor that
+    /// converts it. Default the unit of the point, with factor 1.
     units: IndexMap<String, Factor>,
-    /// Of a plain instrument: how the number is written: decimal (default) or degrees_minutes, as in NMEA 0183.
+    /// Of a plain instrument: how the number is written: decimal (default) or degrees_minutes, as
+    /// in NMEA 0183.
     notation: Notation,
     /// The value that a simulator shows. Default a plausible one, chosen by unit, name and type.
     simulate: Signal,
-    /// Limits within which the device accepts values. Only `write` permits writing. Default unknown.
+    /// Limits within which the device accepts values. Only `write` permits writing. Default
+    /// unknown.
     writable: Writable,
     /// Permits writing the point with a message on `<topic>/set`. Default not permitted.
     write: WriteConfig,

@@ -1,4 +1,5 @@
-//! Settings of points that a file, a line, a device or a profile gives to points that do not set them themselves.
+//! Settings of points that a file, a line, a device or a profile gives to points that do not set
+//! them themselves.
 
 use super::value::DeadbandConfig;
 use crate::units::Span;
@@ -35,19 +36,24 @@ macro_rules! with_point_defaults {
         $(#[$attribute])*
         pub(in crate::config) struct $name {
             $($keys)*
-            /// How often points are read. Applies to points that do not set it themselves. Default 10s.
+            /// How often points are read. Applies to points that do not set it themselves. Default
+            /// 10s.
             pub(in crate::config) every: Option<Span>,
-            /// Numbers are reported only if they change by more than this, absolute or relative such as 2%; other values are then reported
-            /// when they change. Applies to points that do not set it themselves. Default: every reading is reported.
+            /// Numbers are reported only if they change by more than this, absolute or relative
+            /// such as 2%; other values are then reported when they change. Applies to points that
+            /// do not set it themselves. Default: every reading is reported.
             pub(in crate::config) deadband: Option<DeadbandConfig>,
-            /// A point is reported after this time even without a change. Applies to points that do not set it themselves. Default never.
+            /// A point is reported after this time even without a change. Applies to points that do
+            /// not set it themselves. Default never.
             pub(in crate::config) at_least_every: Option<Span>,
-            /// How old values may be while newer ones cannot be read. Applies to points that do not set it themselves. Default three times
-            /// `every`.
+            /// How old values may be while newer ones cannot be read. Applies to points that do not
+            /// set it themselves. Default three times `every`.
             pub(in crate::config) stale_after: Option<Span>,
-            /// The class of messages. Applies to points that do not set it themselves. Default normal.
+            /// The class of messages. Applies to points that do not set it themselves. Default
+            /// normal.
             pub(in crate::config) class: Option<String>,
-            /// Decimal places of numbers, up to 15. Applies to points that do not set it themselves. Default as many as they have.
+            /// Decimal places of numbers, up to 15. Applies to points that do not set it
+            /// themselves. Default as many as they have.
             #[schemars(range(max = 15))]
             pub(in crate::config) decimals: Option<u8>,
         }

@@ -14,16 +14,19 @@ use crate::units::Span;
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct TextConfig {
-    /// The request: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by itself.
+    /// The request: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by
+    /// itself.
     pub(in crate::config) request: Option<OneOrMore<Template>>,
-    /// Steps before the request: send, expect, wait, speed; `if` makes a step depend on a group that was found.
+    /// Steps before the request: send, expect, wait, speed; `if` makes a step depend on a group
+    /// that was found.
     pub(in crate::config) script: Option<Vec<ScriptStep>>,
     /// How often the instrument is polled. Default 10s.
     pub(in crate::config) every: Option<Span>,
     /// How long the instrument may take to answer. Default that of the line.
     pub(in crate::config) answer_within: Option<Span>,
-    /// A point becomes bad when no message has contained it for this long, and an instrument that talks by itself is offline after this
-    /// silence. Default 1m; three times `every` if the instrument is polled.
+    /// A point becomes bad when no message has contained it for this long, and an instrument that
+    /// talks by itself is offline after this silence. Default 1m; three times `every` if the
+    /// instrument is polled.
     pub(in crate::config) silent_after: Option<Span>,
     /// How the byte stream is split into messages. Default: lines.
     pub(in crate::config) frame: Option<FrameConfig>,
@@ -34,10 +37,12 @@ pub(in crate::config) struct TextConfig {
     /// A regular expression that messages match; its named groups are values. Default any message.
     #[serde(rename = "match")]
     pub(in crate::config) pattern: Option<TypedPattern>,
-    /// The unit of numbers in messages that name none, for points that know it. Default none: such numbers are bad if a unit is expected.
+    /// The unit of numbers in messages that name none, for points that know it. Default none: such
+    /// numbers are bad if a unit is expected.
     pub(in crate::config) unit_if_none: Option<String>,
-    /// What a simulator says for it, with `{<point>}` filled in, or `{226..234:05.1}` for a value of its own: one message, all that it says again
-    /// and again, or one for each thing that is sent to it. Default nothing.
+    /// What a simulator says for it, with `{<point>}` filled in, or `{226..234:05.1}` for a value
+    /// of its own: one message, all that it says again and again, or one for each thing that is
+    /// sent to it. Default nothing.
     pub(in crate::config) simulate: Option<OneOrMore<Template>>,
     /// Keys that are taken away from the profile.
     #[serde(default, rename = "(taken away)")]
@@ -53,7 +58,8 @@ pub(in crate::config) struct FrameConfig {
     pub(in crate::config) start: Option<Bytes>,
     /// Every message ends with these bytes.
     pub(in crate::config) end: Option<Bytes>,
-    /// What follows the end and belongs to the message: a number of bytes, everything up to these bytes, or `checksum`. Default 0.
+    /// What follows the end and belongs to the message: a number of bytes, everything up to these
+    /// bytes, or `checksum`. Default 0.
     pub(in crate::config) with_end: Option<WithEnd>,
     /// The message says how long it is.
     pub(in crate::config) length: Option<Length>,

@@ -19,34 +19,41 @@ pub(in crate::config) struct UplinkConfig {
     /// False disables the uplink. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) enabled: bool,
-    /// The address of the remote broker, or several: the one that worked last is tried first, then the others in order, 250 ms apart.
+    /// The address of the remote broker, or several: the one that worked last is tried first, then
+    /// the others in order, 250 ms apart.
     pub(in crate::config) to: Remotes,
     /// Settings for a cloud: aws-iot or azure-iot-hub. Default none.
     pub(in crate::config) profile: Option<CloudName>,
-    /// Which addresses of a name are used: any (default; IPv6 and IPv4 in turn, 250 ms apart, the first that connects wins), ipv4 or ipv6.
+    /// Which addresses of a name are used: any (default; IPv6 and IPv4 in turn, 250 ms apart, the
+    /// first that connects wins), ipv4 or ipv6.
     #[serde(default)]
     pub(in crate::config) resolve: Resolve,
     /// HTTP proxy (CONNECT). Default none.
     pub(in crate::config) proxy: Option<Proxy>,
-    /// Makes this uplink a backup: it connects when another uplink has been down for some time, such as `cloud down for 10m`.
+    /// Makes this uplink a backup: it connects when another uplink has been down for some time,
+    /// such as `cloud down for 10m`.
     pub(in crate::config) use_when: Option<UseWhenConfig>,
     /// The MQTT version: 5 (default) or 3.1.1.
     #[serde(default)]
     pub(in crate::config) protocol: Protocol,
-    /// Client identifier. The session at the remote depends on it, so it must stay the same. Default: the site.
+    /// Client identifier. The session at the remote depends on it, so it must stay the same.
+    /// Default: the site.
     pub(in crate::config) client_id: Option<String>,
-    /// The authority that signed the certificate of the remote (PEM). Default: the authorities of this machine.
+    /// The authority that signed the certificate of the remote (PEM). Default: the authorities of
+    /// this machine.
     pub(in crate::config) ca: Option<PathBuf>,
     /// The certificate of this gateway (PEM), with `key`.
     pub(in crate::config) cert: Option<PathBuf>,
     /// The key of the certificate (PEM). These files are read at each connection.
     pub(in crate::config) key: Option<PathBuf>,
-    /// The name in the certificate of the remote, where `to` is an address. Default the host of `to`.
+    /// The name in the certificate of the remote, where `to` is an address. Default the host of
+    /// `to`.
     pub(in crate::config) server_name: Option<String>,
     /// Headers of the request that opens a WebSocket, each with its value. Default none.
     #[serde(default)]
     pub(in crate::config) headers: BTreeMap<String, RemoteSecret>,
-    /// How long the remote keeps the session while there is no link, at least 1m; MQTT 5 only. Default 30d.
+    /// How long the remote keeps the session while there is no link, at least 1m; MQTT 5 only.
+    /// Default 30d.
     pub(in crate::config) max_session_expiry: Option<Span>,
     /// Protocols named in the TLS handshake. Default none.
     #[serde(default)]
@@ -57,8 +64,8 @@ pub(in crate::config) struct UplinkConfig {
     pub(in crate::config) password: Option<RemoteSecret>,
     /// The password: the first line of a file, or a systemd credential; read at each connection.
     pub(in crate::config) password_file: Option<PathBuf>,
-    /// The password: the first line that a command prints, which is run at each connection; a text for the shell, or a list of program
-    /// and arguments. For tokens that expire.
+    /// The password: the first line that a command prints, which is run at each connection; a text
+    /// for the shell, or a list of program and arguments. For tokens that expire.
     pub(in crate::config) password_command: Option<PasswordCommand>,
     /// Idle time after which the link is tested, 5s to 18h. Each test costs bytes. Default 4m.
     pub(in crate::config) keep_alive: Option<Span>,
@@ -73,14 +80,16 @@ pub(in crate::config) struct UplinkConfig {
     /// Options of the TCP connection.
     #[serde(default)]
     pub(in crate::config) tcp: TcpConfig,
-    /// The pause between attempts. Default 1s, doubling up to 60s; up to 30m while the remote does not answer at all, 90m on a slow or unknown link.
+    /// The pause between attempts. Default 1s, doubling up to 60s; up to 30m while the remote does
+    /// not answer at all, 90m on a slow or unknown link.
     pub(in crate::config) retry: Option<Retry>,
     /// Largest packet to send. Default the limit that the remote announces.
     pub(in crate::config) max_packet: Option<Size>,
     /// Messages in flight. Default 500.
     #[schemars(range(min = 1))]
     pub(in crate::config) window: Option<u16>,
-    /// Every message carries the user property `seq`, which is the same for every copy of it. MQTT 5 only. Default true.
+    /// Every message carries the user property `seq`, which is the same for every copy of it. MQTT
+    /// 5 only. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) number_messages: bool,
     /// Highest QoS to send: 0, 1 or 2. Default 2.
@@ -89,11 +98,12 @@ pub(in crate::config) struct UplinkConfig {
     /// False sends everything without the retain flag. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) retain: bool,
-    /// How fast messages go out, such as 10/s or 10kB/s, or a list of both: those of QoS 1 and 2 wait, those of QoS 0 that come faster are
-    /// dropped and counted. Default as fast as the link.
+    /// How fast messages go out, such as 10/s or 10kB/s, or a list of both: those of QoS 1 and 2
+    /// wait, those of QoS 0 that come faster are dropped and counted. Default as fast as the link.
     pub(in crate::config) rate: Option<Rate>,
-    /// Accept commands from the remote: a message on the name of a point at the remote with /set behind it writes to the point, if it has
-    /// `write`. Default false: only where `receive` covers that topic.
+    /// Accept commands from the remote: a message on the name of a point at the remote with /set
+    /// behind it writes to the point, if it has `write`. Default false: only where `receive` covers
+    /// that topic.
     #[serde(default)]
     pub(in crate::config) commands: bool,
     /// Price of the link, for the estimate of `wellhead check` only.
@@ -104,7 +114,8 @@ pub(in crate::config) struct UplinkConfig {
     /// Remote topics to subscribe to. The first rule that matches decides.
     #[serde(default)]
     pub(in crate::config) receive: Vec<ReceiveConfig>,
-    /// Tells the remote whether this gateway is alive, with a will and a retained message. False turns both off. Default on.
+    /// Tells the remote whether this gateway is alive, with a will and a retained message. False
+    /// turns both off. Default on.
     #[serde(default)]
     pub(in crate::config) presence: PresenceConfig,
 }
@@ -116,9 +127,11 @@ pub(in crate::config) struct PresenceConfig(pub(in crate::config) Option<HowPres
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct HowPresent {
-    /// The topic at the remote. Default `{site}/gateway/state`, as `send` maps it; of a backup `{site}/gateway/<name>/state`.
+    /// The topic at the remote. Default `{site}/gateway/state`, as `send` maps it; of a backup
+    /// `{site}/gateway/<name>/state`.
     pub(in crate::config) topic: Option<TopicTemplate>,
-    /// How long the remote waits after a lost connection before it publishes `offline`; with MQTT 3.1.1 it does so at once. Default 1m.
+    /// How long the remote waits after a lost connection before it publishes `offline`; with MQTT
+    /// 3.1.1 it does so at once. Default 1m.
     pub(in crate::config) offline_after: Option<Span>,
 }
 
@@ -238,8 +251,9 @@ pub(in crate::config) struct Retry {
 pub(in crate::config) struct SendConfig {
     /// Local topics, with + and #; one filter or a list.
     pub(in crate::config) filter: TopicFilter,
-    /// The topic at the remote: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
-    /// without them one topic for all. Default the local topic.
+    /// The topic at the remote: + for each + of the filter in order, or {1} and {2} for them by
+    /// number, # at the end for the rest, {site}; without them one topic for all. Default the local
+    /// topic.
     pub(in crate::config) to: Option<String>,
     /// Removed from the beginning of the local topic; write the slash too. Default nothing.
     #[serde(default)]
@@ -252,10 +266,11 @@ pub(in crate::config) struct SendConfig {
     pub(in crate::config) qos: Option<u8>,
     /// False sends without the retain flag. Default that of the uplink.
     pub(in crate::config) retain: Option<bool>,
-    /// How fast messages of this rule go out, such as 10/s or 10kB/s; others overtake them. Default none: the rate of
-    /// the uplink is for all its messages together.
+    /// How fast messages of this rule go out, such as 10/s or 10kB/s; others overtake them. Default
+    /// none: the rate of the uplink is for all its messages together.
     pub(in crate::config) rate: Option<Rate>,
-    /// Class of the messages. Default that of the point, or the QoS with which the client published.
+    /// Class of the messages. Default that of the point, or the QoS with which the client
+    /// published.
     pub(in crate::config) class: Option<String>,
     /// Limits the rule to these classes. Default all.
     #[serde(default)]
@@ -267,8 +282,9 @@ pub(in crate::config) struct SendConfig {
 pub(in crate::config) struct ReceiveConfig {
     /// Remote topics, with + and #; one filter or a list.
     pub(in crate::config) filter: TopicFilter,
-    /// The local topic: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
-    /// without them one topic for all. Default the topic of the remote.
+    /// The local topic: + for each + of the filter in order, or {1} and {2} for them by number, #
+    /// at the end for the rest, {site}; without them one topic for all. Default the topic of the
+    /// remote.
     pub(in crate::config) to: Option<String>,
     /// Removed from the beginning of the remote topic; write the slash too. Default nothing.
     #[serde(default)]
@@ -279,7 +295,8 @@ pub(in crate::config) struct ReceiveConfig {
     /// 0, 1 or 2. Default 1.
     #[schemars(range(max = 2))]
     pub(in crate::config) qos: Option<u8>,
-    /// False removes the retain flag, so that the local broker does not retain messages. Default true.
+    /// False removes the retain flag, so that the local broker does not retain messages. Default
+    /// true.
     #[serde(default = "super::yes")]
     pub(in crate::config) retain: bool,
 }

@@ -78,7 +78,8 @@ impl<'de, T: de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
     }
 }
 
-/// The same, with the place of each value of a list known to messages; for values that are no mappings.
+/// The same, with the place of each value of a list known to messages; for values that are no
+/// mappings.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::config) struct Several<T>(pub(in crate::config) Vec<T>);
 

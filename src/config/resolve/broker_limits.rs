@@ -26,7 +26,8 @@ struct SessionSizes {
     all: usize,
 }
 
-/// The usual sizes follow what is typed: more sessions get more, and a smaller size is never above a larger one.
+/// The usual sizes follow what is typed: more sessions get more, and a smaller size is never above
+/// a larger one.
 fn session_sizes(
     check: &mut Check<'_>,
     file: &file::BrokerConfig,

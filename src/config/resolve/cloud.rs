@@ -1,4 +1,5 @@
-//! Uplinks with a `profile`: settings that AWS IoT Core and Azure IoT Hub need are filled in, and those they refuse are faults. Typed keys win.
+//! Uplinks with a `profile`: settings that AWS IoT Core and Azure IoT Hub need are filled in, and
+//! those they refuse are faults. Typed keys win.
 
 use std::time::Duration;
 
@@ -14,14 +15,16 @@ const ALPN: &str = "x-amzn-mqtt-ca";
 /// The port where AWS IoT Core wants no ALPN.
 const AWS_PLAIN_PORT: u16 = 8883;
 const AZURE_WEB_SOCKET: &str = "/$iothub/websocket";
-/// Messages in flight, and the pause before another connection: AWS takes 100, and one connection a second.
+/// Messages in flight, and the pause before another connection: AWS takes 100, and one connection a
+/// second.
 const WINDOW: u16 = 100;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const MOST_SUBSCRIPTIONS: usize = 50;
 const MOST_ID_BYTES: usize = 128;
 /// Messages a second that AWS takes of a connection,
 const MOST_A_SECOND: u64 = 100;
-/// and messages an hour so that it never gets more: some go at once after a pause, and the state of the gateway goes in between.
+/// and messages an hour so that it never gets more: some go at once after a pause, and the state of
+/// the gateway goes in between.
 const AWS_RATE: u64 = 3600 * (MOST_A_SECOND - MOST_A_SECOND / 10);
 /// The largest message, in bytes.
 const AWS_PACKET: u32 = 128 * 1024;
@@ -355,7 +358,8 @@ pub(super) fn topics<'t>(
     }
 }
 
-/// The first topic that AWS IoT Core does not take: the number of its rule, what it is there, and why.
+/// The first topic that AWS IoT Core does not take: the number of its rule, what it is there, and
+/// why.
 fn first_too_long<'t>(
     uplink: &UplinkSetup,
     mut topics: impl Iterator<Item = &'t TopicName>,

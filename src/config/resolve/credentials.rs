@@ -1,4 +1,5 @@
-//! Certificates and logins of uplinks, certificates of the broker: their files must be usable, and should be for a while.
+//! Certificates and logins of uplinks, certificates of the broker: their files must be usable, and
+//! should be for a while.
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +71,8 @@ pub(super) enum Role {
     Trusted,
 }
 
-/// Warns of certificates that have expired, or will soon. Files that cannot be read are faults elsewhere.
+/// Warns of certificates that have expired, or will soon. Files that cannot be read are faults
+/// elsewhere.
 pub(super) fn expiry(check: &mut Check<'_>, at: &[PathStep], typed: Option<&Path>, role: Role) {
     let Some(path) = typed.map(|typed| check.path(typed)) else {
         return;
@@ -227,7 +229,8 @@ fn usable_command(check: &mut Check<'_>, index: usize, command: &[String]) -> Re
     Ok(())
 }
 
-/// A value that differs when the files of an uplink hold something else. What cannot be read counts as empty.
+/// A value that differs when the files of an uplink hold something else. What cannot be read counts
+/// as empty.
 pub(super) fn content(check: &Check<'_>, uplink: &file::UplinkConfig) -> u32 {
     let named = [&uplink.ca, &uplink.cert, &uplink.key, &uplink.password_file];
     let used = named.into_iter().flatten().filter(|_| uplink.enabled);

@@ -231,7 +231,8 @@ impl PointCheck<'_, '_> {
         Some(zone.into())
     }
 
-    /// Which part of the register is meant, its bits counted from the least significant, which is 0.
+    /// Which part of the register is meant, its bits counted from the least significant, which is
+    /// 0.
     fn part(&mut self, kind: DataType) -> Part {
         let spec = self.spec;
         let bits = u8::try_from(kind.bits()).unwrap_or(64);
@@ -257,7 +258,8 @@ impl PointCheck<'_, '_> {
         }
     }
 
-    /// The bit of a number, from the least significant, which is 0; also for a bit that the type does not have.
+    /// The bit of a number, from the least significant, which is 0; also for a bit that the type
+    /// does not have.
     fn bit_place(&mut self, bit: u8, bits: u8, key: &str) -> u8 {
         let order = self.spec.bit_order.unwrap_or_default();
         let Some(place) = counted(bit, bits, order) else {

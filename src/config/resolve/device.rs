@@ -13,8 +13,8 @@ use crate::field::{Device, Line, Wire};
 use crate::reading::DeviceId;
 use crate::report::template::TopicTemplate;
 
-/// Resolves a device with its points and adds it to its line, if that is enabled. A device without a line or with an unknown profile is
-/// left out; the faults are noted.
+/// Resolves a device with its points and adds it to its line, if that is enabled. A device without
+/// a line or with an unknown profile is left out; the faults are noted.
 pub(super) fn device(
     check: &mut Check<'_>,
     index: usize,
@@ -229,7 +229,8 @@ impl DeviceContext<'_> {
         }
     }
 
-    /// The Modbus address, and whether it addresses all devices of the line; 0 for a plain instrument.
+    /// The Modbus address, and whether it addresses all devices of the line; 0 for a plain
+    /// instrument.
     fn unit(&self, check: &mut Check<'_>, wire: &Wire) -> (u8, bool) {
         if self.is_text {
             return (0, false);

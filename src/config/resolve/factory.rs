@@ -1,8 +1,10 @@
 //! Lines and addresses that differ from the settings with which devices leave their factories.
 //!
 //! People change these settings on purpose, so there are warnings only where a change is unlikely:
-//! * the speed of a serial line that no device on it is delivered with, where the settings of all of them are known;
-//! * unit 1, because the file names none or for the only device of its line, where the device is delivered with another;
+//! * the speed of a serial line that no device on it is delivered with, where the settings of all
+//!   of them are known;
+//! * unit 1, because the file names none or for the only device of its line, where the device is
+//!   delivered with another;
 //! * port 502, because the file names none, where no device of the line is delivered with it.
 
 use std::collections::HashMap;
@@ -118,7 +120,8 @@ fn unit(check: &mut Check<'_>, line: &LineConfig, device: &Delivered<'_>, total:
     let Some(usual) = factory.units.first() else {
         return;
     };
-    // Without `units:` a Modbus TCP device is unit 1 if the file says nothing; on a bus that is a fault already.
+    // Without `units:` a Modbus TCP device is unit 1 if the file says nothing; on a bus that is a
+    // fault already.
     let is_typed = device.unit.is_some();
     if device.units.is_some() || (!is_typed && line.modbus_tcp.is_none()) {
         return;

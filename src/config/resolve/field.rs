@@ -43,7 +43,8 @@ impl Field {
 /// A device with its place in the list `devices`; with `units` several share one place.
 type Listed<'a> = (usize, Cow<'a, file::DeviceConfig>);
 
-/// Every line with its devices, how each point is reported, and the availability topic of each device.
+/// Every line with its devices, how each point is reported, and the availability topic of each
+/// device.
 pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     let file = check.file;
     check.unique(

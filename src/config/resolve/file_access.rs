@@ -1,4 +1,5 @@
-//! Files that the YAML names must be readable: for the user who checks it, and for the user of the service.
+//! Files that the YAML names must be readable: for the user who checks it, and for the user of the
+//! service.
 
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -46,7 +47,8 @@ impl Check<'_> {
         self.reachable(at, &path);
     }
 
-    /// Notes a file of users that the service can read and that cannot be read here; its other faults are noted already.
+    /// Notes a file of users that the service can read and that cannot be read here; its other
+    /// faults are noted already.
     pub(super) fn users_file(&mut self, at: &[PathStep], typed: Option<&Path>) {
         let Some(typed) = typed else { return };
         let path = self.path(typed);
@@ -57,7 +59,8 @@ impl Check<'_> {
         }
     }
 
-    /// The first line of a file; `Err` if a fault was noted. It is empty if only the service can read it.
+    /// The first line of a file; `Err` if a fault was noted. It is empty if only the service can
+    /// read it.
     pub(super) fn secret(&mut self, at: &[PathStep], typed: &Path) -> Result<String, ()> {
         let path = self.path(typed);
         self.reachable(at, &path);
@@ -109,7 +112,8 @@ impl Check<'_> {
         self.warn(at, message);
     }
 
-    /// Warns root of a file that the user of the service cannot read. Credentials are handed over by the service manager.
+    /// Warns root of a file that the user of the service cannot read. Credentials are handed over
+    /// by the service manager.
     pub(super) fn reachable(&mut self, at: &[PathStep], path: &Path) {
         if !rustix::process::geteuid().is_root() || path.starts_with(self.folder.join(CREDENTIALS))
         {

@@ -1,4 +1,5 @@
-//! Messages of the gateway itself: about its health, and those of its `$SYS` topics that a rule sends.
+//! Messages of the gateway itself: about its health, and those of its `$SYS` topics that a rule
+//! sends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use crate::mqtt::{Mapping, QoS, TopicFilter, TopicName};
 use crate::outbox::{Rule, is_of_broker};
 
 const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
-/// Payloads, in bytes: a state, losses with a gap; and on `$SYS` topics those of a line, a device, an uplink and the report.
+/// Payloads, in bytes: a state, losses with a gap; and on `$SYS` topics those of a line, a device,
+/// an uplink and the report.
 const STATE: f64 = 51.0;
 const LOSSES: f64 = 300.0;
 const LINE: f64 = 240.0;
@@ -89,7 +91,8 @@ pub(super) fn messages(
     }
 }
 
-/// The remote of an uplink learns what the uplink has lost, whatever the rules say: by the rule that matches the topic if there is one.
+/// The remote of an uplink learns what the uplink has lost, whatever the rules say: by the rule
+/// that matches the topic if there is one.
 fn losses(uplink: &mut UplinkSetup, typed: &file::UplinkConfig, health: &HealthMessages) {
     let topic = format!("{}/uplink/{}/losses", health.topic, uplink.settings.name);
     let Ok(topic) = TopicName::new(topic) else {

@@ -1,4 +1,5 @@
-//! Settings that points inherit from their device, its profile, their line and the file: the nearest wins.
+//! Settings that points inherit from their device, its profile, their line and the file: the
+//! nearest wins.
 
 use std::time::Duration;
 
@@ -90,7 +91,8 @@ pub(super) fn defaults<'a>(
                 .unwrap_or_default(),
         ),
     ];
-    // Settings that a device takes away are not inherited from above it. Unknown classes are faults already.
+    // Settings that a device takes away are not inherited from above it. Unknown classes are faults
+    // already.
     let [own, above @ ..] = defaults;
     let [profile, line, defaults] =
         above.map(|(set_by, given)| (set_by, given.without(&device.removed)));
@@ -106,8 +108,8 @@ pub(super) fn defaults<'a>(
 }
 
 impl DeviceContext<'_> {
-    /// The point with inherited settings where it has none itself, as far as they make sense for its kind of value. Faulty settings are
-    /// faults in their own place, and left out here.
+    /// The point with inherited settings where it has none itself, as far as they make sense for
+    /// its kind of value. Faulty settings are faults in their own place, and left out here.
     pub(super) fn with_defaults(&self, mut spec: file::PointConfig) -> file::PointConfig {
         let is_computed = spec.expression.is_some();
         let value = ValueOf::new(&spec);

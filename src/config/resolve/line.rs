@@ -191,7 +191,8 @@ pub(super) fn check_shared_ports(check: &mut Check<'_>) {
     }
 }
 
-/// Where a serial device is that is typed without its folder: names of devices are below /dev, paths begin at the folder of the YAML.
+/// Where a serial device is that is typed without its folder: names of devices are below /dev,
+/// paths begin at the folder of the YAML.
 fn device_path(typed: &str, folder: &Path) -> PathBuf {
     let is_of_dev = !typed.contains('/') || typed.starts_with("serial/by-");
     if is_of_dev {

@@ -1,4 +1,5 @@
-//! Points and lines that are possible and hardly meant: faults where they cannot be meant, warnings where they will hurt.
+//! Points and lines that are possible and hardly meant: faults where they cannot be meant, warnings
+//! where they will hurt.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +13,8 @@ use crate::report::PointReport;
 use crate::report::deadband::Deadband;
 use crate::units::Span;
 
-/// A serial line that is asked for more than this part of its time has little left for repetitions and silent devices.
+/// A serial line that is asked for more than this part of its time has little left for repetitions
+/// and silent devices.
 const FULL: f64 = 0.8;
 
 /// Points at one place that are compared with each other.
@@ -28,7 +30,8 @@ struct RegisterSpan<'a> {
 }
 
 impl RegisterSpan<'_> {
-    /// True if both may read the same registers: parts of one word, or the same kind at the same place.
+    /// True if both may read the same registers: parts of one word, or the same kind at the same
+    /// place.
     fn agrees(&self, other: &Self) -> bool {
         let is_view = |register: &Register| {
             register.meaning.part != Part::Whole
@@ -234,7 +237,8 @@ impl PointCheck<'_, '_> {
     }
 }
 
-/// The first register of a table as manuals print it with five digits and with six, if a number that counts from zero looks so.
+/// The first register of a table as manuals print it with five digits and with six, if a number
+/// that counts from zero looks so.
 fn looks_printed(table: Table, address: u32) -> Option<(u32, u32)> {
     let (first, last, six_digits) = match table {
         Table::Holding => (40_001, 49_999, 400_001),

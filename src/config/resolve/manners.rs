@@ -1,5 +1,5 @@
-//! Needs of lines and devices beyond the standard: pauses, closing when idle, identifiers that are not compared, slow first answers. A
-//! device overrides its profile, and that its line.
+//! Needs of lines and devices beyond the standard: pauses, closing when idle, identifiers that are
+//! not compared, slow first answers. A device overrides its profile, and that its line.
 
 use std::time::Duration;
 

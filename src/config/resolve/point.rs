@@ -65,7 +65,8 @@ impl PointCheck<'_, '_> {
         self.not_zero("write", good_for, expired);
     }
 
-    /// The source, shared by all devices that take the point from a profile unchanged: there may be hundreds.
+    /// The source, shared by all devices that take the point from a profile unchanged: there may be
+    /// hundreds.
     fn shared_source(&mut self, points: &mut PointRegistry) -> Option<PointSource> {
         let spec = self.spec;
         let name = self.name;

@@ -109,8 +109,9 @@ fn needs_more_than_site(template: &TopicTemplate, site: &str) -> bool {
     fill("a") != fill("b")
 }
 
-/// `{site}/gateway/state`, where the rules send it, unless the remote keeps nothing there; an uplink that stands in for another, or that shares a remote with one before it, has
-/// a level of its own.
+/// `{site}/gateway/state`, where the rules send it, unless the remote keeps nothing there; an
+/// uplink that stands in for another, or that shares a remote with one before it, has a level of
+/// its own.
 fn default_topic(
     site: &str,
     uplink: &file::UplinkConfig,
@@ -126,7 +127,8 @@ fn default_topic(
         let there = rule
             .filter(|rule| rule.mapping.has_way_back())
             .map_or(Some(local.clone()), |rule| rule.mapping.apply(&local)?.ok())?;
-        // Topics that begin with $ belong to the remote: AWS IoT Core hands them to a rule, and nobody can subscribe to them.
+        // Topics that begin with $ belong to the remote: AWS IoT Core hands them to a rule, and
+        // nobody can subscribe to them.
         Some(if there.is_reserved() { local } else { there })
     };
     let topic = mapped(format!("{site}/gateway/state"))?;

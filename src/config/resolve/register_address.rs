@@ -105,7 +105,8 @@ impl PointCheck<'_, '_> {
         Some(given)
     }
 
-    /// The message for a point without a register: it may override a point of the profile by a name that the profile does not have.
+    /// The message for a point without a register: it may override a point of the profile by a name
+    /// that the profile does not have.
     fn without_address(&self) -> String {
         let name = self.name;
         let renamed = self

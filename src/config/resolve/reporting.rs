@@ -29,7 +29,8 @@ impl PointCheck<'_, '_> {
         self.check.class(name, &at).unwrap_or_default()
     }
 
-    /// How the point is reported on `topic`, which it takes unless its aggregates have topics of their own.
+    /// How the point is reported on `topic`, which it takes unless its aggregates have topics of
+    /// their own.
     pub(super) fn report(
         &mut self,
         topic: TopicName,

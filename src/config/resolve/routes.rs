@@ -13,7 +13,8 @@ use crate::outbox::{Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::report::PointReport;
 use crate::uplink::Receive;
 
-/// Stripped off the topics of the gateway itself where a rule rewrites nothing; the site is put before them instead.
+/// Stripped off the topics of the gateway itself where a rule rewrites nothing; the site is put
+/// before them instead.
 const OF_STATUS: &str = "$SYS/";
 
 /// Topics that commands need are named one by one as long as they fit into one SUBSCRIBE.
@@ -223,7 +224,8 @@ fn most_of_class(check: &Check<'_>, send: &file::SendConfig) -> QoS {
     }
 }
 
-/// The topics of a rule at the remote; those below `$SYS/wellhead/` begin with the site unless the rule says otherwise.
+/// The topics of a rule at the remote; those below `$SYS/wellhead/` begin with the site unless the
+/// rule says otherwise.
 fn outward_mapping(check: &mut Check<'_>, path: &[PathStep], send: &file::SendConfig) -> Mapping {
     let is_as_it_is = send.to.is_none() && send.strip.is_empty() && send.prefix.is_empty();
     // A remote keeps topics below $SYS for itself.
@@ -314,7 +316,8 @@ pub(super) fn receive(check: &mut Check<'_>, index: usize) -> Vec<Receive> {
     wanted
 }
 
-/// The subscriptions that `commands` needs: the names of the writable points at the remote, with `/set`.
+/// The subscriptions that `commands` needs: the names of the writable points at the remote, with
+/// `/set`.
 pub(super) fn commands(
     check: &mut Check<'_>,
     index: usize,
@@ -360,8 +363,8 @@ pub(super) fn commands(
         .collect()
 }
 
-/// Filters for these topics: the topics themselves if they are few, else `+` for the last level before `/set`, and then for the one
-/// before that.
+/// Filters for these topics: the topics themselves if they are few, else `+` for the last level
+/// before `/set`, and then for the one before that.
 fn filters_for(topics: BTreeSet<String>) -> BTreeSet<String> {
     let mut filters = topics;
     for from_end in 2..=3 {

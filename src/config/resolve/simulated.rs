@@ -127,8 +127,8 @@ fn writable(spec: &file::PointConfig) -> Option<(f64, f64)> {
     ))
 }
 
-/// The codes that the remark behind a point names: `0 off 1 on`, `0 = A, 1 = B`, `0x0200 on grid`, `0xCF (207) start`, or `bit 0 running`, which is
-/// the code 1. A single code is none.
+/// The codes that the remark behind a point names: `0 off 1 on`, `0 = A, 1 = B`, `0x0200 on grid`,
+/// `0xCF (207) start`, or `bit 0 running`, which is the code 1. A single code is none.
 fn codes(remark: &str) -> Vec<(i64, String)> {
     let words: Vec<&str> = remark
         .split_whitespace()

@@ -48,7 +48,8 @@ impl DeviceContext<'_> {
         }
     }
 
-    /// The protocol of a plain instrument; `None` for a Modbus device. Notes a line of the other kind.
+    /// The protocol of a plain instrument; `None` for a Modbus device. Notes a line of the other
+    /// kind.
     pub(super) fn talk(&self, check: &mut Check<'_>, line: &Line) -> Option<TextProtocol> {
         if !self.is_text {
             self.check_line_of_modbus(check, line);

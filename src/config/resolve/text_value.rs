@@ -95,7 +95,8 @@ impl PointCheck<'_, '_> {
         }
     }
 
-    /// The point with the type that text has where none is typed: text brings its own length, and a number in it may have decimals.
+    /// The point with the type that text has where none is typed: text brings its own length, and a
+    /// number in it may have decimals.
     fn typed_as_text(&mut self) -> file::PointConfig {
         let mut typed = self.spec.clone();
         let has_words_for_text = typed
@@ -140,7 +141,8 @@ impl PointCheck<'_, '_> {
         patterns
     }
 
-    /// The meaning of a number in each unit that messages may name. Without `units` that is the unit of the point alone.
+    /// The meaning of a number in each unit that messages may name. Without `units` that is the
+    /// unit of the point alone.
     fn units(&mut self, place: &ValueLocation, meaning: &Meaning) -> Vec<(Box<str>, Meaning)> {
         let is_named = self.names_unit(place);
         let is_text = meaning.kind.is_text();

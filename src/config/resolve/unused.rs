@@ -1,4 +1,5 @@
-//! Settings without an effect: each is a fault with its place and its remedy, so that no setting is silently ignored.
+//! Settings without an effect: each is a fault with its place and its remedy, so that no setting is
+//! silently ignored.
 
 use super::context::{DeviceContext, PointCheck};
 use super::{Check, at};
@@ -77,7 +78,8 @@ fn rows(spec: &file::PointConfig, shape: ValueShape) -> Vec<UnusedSetting> {
 }
 
 impl DeviceContext<'_> {
-    /// Notes every setting of a device that does nothing, because it has no registers or no address of its own.
+    /// Notes every setting of a device that does nothing, because it has no registers or no address
+    /// of its own.
     pub(super) fn check_device_used(&self, check: &mut Check<'_>) {
         let device = self.device;
         let no_registers = "a plain instrument has no registers; remove it";

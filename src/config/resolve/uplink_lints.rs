@@ -172,7 +172,8 @@ impl UplinkLint<'_> {
         }
     }
 
-    /// Commands of local clients that come back by another uplink: the instrument would be written twice.
+    /// Commands of local clients that come back by another uplink: the instrument would be written
+    /// twice.
     fn returning_commands(&self, check: &mut Check<'_>) {
         let uplink = self.uplink;
         let writable: Vec<&TopicName> = self.field.writable().collect();
@@ -223,7 +224,8 @@ fn takes_all(before: &Rule, rule: &Rule) -> bool {
         && (before.only.is_empty() || (!rule.only.is_empty() && rule.only.iter().all(has_class)))
 }
 
-/// The warning for a filter that no topic of the gateway matches; `None` if clients of its broker may publish there.
+/// The warning for a filter that no topic of the gateway matches; `None` if clients of its broker
+/// may publish there.
 fn idle(check: &Check<'_>, filter: &TopicFilter) -> Option<String> {
     let site = check.file.site.as_deref().unwrap_or_default();
     let is_of_site = filter.as_str().split('/').next() == Some(site);

@@ -283,7 +283,8 @@ fn headers(
         .collect()
 }
 
-/// How long an uplink waits: for a session, for TCP alone, for answers, for writes, and in the kernel.
+/// How long an uplink waits: for a session, for TCP alone, for answers, for writes, and in the
+/// kernel.
 struct Timeouts {
     connect: Duration,
     dial: Duration,

@@ -24,7 +24,8 @@ pub(super) fn access(check: &mut Check<'_>, file: &file::BrokerConfig) -> Access
         .anonymous
         .as_ref()
         .map(|typed| rules(check, typed, &at!["broker", "anonymous"]));
-    // Clients without a user are let in where the file says so, or where there are neither users nor other machines.
+    // Clients without a user are let in where the file says so, or where there are neither users
+    // nor other machines.
     let has_users = !users.is_empty() || file.users_file.is_some();
     let lets_in = file.allow_anonymous || anonymous.is_some() || (!has_users && is_closed);
     let everything = AccessRules {
@@ -132,7 +133,8 @@ struct Models<'u> {
     places: HashMap<&'u str, usize>,
 }
 
-/// Rules and identifiers of each user, by its place. Each user is looked at once, however long the chains of models are.
+/// Rules and identifiers of each user, by its place. Each user is looked at once, however long the
+/// chains of models are.
 fn inherited(check: &mut Check<'_>, users: &[file::UserConfig]) -> Vec<Inherited> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     for (index, user) in users.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Binary-coded decimals: a digit in each nibble, with the signs that meters give them. Pure.
 //!
-//! Plain kinds have no sign. Sources of the signs: DL/T 645-2007, annex A (the highest bit of the highest byte); EN 13757-3, annex A, type A
-//! (the highest digit is F).
+//! Plain kinds have no sign. Sources of the signs: DL/T 645-2007, annex A (the highest bit of the
+//! highest byte); EN 13757-3, annex A, type A (the highest digit is F).
 
 /// The sign of a decimal number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,8 @@ impl Bcd {
         Some(if is_negative { -number } else { number })
     }
 
-    /// The bits that show `number`; `None` if it has too many digits, or a sign where there is none.
+    /// The bits that show `number`; `None` if it has too many digits, or a sign where there is
+    /// none.
     pub(super) fn bits_of(self, number: i128) -> Option<u64> {
         if number > i128::from(self.greatest()) || number < i128::from(self.least()) {
             return None;
@@ -100,7 +101,8 @@ impl Bcd {
     }
 }
 
-/// The number whose decimal digits are in the lowest `count` bits; `None` if one of them is not a digit.
+/// The number whose decimal digits are in the lowest `count` bits; `None` if one of them is not a
+/// digit.
 pub(super) fn digits(bits: u64, count: u32) -> Option<u64> {
     let nibbles = (0..count.div_ceil(4))
         .rev()

@@ -1,4 +1,5 @@
-//! Possible meanings of registers: every usual type and order, and those that show an expected value. Pure.
+//! Possible meanings of registers: every usual type and order, and those that show an expected
+//! value. Pure.
 
 use super::{Bcd, ByteOrder, DataType, Meaning, Register, Table};
 use crate::reading::Value;
@@ -57,7 +58,8 @@ pub struct Match {
     pub error: f64,
 }
 
-/// The value of the registers at an offset in one type and order; `None` if there are too few, or they hold no number.
+/// The value of the registers at an offset in one type and order; `None` if there are too few, or
+/// they hold no number.
 #[allow(clippy::cast_precision_loss)]
 pub fn guess(words: &[u16], offset: u16, kind: DataType, order: ByteOrder) -> Option<Guess> {
     let width = usize::from(kind.words()?);
@@ -89,7 +91,8 @@ pub fn guess(words: &[u16], offset: u16, kind: DataType, order: ByteOrder) -> Op
     })
 }
 
-/// Not what random bits look like: a real number of usual size, a whole number that is small for its width.
+/// Not what random bits look like: a real number of usual size, a whole number that is small for
+/// its width.
 fn is_plausible(kind: DataType, value: f64, words: &[u16]) -> bool {
     let size = value.abs();
     if words.iter().all(|word| *word == 0) || words.iter().all(|word| *word == 0xFFFF) {
@@ -128,7 +131,8 @@ pub fn orders(kind: DataType) -> &'static [ByteOrder] {
     }
 }
 
-/// Ways that show `expected` but for `tolerance` (a part of it): the closest first, among those the likeliest.
+/// Ways that show `expected` but for `tolerance` (a part of it): the closest first, among those the
+/// likeliest.
 pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
     let mut found: Vec<Match> = Vec::new();
     for guess in guesses(words) {
@@ -158,7 +162,8 @@ pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
 }
 
 impl Match {
-    /// A float needs no factor, and a usual type, order or factor is likelier than a rare one: 0 is likeliest.
+    /// A float needs no factor, and a usual type, order or factor is likelier than a rare one: 0 is
+    /// likeliest.
     fn unlikeliness(&self) -> usize {
         let place = |found: Option<usize>, all: usize| found.unwrap_or(all);
         let is_float = matches!(
@@ -174,7 +179,8 @@ impl Match {
         2 * odd_scale + place(kind, KINDS.len()) + 3 * place(order, ORDERS.len())
     }
 
-    /// The difference from the expected value in steps that a person would make: 0 has the same digits, as far as an instrument shows them.
+    /// The difference from the expected value in steps that a person would make: 0 has the same
+    /// digits, as far as an instrument shows them.
     pub fn distance(&self) -> usize {
         [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
             .iter()

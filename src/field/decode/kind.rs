@@ -1,4 +1,5 @@
-//! The types that registers and bytes hold: their sizes, and how bytes (most significant first) become raw values.
+//! The types that registers and bytes hold: their sizes, and how bytes (most significant first)
+//! become raw values.
 
 use super::bcd::{Bcd, Sign};
 use super::raw::Raw;
@@ -151,7 +152,8 @@ impl DataType {
         self.is_text() && self != Self::Text
     }
 
-    /// The least and the largest raw number it holds; `None` for floats of 32 bits and more, and for what is no number.
+    /// The least and the largest raw number it holds; `None` for floats of 32 bits and more, and
+    /// for what is no number.
     pub fn range(self) -> Option<(f64, f64)> {
         let digits = |count: i32| Some((0.0, 10_f64.powi(count) - 1.0));
         #[allow(clippy::cast_possible_wrap)]
@@ -197,7 +199,8 @@ impl DataType {
         )
     }
 
-    /// The raw value of `bytes`, most significant first, as long as the registers or bytes it takes.
+    /// The raw value of `bytes`, most significant first, as long as the registers or bytes it
+    /// takes.
     pub(super) fn decode(self, bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
         let number = bytes
             .iter()
@@ -235,7 +238,8 @@ impl DataType {
         }
     }
 
-    /// The bytes of a raw number, most significant first; the error says why this type cannot hold it.
+    /// The bytes of a raw number, most significant first; the error says why this type cannot hold
+    /// it.
     pub fn encode(self, raw: Raw) -> Result<Vec<u8>, String> {
         let most = match self {
             Self::F16 => f64::from(half::f16::MAX),
@@ -317,7 +321,8 @@ impl DataType {
             .ok_or_else(|| self.does_not_hold(raw))
     }
 
-    /// The bytes that a simulator shows for a raw number that is in the range, most significant first: what cannot be written, too.
+    /// The bytes that a simulator shows for a raw number that is in the range, most significant
+    /// first: what cannot be written, too.
     pub(super) fn shown(self, raw: Raw) -> Vec<u8> {
         let size = usize::from(2 * self.words().unwrap_or(1));
         let bytes = match self {
@@ -367,8 +372,8 @@ impl DataType {
         }
     }
 
-    /// True if a register of this type can hold `number`, or holds the bits that `number` is written with (0x8000 in an i16, 0xFFFF in a
-    /// bcd16).
+    /// True if a register of this type can hold `number`, or holds the bits that `number` is
+    /// written with (0x8000 in an i16, 0xFFFF in a bcd16).
     pub fn holds(self, number: f64) -> bool {
         let are_bits = || number.fract() == 0.0 && (0.0..=self.most_bits()).contains(&number);
         match self {
@@ -394,7 +399,8 @@ impl DataType {
         }
     }
 
-    /// True if a sentinel is the number that is read, and not its bits: of the types whose number is not made of all the bits.
+    /// True if a sentinel is the number that is read, and not its bits: of the types whose number
+    /// is not made of all the bits.
     pub(super) fn shows(self, number: f64) -> bool {
         match self {
             Self::Bcd(bcd) => bcd.shows(number),

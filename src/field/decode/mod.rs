@@ -1,6 +1,7 @@
 //! Registers and bytes to values and back. Pure.
 //!
-//! Used for Modbus registers and for the bytes of plain serial frames alike. A type is a line in `kind`.
+//! Used for Modbus registers and for the bytes of plain serial frames alike. A type is a line in
+//! `kind`.
 
 mod bcd;
 pub mod guess;
@@ -36,7 +37,8 @@ pub enum Table {
     Input,
     /// Read and write registers.
     Holding,
-    /// The records of a file with this number, each a register [Modbus application protocol 1.1b3, 6.14].
+    /// The records of a file with this number, each a register [Modbus application protocol 1.1b3,
+    /// 6.14].
     File(u16),
 }
 
@@ -194,7 +196,8 @@ impl Meaning {
         }
     }
 
-    /// Numbers that mean "no value": the first and the last of each range, which are one for a number by itself.
+    /// Numbers that mean "no value": the first and the last of each range, which are one for a
+    /// number by itself.
     pub fn broken_numbers(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
         self.broken.iter().filter_map(|broken| match broken {
             Sentinel::Number(number) => Some((*number, *number)),
@@ -503,7 +506,8 @@ impl Meaning {
         })
     }
 
-    /// The least and the largest raw number that its type, or its bits, hold; `None` where that is no bound.
+    /// The least and the largest raw number that its type, or its bits, hold; `None` where that is
+    /// no bound.
     pub fn raw_range(&self) -> Option<(f64, f64)> {
         #[allow(clippy::cast_precision_loss)]
         match self.part {

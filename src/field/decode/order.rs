@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, de};
 
-/// The order of the bytes of a 32-bit value on the wire, A being the most significant; longer values extend it.
+/// The order of the bytes of a 32-bit value on the wire, A being the most significant; longer
+/// values extend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ByteOrder {
     /// As the standard has it.
@@ -102,7 +103,8 @@ impl ByteOrder {
         matches!(self, Self::BADC | Self::DCBA)
     }
 
-    /// From the order of the wire to the most significant byte first, and back. An odd number of bytes knows two orders only.
+    /// From the order of the wire to the most significant byte first, and back. An odd number of
+    /// bytes knows two orders only.
     pub(super) fn arrange(self, bytes: &mut [u8]) {
         match (self.swaps_words(), self.swaps_bytes()) {
             (true, true) => bytes.reverse(),

@@ -1,6 +1,7 @@
 //! Names of types in other tools that are not ours: what to write instead. Pure.
 
-/// Names of IEC 61131, ESPHome, Telegraf, wb-mqtt-serial and C, without case and with dashes; ours, and what to add.
+/// Names of IEC 61131, ESPHome, Telegraf, wb-mqtt-serial and C, without case and with dashes; ours,
+/// and what to add.
 const OTHERS: &[(&str, &str)] = &[
     ("boolean", "`bool`"),
     ("byte", "`u8`"),

@@ -36,8 +36,8 @@ impl Register {
         u16::try_from(self.meaning.span(each)).unwrap_or(u16::MAX)
     }
 
-    /// The value in `words`, which are [`Register::width`] many (bits: 0 or 1); `exponent` is what a scale register says. The error
-    /// is the reason for bad quality.
+    /// The value in `words`, which are [`Register::width`] many (bits: 0 or 1); `exponent` is what
+    /// a scale register says. The error is the reason for bad quality.
     pub fn decode(&self, words: &[u16], exponent: Option<i32>) -> Result<Value, Arc<str>> {
         let each = if self.table.is_bits() {
             1
@@ -99,8 +99,8 @@ impl Register {
             .collect()
     }
 
-    /// The registers (bits: 0 or 1) to write so that they show `value`; the error says why that is not possible. Parts of a register
-    /// are written by [`Register::mask_of`].
+    /// The registers (bits: 0 or 1) to write so that they show `value`; the error says why that is
+    /// not possible. Parts of a register are written by [`Register::mask_of`].
     pub fn encode_exactly(&self, value: &Value) -> Result<Vec<u16>, String> {
         if self.table.is_bits() {
             let raw = self.meaning.raw_of(value)?;
@@ -159,8 +159,8 @@ impl Register {
         })
     }
 
-    /// For a part of a 16-bit register: which bits stay as they are, and which are set [Modbus application protocol 1.1b3, 6.16]. `None`
-    /// if the point is whole registers.
+    /// For a part of a 16-bit register: which bits stay as they are, and which are set [Modbus
+    /// application protocol 1.1b3, 6.16]. `None` if the point is whole registers.
     pub fn mask_of(&self, value: &Value) -> Option<Result<(u16, u16), String>> {
         let (low, count) = match self.meaning.part {
             Part::Bit(bit) => (bit, 1),
@@ -211,8 +211,8 @@ impl Register {
         }
     }
 
-    /// The registers that show `value`, as near as the type allows; what a simulator answers. `exponent` is what the register says that
-    /// holds its power of ten.
+    /// The registers that show `value`, as near as the type allows; what a simulator answers.
+    /// `exponent` is what the register says that holds its power of ten.
     pub fn encode(&self, value: f64, exponent: Option<i16>) -> Vec<u16> {
         if self.table.is_bits() {
             return vec![u16::from(value >= 0.5); usize::from(self.width())];
@@ -261,7 +261,8 @@ impl Register {
         all
     }
 
-    /// The bits of its only register that are its own; all where it is whole registers. Others may be of other points.
+    /// The bits of its only register that are its own; all where it is whole registers. Others may
+    /// be of other points.
     pub fn own_bits(&self) -> u16 {
         let bits = match (self.meaning.part, self.meaning.kind) {
             (Part::Bit(bit), _) => 1_u16.checked_shl(bit.into()),

@@ -1,4 +1,5 @@
-//! Dates and times in registers, as text of RFC 3339. Their zone comes from the file, because the device gives none.
+//! Dates and times in registers, as text of RFC 3339. Their zone comes from the file, because the
+//! device gives none.
 
 use super::raw::Raw;
 use crate::time::rfc3339;
@@ -54,7 +55,8 @@ pub(super) fn from_unix(seconds: u64) -> Result<Raw, &'static str> {
     }
 }
 
-/// Year, month, day of week and month, hour, minute, milliseconds: the seven bytes, most significant first.
+/// Year, month, day of week and month, hour, minute, milliseconds: the seven bytes, most
+/// significant first.
 pub(super) fn from_cp56(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
     let Some(&[year, month, day, hour, minute, high, low]) = bytes.last_chunk::<7>() else {
         return Err(NO_TIME);

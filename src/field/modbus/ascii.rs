@@ -1,6 +1,7 @@
 //! Modbus ASCII frames as RTU frames and back [Modbus over serial line 1.02, 2.5.2]. Pure.
 //!
-//! On the wire `:`, two hexadecimal digits for each byte, the checksum (LRC), CR LF. Everything else in wellhead sees RTU frames.
+//! On the wire `:`, two hexadecimal digits for each byte, the checksum (LRC), CR LF. Everything
+//! else in wellhead sees RTU frames.
 
 use super::frames::{MAX_FRAME, checksum};
 
@@ -37,7 +38,8 @@ impl Ascii {
         std::mem::take(&mut self.junk)
     }
 
-    /// Takes what came in; gives whole frames with the checksum of RTU, which is wrong if that of the text was.
+    /// Takes what came in; gives whole frames with the checksum of RTU, which is wrong if that of
+    /// the text was.
     pub(super) fn frames(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         for byte in bytes {

@@ -2,7 +2,8 @@
 //!
 //! Points that a device refused are not kept: after a restart they are tried at once.
 //!
-//! It is a help only: a file that is missing, damaged or of another map of registers costs some refused requests and nothing else.
+//! It is a help only: a file that is missing, damaged or of another map of registers costs some
+//! refused requests and nothing else.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

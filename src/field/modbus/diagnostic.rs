@@ -1,4 +1,5 @@
-//! Diagnostic requests: to any unit, at any address, without a trace in the driver's knowledge of its devices.
+//! Diagnostic requests: to any unit, at any address, without a trace in the driver's knowledge of
+//! its devices.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::field::trouble::Trouble;
 use crate::time::now;
 
 impl Modbus {
-    /// Makes a request to any unit. It is refused while the unit owes an answer of the same length and the line has a plan.
+    /// Makes a request to any unit. It is refused while the unit owes an answer of the same length
+    /// and the line has a plan.
     pub(super) async fn ask_anybody(
         &mut self,
         unit: u8,

@@ -1,7 +1,8 @@
-//! Frames taken apart for those who watch a line: unit, function, addresses, and the values of the points there. Pure.
+//! Frames taken apart for those who watch a line: unit, function, addresses, and the values of the
+//! points there. Pure.
 //!
-//! It reads whole frames that were sent and received elsewhere; a frame that cannot be read is `None`, never a guess. The driver does
-//! not use it.
+//! It reads whole frames that were sent and received elsewhere; a frame that cannot be read is
+//! `None`, never a guess. The driver does not use it.
 
 use std::sync::Arc;
 
@@ -87,7 +88,8 @@ impl Frame {
         sent: &[u8],
         received: &[u8],
     ) -> Option<Self> {
-        // An adapter that hears itself. A write is confirmed by its own bytes: then once is the answer.
+        // An adapter that hears itself. A write is confirmed by its own bytes: then once is the
+        // answer.
         let heard = received
             .strip_prefix(sent)
             .filter(|rest| !rest.is_empty())
@@ -174,7 +176,8 @@ impl Frame {
         Some(Asked::Write(span?, values))
     }
 
-    /// The registers or bits in an answer to this request; `None` if there are none, or not as many as announced.
+    /// The registers or bits in an answer to this request; `None` if there are none, or not as many
+    /// as announced.
     pub fn brought(&self, answer: &Self) -> Option<Vec<u16>> {
         let Asked::Read(span) = self.asked() else {
             return None;
@@ -197,7 +200,8 @@ impl Frame {
     }
 }
 
-/// The bodies of the whole frames among some bytes: from the unit to the last byte before the checksum.
+/// The bodies of the whole frames among some bytes: from the unit to the last byte before the
+/// checksum.
 fn whole(framing: Framing, bytes: &[u8]) -> Vec<Vec<u8>> {
     let body = |frame: &[u8]| {
         frame

@@ -1,4 +1,5 @@
-//! One request and its answer on the open wire, and their traces: counters, timeouts, the fault of a silent device.
+//! One request and its answer on the open wire, and their traces: counters, timeouts, the fault of
+//! a silent device.
 
 use std::time::Duration;
 

@@ -1,11 +1,13 @@
 //! Which bytes of an RTU wire answer the outstanding request. Pure.
 //!
-//! RTU frames carry no transaction number: an answer that comes late looks like the answer to the next question. Here the outstanding
-//! request is known, and only a frame of its unit and function, of the expected length, with a right checksum counts.
+//! RTU frames carry no transaction number: an answer that comes late looks like the answer to the
+//! next question. Here the outstanding request is known, and only a frame of its unit and function,
+//! of the expected length, with a right checksum counts.
 //!
 //! Invariants:
 //! * What was in the line before a request never answers it.
-//! * A request that the adapter hears itself never answers it, even where answer and request are the same bytes.
+//! * A request that the adapter hears itself never answers it, even where answer and request are
+//!   the same bytes.
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +65,8 @@ enum FrameFront {
 }
 
 impl Expected {
-    /// Of a request with its checksum; `None` for a broadcast, which has no answer, and for functions not used here.
+    /// Of a request with its checksum; `None` for a broadcast, which has no answer, and for
+    /// functions not used here.
     fn of(request: &[u8]) -> Option<Self> {
         Self::of_any(request).filter(|expected| expected.unit != 0)
     }
@@ -120,7 +123,8 @@ impl Expected {
         self.length_at(body) == Some(body.len() + 2)
     }
 
-    /// The length of the frame that begins here, if it is of this unit, function and shape; `None` if it is not, or too short to tell.
+    /// The length of the frame that begins here, if it is of this unit, function and shape; `None`
+    /// if it is not, or too short to tell.
     fn length_at(&self, bytes: &[u8]) -> Option<usize> {
         let [unit, function, data @ ..] = bytes else {
             return None;
@@ -305,7 +309,8 @@ impl Receiver {
         }
     }
 
-    /// Looks at what has come of an answer whose time is over. Its beginning stays, for the rest may be late.
+    /// Looks at what has come of an answer whose time is over. Its beginning stays, for the rest
+    /// may be late.
     pub(super) fn broken_off(&mut self, now: Instant) {
         let Some(owed) = self.owed.last() else { return };
         if self
@@ -353,7 +358,8 @@ impl Receiver {
                     self.answered(&expected);
                     return Some(as_asked(frame, expected.unit));
                 }
-                // Only where an answer would begin: inside one that is still coming, values can look like the head of another.
+                // Only where an answer would begin: inside one that is still coming, values can
+                // look like the head of another.
                 FrameFront::BadChecksum => self.is_suspect |= at == 0,
                 FrameFront::Nothing => {}
             }
@@ -377,7 +383,8 @@ impl Receiver {
         None
     }
 
-    /// Takes the copy of the request out. True while it may still be on its way, and nothing that comes can be trusted.
+    /// Takes the copy of the request out. True while it may still be on its way, and nothing that
+    /// comes can be trusted.
     fn waits_for_echo(&mut self, expected: &Expected) -> bool {
         let looks_right = matches!(expected.front(&self.request), FrameFront::Right(_));
         if self.request.is_empty() || (looks_right && self.echo == Echo::Silent) {
@@ -395,7 +402,8 @@ impl Receiver {
             self.echo = Echo::Heard;
             return false;
         }
-        // A copy that may still come looks like the answer only to some requests; those wait for it.
+        // A copy that may still come looks like the answer only to some requests; those wait for
+        // it.
         looks_right || self.request.starts_with(&self.incoming)
     }
 
@@ -748,7 +756,8 @@ mod tests {
 
     proptest::proptest! {
         #![proptest_config(crate::testing::cases(256, module_path!()))]
-        /// Whatever is on the line, what is taken is of the asked unit and function, as long as asked for, with a right checksum.
+        /// Whatever is on the line, what is taken is of the asked unit and function, as long as
+        /// asked for, with a right checksum.
         #[test]
         fn nothing_but_an_answer_is_ever_taken(
             before in proptest::collection::vec(piece(), 0..4),

@@ -182,7 +182,8 @@ impl Link {
         matches!(&self.adapter, Adapter::Rtu(adapter) if adapter.echo() == Echo::Unknown)
     }
 
-    /// Delays the next request: an earlier master may have made one just before this wire was opened.
+    /// Delays the next request: an earlier master may have made one just before this wire was
+    /// opened.
     pub(super) fn stay_silent_until(&mut self, at: Instant) {
         self.free_at = self.free_at.max(at);
     }
@@ -213,7 +214,8 @@ impl Link {
             return Transaction::without_answer(answer, Duration::ZERO);
         }
         self.timer.sleep_until(self.free_at).await;
-        // Made for each question: its buffers are large, and nothing is to be kept from one to the next.
+        // Made for each question: its buffers are large, and nothing is to be kept from one to the
+        // next.
         let mut context = self.adapter.context();
         context.set_slave(Slave(unit));
         let sent = now();
@@ -315,7 +317,8 @@ impl Link {
         fault.unwrap_or_else(|| "the connection broke".to_owned())
     }
 
-    /// After trouble: what is still coming is let pass, so that it is not taken for the next answer.
+    /// After trouble: what is still coming is let pass, so that it is not taken for the next
+    /// answer.
     async fn clean(&mut self) -> Result<(), Answer> {
         let Adapter::Rtu(adapter) = &self.adapter else {
             return Ok(());

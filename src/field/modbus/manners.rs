@@ -1,5 +1,5 @@
-//! Needs of some devices and gateways beyond the standard: silence before a request, a line that is closed when it is idle, answers
-//! under other identifiers. Pure.
+//! Needs of some devices and gateways beyond the standard: silence before a request, a line that is
+//! closed when it is idle, answers under other identifiers. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ impl Pause {
 pub struct Accept {
     /// Whatever unit an answer names.
     pub any_unit: bool,
-    /// Whatever transaction an answer of Modbus TCP names. Then a connection has no more order than a serial line has, and what is owed
-    /// from before is got out of the way in the same manner.
+    /// Whatever transaction an answer of Modbus TCP names. Then a connection has no more order than
+    /// a serial line has, and what is owed from before is got out of the way in the same manner.
     pub any_transaction: bool,
 }
 

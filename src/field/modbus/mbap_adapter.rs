@@ -1,11 +1,11 @@
 //! The framed transport adapter between tokio-modbus and a Modbus TCP connection.
 //!
 //! Invariants:
-//! * Only the frame with the transaction identifier of the outstanding request is let through; answers that come late are
-//!   dropped, so that a time-out does not cost the connection.
+//! * Only the frame with the transaction identifier of the outstanding request is let through;
+//!   answers that come late are dropped, so that a time-out does not cost the connection.
 //! * Transaction identifiers are assigned here, so that they continue when the codec is replaced.
-//! * Where any transaction is accepted, what was in the connection before a request never answers it, and an answer is known by its unit
-//!   (unless any is accepted), its function and its length.
+//! * Where any transaction is accepted, what was in the connection before a request never answers
+//!   it, and an answer is known by its unit (unless any is accepted), its function and its length.
 //! * A header that cannot be one is an error at once, not a wait for bytes that never come.
 
 use std::collections::VecDeque;
@@ -245,7 +245,8 @@ impl<S: AsyncWrite + Unpin> MbapState<S> {
 }
 
 impl<S: AsyncRead + Unpin> MbapState<S> {
-    /// Takes what lies in the connection; what is no answer to the outstanding request is gone then.
+    /// Takes what lies in the connection; what is no answer to the outstanding request is gone
+    /// then.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = [0; 300];
         let mut chunk = ReadBuf::new(&mut space);
@@ -261,14 +262,16 @@ impl<S: AsyncRead + Unpin> MbapState<S> {
         Poll::Ready(self.find_frame())
     }
 
-    /// Discards bytes that came before a request: they are no answer to it, though they may look like one.
+    /// Discards bytes that came before a request: they are no answer to it, though they may look
+    /// like one.
     fn forget_the_past(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if !self.accept.any_transaction {
             return Ok(());
         }
         self.owed.extend(self.outstanding.take());
         self.find_frame()?;
-        // Bounded: a connection cannot bring in more between two requests than the kernel's buffer holds.
+        // Bounded: a connection cannot bring in more between two requests than the kernel's buffer
+        // holds.
         for _ in 0..64 {
             match self.poll_receive(context) {
                 Poll::Ready(received) => received?,

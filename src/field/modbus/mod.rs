@@ -1,17 +1,21 @@
-//! The Modbus driver: RTU and ASCII on a serial port or through TCP, and Modbus TCP; the codec is tokio-modbus.
+//! The Modbus driver: RTU and ASCII on a serial port or through TCP, and Modbus TCP; the codec is
+//! tokio-modbus.
 //!
 //! Invariants:
-//! * tokio-modbus sees only frames that answer the outstanding request: `rtu_adapter` filters RTU and ASCII wires with `frames`,
-//!   `mbap_adapter` a TCP connection.
-//! * After a time-out on RTU the next request to the same unit is one whose answer has a length that no owed answer has: slaves answer
-//!   in order, so once that answer is there the late ones are past. An exception has no length and proves nothing: then the wire is left
-//!   alone until nothing can come any more.
-//! * An RTU wire that was just opened is left alone for as long as an answer may take: an earlier master may have made a request.
+//! * tokio-modbus sees only frames that answer the outstanding request: `rtu_adapter` filters RTU
+//!   and ASCII wires with `frames`, `mbap_adapter` a TCP connection.
+//! * After a time-out on RTU the next request to the same unit is one whose answer has a length
+//!   that no owed answer has: slaves answer in order, so once that answer is there the late ones
+//!   are past. An exception has no length and proves nothing: then the wire is left alone until
+//!   nothing can come any more.
+//! * An RTU wire that was just opened is left alone for as long as an answer may take: an earlier
+//!   master may have made a request.
 //!
-//! `manners` (needs of some devices beyond the standard; pure), `link` (the open wire), `exchange` (one request and its traces), `write`,
-//! `diagnostic` and `identify` (requests outside the plan), `plan`, `block` and `unreadable` (the requests of the plan; pure), `owed` (late
-//! answers; pure), `timeout_estimator` (adaptive timeouts; pure), `words` (registers in requests and answers; pure), `device_cache` (facts
-//! learned about devices, on disk), `slave` (the simulator).
+//! `manners` (needs of some devices beyond the standard; pure), `link` (the open wire), `exchange`
+//! (one request and its traces), `write`, `diagnostic` and `identify` (requests outside the plan),
+//! `plan`, `block` and `unreadable` (the requests of the plan; pure), `owed` (late answers; pure),
+//! `timeout_estimator` (adaptive timeouts; pure), `words` (registers in requests and answers;
+//! pure), `device_cache` (facts learned about devices, on disk), `slave` (the simulator).
 
 mod ascii;
 pub mod block;
@@ -170,7 +174,8 @@ impl Modbus {
         self.cache.keep(&self.devices, &self.unreadable);
     }
 
-    /// Gets late answers of a unit out of the way, with a request whose answer has a length that it does not owe.
+    /// Gets late answers of a unit out of the way, with a request whose answer has a length that it
+    /// does not owe.
     async fn settle_owed(&mut self, block: &Block) -> Result<(), PollError> {
         self.forget_owed(block.unit);
         if !self.owed.owes(block.unit) {
@@ -210,8 +215,8 @@ impl Modbus {
         }
     }
 
-    /// A place of a device, and a number of registers, whose answer has a length that its unit does not owe: inside what is read
-    /// anyway if possible, a little beyond otherwise.
+    /// A place of a device, and a number of registers, whose answer has a length that its unit does
+    /// not owe: inside what is read anyway if possible, a little beyond otherwise.
     fn unowed(&self, block: &Block) -> Option<(Block, u16)> {
         let is_free =
             |table, count: u16| !self.owed.owes_length(block.unit, bytes_of(table, count));

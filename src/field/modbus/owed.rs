@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * A unit is listed only while it owes an answer.
-//! * Where answers of any unit are accepted, all units are one debtor: the late answer of one could be taken for that of another.
+//! * Where answers of any unit are accepted, all units are one debtor: the late answer of one could
+//!   be taken for that of another.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,12 +1,15 @@
-//! Which registers are read together. Pure: an exact dynamic programme over the time that requests take on the wire.
+//! Which registers are read together. Pure: an exact dynamic programme over the time that requests
+//! take on the wire.
 //!
-//! Fields are sorted by address. The best plan of the first i fields is the best plan of the first j and one request from j to i, for
-//! the j that costs least: costs are time on the wire times requests per second. Registers between fields are read along where that
-//! is cheaper than a request of their own.
+//! Fields are sorted by address. The best plan of the first i fields is the best plan of the first
+//! j and one request from j to i, for the j that costs least: costs are time on the wire times
+//! requests per second. Registers between fields are read along where that is cheaper than a
+//! request of their own.
 //!
 //! Invariants:
 //! * A value is never split, nor is a group.
-//! * No request is larger than the device takes, or crosses a barrier (a place where reading on was refused).
+//! * No request is larger than the device takes, or crosses a barrier (a place where reading on was
+//!   refused).
 //! * A point is read at least as often as it asks for.
 //!
 //! Source of the limits: Modbus application protocol 1.1b3, 6.1 to 6.4.
@@ -24,7 +27,8 @@ use crate::reading::PointId;
 
 /// Registers in one request.
 pub const MAX_WORDS: u16 = 125;
-/// Records of a file in one request: two more bytes precede them, and the whole answer has at most 245.
+/// Records of a file in one request: two more bytes precede them, and the whole answer has at most
+/// 245.
 pub const MAX_RECORDS: u16 = 121;
 /// Bytes that frames around records of a file have beyond those around registers.
 const AROUND_RECORDS: u32 = 6;
@@ -77,7 +81,8 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Of a serial line: eight bytes of request, five of frame around the data, the device's turnaround, silence.
+    /// Of a serial line: eight bytes of request, five of frame around the data, the device's
+    /// turnaround, silence.
     pub fn serial(speed: Speed, turnaround: Duration) -> Self {
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         let character = micros(speed.character());
@@ -197,7 +202,8 @@ pub fn plan(
     blocks
 }
 
-/// The fields to read, by table. A group, or a value with its power of ten, is one field if that fits into a request.
+/// The fields to read, by table. A group, or a value with its power of ten, is one field if that
+/// fits into a request.
 fn fields(device: &Device, unreadable: &UnreadableRanges) -> BTreeMap<Table, Vec<Field>> {
     let mut tables: BTreeMap<Table, Vec<Field>> = BTreeMap::new();
     let mut groups: BTreeMap<(Table, &str), Field> = BTreeMap::new();
@@ -338,8 +344,8 @@ impl Planner<'_> {
         pieces
     }
 
-    /// Interval by interval, the fastest first; slower fields inside a request ride along, and a request reaches out for one where
-    /// that is cheaper than a request of its own.
+    /// Interval by interval, the fastest first; slower fields inside a request ride along, and a
+    /// request reaches out for one where that is cheaper than a request of its own.
     fn by_interval(&self, fields: &[Field]) -> Vec<Piece> {
         let mut classes: BTreeMap<Duration, Vec<Field>> = BTreeMap::new();
         for field in fields {

@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! * Nothing but one whole frame that answers the request is let through (`frames`).
-//! * A flush never waits for the wire to drain: the answer cannot come before the request has left, and waiting would block
-//!   the runtime.
-//! * The wire is shared with the driver, so that an error of the codec, whose stream is over then, does not close it.
+//! * A flush never waits for the wire to drain: the answer cannot come before the request has left,
+//!   and waiting would block the runtime.
+//! * The wire is shared with the driver, so that an error of the codec, whose stream is over then,
+//!   does not close it.
 
 use std::io;
 use std::pin::Pin;
@@ -213,7 +214,8 @@ impl RtuState {
                 return Poll::Ready(Ok(()));
             }
             match self.receive(context) {
-                // An unplugged adapter reads as an end that repeats for ever: it must become an error.
+                // An unplugged adapter reads as an end that repeats for ever: it must become an
+                // error.
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Poll::Ready(Ok(_)) => {
                     let is_suspect = self.receiver.is_suspect();

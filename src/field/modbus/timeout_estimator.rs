@@ -1,8 +1,9 @@
 //! How long to wait for an answer. Pure.
 //!
-//! Every unit is waited for as long as it has been seen to take, with a margin; answers that came too late count. Until enough is
-//! known, and after a time-out, the longest wait of the YAML holds. The first answer of a unit, after its line was opened or it was not
-//! heard for `COLD_AFTER`, may take longer where the YAML says so, and tells nothing of the others.
+//! Every unit is waited for as long as it has been seen to take, with a margin; answers that came
+//! too late count. Until enough is known, and after a time-out, the longest wait of the YAML holds.
+//! The first answer of a unit, after its line was opened or it was not heard for `COLD_AFTER`, may
+//! take longer where the YAML says so, and tells nothing of the others.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,14 +1,18 @@
 //! Address ranges that a device refuses to read across, learned from its refusals. Pure.
 //!
-//! A request that is refused although it covers several fields is cut at its widest gap; the halves are read alone from then on.
+//! A request that is refused although it covers several fields is cut at its widest gap; the halves
+//! are read alone from then on.
 //!
 //! Invariants:
-//! * What is learned of refused addresses is kept, over restarts too, only when another part of the device has been answered since: a
-//!   device that refuses everything (it starts, it sleeps) is no map. Then all is forgotten, and learning pauses for longer each time.
-//! * Silence teaches only if the device answered something else between two silences, and only for 1, 2, 4, ... minutes, up to an hour: then
-//!   the whole request is tried again. Other refusals (busy, failed) teach nothing.
+//! * What is learned of refused addresses is kept, over restarts too, only when another part of the
+//!   device has been answered since: a device that refuses everything (it starts, it sleeps) is no
+//!   map. Then all is forgotten, and learning pauses for longer each time.
+//! * Silence teaches only if the device answered something else between two silences, and only for
+//!   1, 2, 4, ... minutes, up to an hour: then the whole request is tried again. Other refusals
+//!   (busy, failed) teach nothing.
 //! * A place is learned once.
-//! * A point that is refused by itself is tried again after 1, 2, 4, ... minutes, up to an hour; after a restart at once.
+//! * A point that is refused by itself is tried again after 1, 2, 4, ... minutes, up to an hour;
+//!   after a restart at once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,8 +23,8 @@ use super::block::Block;
 use crate::field::decode::Table;
 use crate::reading::PointId;
 
-/// When a point is tried again that the device refuses, or a request that it was silent about; it may be starting, or asleep. Each further
-/// refusal or silence doubles it.
+/// When a point is tried again that the device refuses, or a request that it was silent about; it
+/// may be starting, or asleep. Each further refusal or silence doubles it.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 /// Silences about one request, while others are answered, until it is cut.
@@ -80,7 +84,8 @@ struct Absent {
     pause: Duration,
 }
 
-/// A point that was refused alone. Refused again, with answers to others in between, it is not there.
+/// A point that was refused alone. Refused again, with answers to others in between, it is not
+/// there.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Suspect {
     point: PointId,
@@ -179,7 +184,8 @@ impl UnreadableRanges {
         self.suspects
             .iter_mut()
             .for_each(|suspect| suspect.others_answered = true);
-        // One side answers: the other, or what is between, was refused. If both were, the device refused whatever was asked.
+        // One side answers: the other, or what is between, was refused. If both were, the device
+        // refused whatever was asked.
         let mut settled = false;
         for (range, doubts) in std::mem::take(&mut self.tentative) {
             match (range.borders(block), doubts) {
@@ -195,7 +201,8 @@ impl UnreadableRanges {
         self.heard(now) | is_back | settled
     }
 
-    /// The device answered: an earlier silence was the fault of that request. True if the plan changes.
+    /// The device answered: an earlier silence was the fault of that request. True if the plan
+    /// changes.
     pub(in crate::field) fn heard(&mut self, now: Instant) -> bool {
         let Some(block) = self.silent.take() else {
             return false;
@@ -301,7 +308,8 @@ impl UnreadableRanges {
         Suspicion::Absent
     }
 
-    /// Forgets what a device that refuses everything has taught, and learns nothing for a while. True if the plan changes.
+    /// Forgets what a device that refuses everything has taught, and learns nothing for a while.
+    /// True if the plan changes.
     fn pause_learning(&mut self, now: Instant) -> bool {
         self.suspects.clear();
         if self.tentative.is_empty() {
@@ -344,8 +352,8 @@ impl UnreadableRanges {
     }
 }
 
-/// The widest gap between the fields of a block, from the end of one to the beginning of the next; `None` if there is one field.
-/// Points that must be read together are one field.
+/// The widest gap between the fields of a block, from the end of one to the beginning of the next;
+/// `None` if there is one field. Points that must be read together are one field.
 fn widest_gap(block: &Block) -> Option<UnreadableRange> {
     let spans = spans(block);
     let mut widest: Option<(u32, u32)> = None;
@@ -423,7 +431,8 @@ mod tests {
             .collect()
     }
 
-    /// Reads cycle after cycle until the plan is stable; gives the cycles, the exceptions, and the barriers.
+    /// Reads cycle after cycle until the plan is stable; gives the cycles, the exceptions, and the
+    /// barriers.
     fn learn(device: &Device, missing: impl Fn(u32) -> bool) -> (usize, usize, UnreadableRanges) {
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
         let now = crate::time::now();

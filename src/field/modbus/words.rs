@@ -22,7 +22,8 @@ pub(super) fn reading(table: Table, start: u16, count: u16) -> Request<'static> 
         Table::Coil => Request::ReadCoils(start, count),
         Table::Discrete => Request::ReadDiscreteInputs(start, count),
         Table::File(file) => {
-            // One group: seven bytes, the kind of reference, which is always 6, file, first record, records.
+            // One group: seven bytes, the kind of reference, which is always 6, file, first record,
+            // records.
             let places = [file, start, count].into_iter().flat_map(u16::to_be_bytes);
             Request::Custom(
                 frames::READ_FILE,
@@ -109,7 +110,8 @@ pub(super) fn words(response: Response, expected: u16) -> Result<Vec<u16>, PollE
     }
 }
 
-/// The range of a scale register [SunSpec Information Model 1.2, sunssf: -10 to 10]; another value is a device that starts, or a wrong address.
+/// The range of a scale register [SunSpec Information Model 1.2, sunssf: -10 to 10]; another value
+/// is a device that starts, or a wrong address.
 const POWERS_OF_TEN: std::ops::RangeInclusive<i64> = -10..=10;
 
 /// The power of ten in a scale register, or why a value cannot be scaled by it.

@@ -1,7 +1,9 @@
-//! Writes to Modbus devices: each is confirmed by its answer or by reading back, or its outcome is unknown.
+//! Writes to Modbus devices: each is confirmed by its answer or by reading back, or its outcome is
+//! unknown.
 //!
 //! Invariants:
-//! * An echo of the own adapter is never taken for an answer: whether there is one is learned by a read before the first write.
+//! * An echo of the own adapter is never taken for an answer: whether there is one is learned by a
+//!   read before the first write.
 //! * After a time-out nothing is repeated before it was read back.
 
 use std::time::Duration;
@@ -30,7 +32,8 @@ const MASK: FrameLengths = FrameLengths::new(10, 10);
 const BUSY: u8 = 6;
 /// The exception of a device that has accepted what was asked, and is not done yet.
 const ACCEPTED: u8 = 5;
-/// After which a busy device is asked to write once more, and one that has accepted a write is asked whether it is done.
+/// After which a busy device is asked to write once more, and one that has accepted a write is
+/// asked whether it is done.
 const BUSY_PAUSES: [Duration; 3] = [
     Duration::from_millis(50),
     Duration::from_millis(100),
@@ -78,7 +81,8 @@ struct MaskWrite {
 }
 
 impl Modbus {
-    /// Writes, reads back if asked to or if nothing was answered, and repeats once if that is allowed and shows that it was not done.
+    /// Writes, reads back if asked to or if nothing was answered, and repeats once if that is
+    /// allowed and shows that it was not done.
     pub(super) async fn write_action(
         &mut self,
         device: usize,
@@ -126,8 +130,9 @@ impl Modbus {
         }
     }
 
-    /// Reads back a write that was sent and not answered, and repeats it where that is allowed and it was not done. The error: it is
-    /// still unknown, with the words that the device holds if they could be read.
+    /// Reads back a write that was sent and not answered, and repeats it where that is allowed and
+    /// it was not done. The error: it is still unknown, with the words that the device holds if
+    /// they could be read.
     async fn find_out(&mut self, write: &Write<'_>) -> Result<Outcome, Option<Vec<u16>>> {
         let Write { target, action, .. } = *write;
         let found = self.read_back(target, action).await;
@@ -256,8 +261,8 @@ impl Modbus {
         }
     }
 
-    /// By function 22 where the device has it; else by reading, changing and writing with the line to itself. The device
-    /// itself may change the register in between.
+    /// By function 22 where the device has it; else by reading, changing and writing with the line
+    /// to itself. The device itself may change the register in between.
     async fn mask(&mut self, target: Target, mask: MaskWrite) -> Confirmed {
         let MaskWrite { address, and, or } = mask;
         if !self.without_mask.contains(&target.unit) {

@@ -1,4 +1,5 @@
-//! Requests from outside the plan: writes before any read, diagnostic requests when nothing else is due.
+//! Requests from outside the plan: writes before any read, diagnostic requests when nothing else is
+//! due.
 
 use std::time::Duration;
 
@@ -66,7 +67,8 @@ impl<D: Driver> Supervisor<D> {
         self.written(device, &points, shown).await
     }
 
-    /// Does the actions of an order, up to the first that fails. `shown`: the values that were read back.
+    /// Does the actions of an order, up to the first that fails. `shown`: the values that were read
+    /// back.
     async fn carry_out(&mut self, order: &Order, shown: &mut Values) -> Result<Written, Stopped> {
         for (index, action) in order.actions.iter().enumerate() {
             self.channels.heartbeat.beat(now());
@@ -137,7 +139,8 @@ impl<D: Driver> Supervisor<D> {
             .await
     }
 
-    /// Makes a diagnostic request when nothing is due, or when that has not happened for long. True if it did.
+    /// Makes a diagnostic request when nothing is due, or when that has not happened for long. True
+    /// if it did.
     pub(super) async fn asks_now(&mut self, step: &NextStep) -> Result<bool, Stopped> {
         if self.diagnostic.is_none() {
             self.diagnostic = self

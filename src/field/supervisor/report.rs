@@ -11,7 +11,8 @@ use crate::reading::{Event, PointId, Timestamp};
 use crate::time::{moment, now};
 
 impl<D: Driver> Supervisor<D> {
-    /// Takes the outcome of a job into the schedule, and publishes the readings that follow from it.
+    /// Takes the outcome of a job into the schedule, and publishes the readings that follow from
+    /// it.
     pub(super) async fn report(
         &mut self,
         job: usize,
@@ -34,7 +35,8 @@ impl<D: Driver> Supervisor<D> {
             self.device_changed(device, online, &why.unwrap_or_default())
                 .await?;
         }
-        // A busy device is asked again within the interval: until then its values are what they were.
+        // A busy device is asked again within the interval: until then its values are what they
+        // were.
         if is_split || self.schedule.asks_again(job) {
             return Ok(());
         }
@@ -57,7 +59,8 @@ impl<D: Driver> Supervisor<D> {
         self.emit_failure(failure, time).await
     }
 
-    /// True if the driver has learned from a refusal to read these points in parts: it says nothing about them yet.
+    /// True if the driver has learned from a refusal to read these points in parts: it says nothing
+    /// about them yet.
     fn is_split_by(&mut self, outcome: &ReadOutcome, points: &[PointId]) -> bool {
         matches!(outcome, Err(PollError::Refused(_)))
             && self.replan()

@@ -1,4 +1,5 @@
-//! Bytes as people type them: text with escapes, or hexadecimal; with placeholders where something is filled in. Pure.
+//! Bytes as people type them: text with escapes, or hexadecimal; with placeholders where something
+//! is filled in. Pure.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,8 @@ use serde::{Deserialize, de};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bytes(pub Vec<u8>);
 
-/// Bytes with placeholders, such as `'SEND {address}\r\n'` or `{ hex: '68 {address} 68 {checksum} 16' }`.
+/// Bytes with placeholders, such as `'SEND {address}\r\n'` or
+/// `{ hex: '68 {address} 68 {checksum} 16' }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<TemplatePart>,
@@ -148,7 +150,8 @@ impl Template {
         })
     }
 
-    /// The bytes with everything filled in; `checksum` gives the bytes for `{checksum}` from those before it.
+    /// The bytes with everything filled in; `checksum` gives the bytes for `{checksum}` from those
+    /// before it.
     pub(super) fn fill(
         &self,
         values: &HashMap<String, Vec<u8>>,
@@ -167,7 +170,8 @@ impl Template {
                         .get(name.trim_end_matches('?'))
                         .map(Vec::as_slice)
                         .unwrap_or_default();
-                    // Between hexadecimal digits the value is hexadecimal, least significant byte first, as meters have it.
+                    // Between hexadecimal digits the value is hexadecimal, least significant byte
+                    // first, as meters have it.
                     let digits = std::str::from_utf8(value)
                         .ok()
                         .filter(|_| self.is_hex)

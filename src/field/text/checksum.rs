@@ -1,6 +1,7 @@
 //! How instruments protect their messages. Pure.
 //!
-//! A checksum is at a fixed place, or beside a mark: a message then ends as it likes (CR LF, LF alone, no checksum at all).
+//! A checksum is at a fixed place, or beside a mark: a message then ends as it likes (CR LF, LF
+//! alone, no checksum at all).
 
 use serde::{Deserialize, de};
 
@@ -21,7 +22,8 @@ pub enum ChecksumKind {
     Twos8,
     /// What the sum lacks to zero, seven bits.
     Twos7,
-    /// The six lowest bits of the sum, plus 0x20 to be a printable character: a line of the French TIC.
+    /// The six lowest bits of the sum, plus 0x20 to be a printable character: a line of the French
+    /// TIC.
     Tic,
     /// CRC-16 of Modbus.
     Crc16Modbus,
@@ -126,8 +128,8 @@ pub struct Checksum {
     pub from: isize,
     /// The same for requests, which may begin with wake-up bytes. Default: as in messages.
     pub request_from: Option<usize>,
-    /// First byte after those that the checksum covers: a number, or a mark such as `{ before: '*' }`. Default: the position of the
-    /// checksum.
+    /// First byte after those that the checksum covers: a number, or a mark such as
+    /// `{ before: '*' }`. Default: the position of the checksum.
     pub to: Option<ChecksumPosition>,
     /// First byte of the checksum: a number, or a mark such as `{ behind: '*' }`.
     pub at: ChecksumPosition,
@@ -259,7 +261,8 @@ impl Checksum {
         }
     }
 
-    /// True if these bytes can be a checksum. Hexadecimal digits up to the end of a line may lack zeros at their front.
+    /// True if these bytes can be a checksum. Hexadecimal digits up to the end of a line may lack
+    /// zeros at their front.
     fn stands(&self, made: &[u8], behind: &[u8]) -> bool {
         if behind
             .get(..made.len())
@@ -331,7 +334,8 @@ mod tests {
         );
         check("{ kind: twos7, at: -1 }", &[2, 0x41, 0x3D]);
         check("{ kind: twos8, at: -1 }", &[0x11, 0x03, 0xEC]);
-        // A historic line, whose last blank is not covered, and a standard one, as meters of Enedis send them.
+        // A historic line, whose last blank is not covered, and a standard one, as meters of Enedis
+        // send them.
         check(
             "{ kind: tic, from: 1, to: -3, at: -2 }",
             b"\nADCO 270622224349 B\r",

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * Bytes that came before a request do not answer it.
-//! * A line whose speed a script changed has its own speed again afterwards, whatever the instrument did.
+//! * A line whose speed a script changed has its own speed again afterwards, whatever the
+//!   instrument did.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,7 +92,8 @@ impl Text {
         let answer_within = self.patience(protocol);
         let longest = asked + answer_within + self.longest_on_wire(protocol);
         loop {
-            // A first byte in time, and no pause as long as that; what never ends is given up all the same.
+            // A first byte in time, and no pause as long as that; what never ends is given up all
+            // the same.
             let limit = (asked.max(self.last_byte) + answer_within).min(longest);
             let left = limit.saturating_duration_since(now());
             let Ok(message) = timeout(left, self.next_message(index)).await else {
@@ -159,8 +161,9 @@ impl Text {
         })
     }
 
-    /// Discards bytes that came before a request, and late answers to earlier ones, of this instrument or another: they do not answer
-    /// it. Messages of instruments that send by themselves are kept.
+    /// Discards bytes that came before a request, and late answers to earlier ones, of this
+    /// instrument or another: they do not answer it. Messages of instruments that send by
+    /// themselves are kept.
     async fn forget(&mut self, index: usize) -> Result<(), PollError> {
         if let Some(until) = self.owed.take() {
             while let Ok(received) =

@@ -1,7 +1,8 @@
 //! Binary protocols that meters send where text was expected. Pure.
 //!
-//! Norwegian HAN ports (Aidon, Kaifa and Kamstrup) push DLMS in HDLC frames, some Austrian and Luxembourg ports encrypted DLMS, most German meters
-//! SML: a person who wires one of them to a profile that reads text should learn that, and not look for a wrong speed.
+//! Norwegian HAN ports (Aidon, Kaifa and Kamstrup) push DLMS in HDLC frames, some Austrian and
+//! Luxembourg ports encrypted DLMS, most German meters SML: a person who wires one of them to a
+//! profile that reads text should learn that, and not look for a wrong speed.
 
 use std::sync::LazyLock;
 
@@ -25,7 +26,8 @@ macro_rules! mark {
 
 static LANGUAGES: [Language; 3] = [
     Language {
-        // General-glo-ciphering with the system title, which begins with the three letters of a maker [DLMS UA 1000-2, 9.2.7.2].
+        // General-glo-ciphering with the system title, which begins with the three letters of a
+        // maker [DLMS UA 1000-2, 9.2.7.2].
         mark: mark!(r"(?s-u)\xDB\x08[A-Z]{3}.{5}(?:\x82..|\x81.|.)[\x20\x21\x30]"),
         what: "the instrument sends encrypted DLMS, and not text; decrypt it with the key of the grid operator first",
     },

@@ -1,7 +1,8 @@
 //! Where a message of an instrument begins and ends. Pure.
 //!
 //! Invariants:
-//! * What is no message is dropped from its beginning on, byte by byte, until one fits: the stream finds its way again after noise.
+//! * What is no message is dropped from its beginning on, byte by byte, until one fits: the stream
+//!   finds its way again after noise.
 //! * A message is never longer than `max`; what grows beyond is dropped.
 
 use std::time::Duration;
@@ -192,8 +193,8 @@ impl Framer {
         }
     }
 
-    /// A right message behind a beginning that may be none: what looks like a start inside a damaged message must not swallow the
-    /// next one.
+    /// A right message behind a beginning that may be none: what looks like a start inside a
+    /// damaged message must not swallow the next one.
     pub(super) fn ahead(&mut self, is_right: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let Bytes(start) = self.framing.start.as_ref()?;
         let starts = (1..self.pending.len()).filter(|at| {

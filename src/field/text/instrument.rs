@@ -1,4 +1,5 @@
-//! One instrument of a line: the messages that were cut out for it, and what is remembered of it. Pure.
+//! One instrument of a line: the messages that were cut out for it, and what is remembered of it.
+//! Pure.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +24,8 @@ pub(super) struct Instrument {
     pub(super) trouble: Trouble,
     /// Its messages have a checksum: one without is not right any more.
     is_summed: bool,
-    /// The request that is asked first: one that was answered, so that a silent instrument costs one time-out.
+    /// The request that is asked first: one that was answered, so that a silent instrument costs
+    /// one time-out.
     first: usize,
 }
 
@@ -89,8 +91,8 @@ impl Instrument {
         std::iter::once(self.first).chain(others).collect()
     }
 
-    /// Whether a request was answered. The one that is asked first is the next one when it was not: it may be one that this
-    /// instrument does not know.
+    /// Whether a request was answered. The one that is asked first is the next one when it was not:
+    /// it may be one that this instrument does not know.
     pub(super) fn was_answered(&mut self, number: usize, is_answered: bool) {
         if is_answered {
             self.first = number;

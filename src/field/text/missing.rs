@@ -1,7 +1,9 @@
-//! Points that the messages of an instrument do not bring: a value that never came, or comes no more, must not be silent. Pure.
+//! Points that the messages of an instrument do not bring: a value that never came, or comes no
+//! more, must not be silent. Pure.
 //!
 //! Invariants:
-//! * A point is missing when messages came for as long as it may be missing, and none of them brought it.
+//! * A point is missing when messages came for as long as it may be missing, and none of them
+//!   brought it.
 //! * It is reported once, and again only after it came, or after the instrument was silent.
 
 use std::sync::Arc;
@@ -30,7 +32,8 @@ struct Watched {
 pub(super) struct Missing(Vec<Watched>);
 
 impl Missing {
-    /// Watches what is looked for in messages. A point may be missing for `patience`, or for its own `stale_after` if that is longer.
+    /// Watches what is looked for in messages. A point may be missing for `patience`, or for its
+    /// own `stale_after` if that is longer.
     pub(super) fn new(device: &Device, patience: Duration) -> Self {
         let watched = device.points.iter().filter_map(|point| {
             let PointSource::Extracted(found) = &point.source else {

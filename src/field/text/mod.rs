@@ -1,4 +1,5 @@
-//! Plain serial instruments: polled, or sending by themselves, in lines of text or in frames of bytes; over serial or TCP.
+//! Plain serial instruments: polled, or sending by themselves, in lines of text or in frames of
+//! bytes; over serial or TCP.
 //!
 //! Invariants:
 //! * A message with a wrong checksum is counted and never looked into.
@@ -6,7 +7,8 @@
 //! * Messages of instruments that send by themselves are received while others are polled.
 //! * A point that messages do not bring becomes bad, with what was looked for.
 //!
-//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `foreign`, `telegram` are pure; `converse` asks.
+//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `foreign`, `telegram` are pure;
+//! `converse` asks.
 
 pub mod bytes;
 pub mod checksum;
@@ -76,7 +78,8 @@ pub struct TextProtocol {
     pub pattern: Option<Pattern>,
     /// The text for `{address}` in requests.
     pub address: String,
-    /// The messages of a simulator: sent again and again, or one for each request; none: it stays silent.
+    /// The messages of a simulator: sent again and again, or one for each request; none: it stays
+    /// silent.
     pub simulate: Vec<Template>,
 }
 
@@ -323,7 +326,8 @@ impl Driver for Text {
         };
         let job = |(index, instrument): (usize, &Instrument)| Job {
             device: index,
-            // Two misses make it offline: when it has been silent for as long as it may be, or a little longer.
+            // Two misses make it offline: when it has been silent for as long as it may be, or a
+            // little longer.
             every: if instrument.protocol.is_polled() {
                 instrument.protocol.every
             } else {

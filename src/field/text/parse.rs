@@ -1,8 +1,9 @@
 //! Messages of instruments to values. Pure.
 //!
 //! Invariants:
-//! * A number is only good with its identity and its unit: lines that belong together are joined by the groups that both name, and a
-//!   unit that is not the one of the point is converted or makes the value bad.
+//! * A number is only good with its identity and its unit: lines that belong together are joined by
+//!   the groups that both name, and a unit that is not the one of the point is converted or makes
+//!   the value bad.
 //! * A fault that a message reports itself (`bad_when`) overrides any number in it.
 
 use std::sync::Arc;
@@ -27,7 +28,8 @@ const MOST_SHOWN: usize = 40;
 pub enum ValueLocation {
     /// The group of this name in the device's `match`.
     Group(String),
-    /// The group `value`, or else the first one, of the first of these patterns that is in the message.
+    /// The group `value`, or else the first one, of the first of these patterns that is in the
+    /// message.
     Find(Vec<Pattern>),
     /// Bytes from here on; below zero counted from the end.
     Byte(isize),
@@ -49,7 +51,8 @@ pub enum Notation {
 pub struct Extraction {
     /// Where.
     pub place: ValueLocation,
-    /// Only in messages with this pattern; a group that `place` names, too, must hold the same in both.
+    /// Only in messages with this pattern; a group that `place` names, too, must hold the same in
+    /// both.
     pub when: Option<Pattern>,
     /// Messages that say that there is no good value, and why.
     pub bad_when: Vec<(Pattern, Arc<str>)>,
@@ -78,7 +81,8 @@ pub struct Subtract {
 }
 
 impl Subtract {
-    /// The other way round: a message as it travels, from one as patterns see it, whose last `behind` bytes stay.
+    /// The other way round: a message as it travels, from one as patterns see it, whose last
+    /// `behind` bytes stay.
     pub(super) fn undo(self, message: &mut [u8], behind: usize) {
         let end = message.len().saturating_sub(behind);
         let bytes = message.get_mut(self.from..end).unwrap_or_default();
@@ -111,7 +115,8 @@ struct WrittenNumber {
 }
 
 impl WrittenNumber {
-    /// The text of a group of the device's pattern, with the unit from the group beside it or of the whole message.
+    /// The text of a group of the device's pattern, with the unit from the group beside it or of
+    /// the whole message.
     fn of_group(name: &str, captures: &Captures<'_>) -> Option<Self> {
         let unit = captures
             .name(&format!("{name}_{UNIT}"))
@@ -122,7 +127,8 @@ impl WrittenNumber {
         })
     }
 
-    /// The match of a pattern; `joined`: groups that only identify the line. `None` if no group took part.
+    /// The match of a pattern; `joined`: groups that only identify the line. `None` if no group
+    /// took part.
     fn of(pattern: &Pattern, captures: &Captures<'_>, joined: &[&str]) -> Option<Self> {
         let names = || pattern.0.capture_names().enumerate().skip(1);
         let is_value =
@@ -186,7 +192,8 @@ impl Extraction {
         }
     }
 
-    /// The match of the first pattern. With groups that `when` names, too: in the one line that holds the same as a line of `when`.
+    /// The match of the first pattern. With groups that `when` names, too: in the one line that
+    /// holds the same as a line of `when`.
     fn find(
         &self,
         patterns: &[Pattern],
@@ -351,8 +358,8 @@ fn degrees(number: &str) -> Result<String, Arc<str>> {
     Ok(format!("{:.9}", degrees + minutes / 60.0))
 }
 
-/// The beginning of the lines that a regular expression matches, as it is in messages: `1-0:1.8.0` of
-/// `^1-0:1\.8\.0\((\d+)`; the expression itself where that would say nothing.
+/// The beginning of the lines that a regular expression matches, as it is in messages: `1-0:1.8.0`
+/// of `^1-0:1\.8\.0\((\d+)`; the expression itself where that would say nothing.
 fn readable(pattern: &str) -> String {
     let mut plain = String::new();
     let mut rest = without_prefix(pattern);

@@ -6,7 +6,8 @@ use serde::{Deserialize, de};
 use super::bytes::Template;
 use crate::units::Span;
 
-/// One step, as typed: `{ send: '/?!\r\n' }`, `{ expect: '/(?P<name>.*)\r\n' }`, `{ wait: 300ms }`, `{ speed: 9600 7E1 }`.
+/// One step, as typed: `{ send: '/?!\r\n' }`, `{ expect: '/(?P<name>.*)\r\n' }`, `{ wait: 300ms }`,
+/// `{ speed: 9600 7E1 }`.
 #[derive(Debug, Clone)]
 pub enum ScriptStep {
     /// Sends bytes.
@@ -56,8 +57,8 @@ impl ScriptStep {
 }
 
 impl Pattern {
-    /// Reads a regular expression. `{address}` stands for the address as text, `{address_hex}` for its digits as bytes, the last
-    /// first; without an address for any.
+    /// Reads a regular expression. `{address}` stands for the address as text, `{address_hex}` for
+    /// its digits as bytes, the last first; without an address for any.
     pub fn new(text: &str, address: Option<&str>) -> Result<Self, String> {
         let digits = address.map(|address| {
             let pairs: Vec<String> = address

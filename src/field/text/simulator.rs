@@ -1,4 +1,5 @@
-//! Simulated plain instruments: they answer requests, or send by themselves, with the waves of their points.
+//! Simulated plain instruments: they answer requests, or send by themselves, with the waves of
+//! their points.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,4 +1,5 @@
-//! The stream of a line with plain instruments: a serial port, or a connection to a terminal server.
+//! The stream of a line with plain instruments: a serial port, or a connection to a terminal
+//! server.
 
 use std::io;
 use std::pin::Pin;

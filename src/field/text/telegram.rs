@@ -1,7 +1,9 @@
-//! The placeholders of a simulated message: an address, the value of a point, or a value of its own that moves. Pure.
+//! The placeholders of a simulated message: an address, the value of a point, or a value of its own
+//! that moves. Pure.
 //!
-//! `{weight}` is the value of a point, `{226..234}` moves between two numbers, `{1581.1+0.001}` grows by so much a second. Behind a colon stands
-//! how a number is written: `{226..234:05.1}` has one decimal and five characters, with zeros in front; `{21..25:+5.1}` has its sign.
+//! `{weight}` is the value of a point, `{226..234}` moves between two numbers, `{1581.1+0.001}`
+//! grows by so much a second. Behind a colon stands how a number is written: `{226..234:05.1}` has
+//! one decimal and five characters, with zeros in front; `{21..25:+5.1}` has its sign.
 
 use std::time::Duration;
 
@@ -81,8 +83,8 @@ impl<'a> Placeholder<'a> {
         }
     }
 
-    /// Its bytes `elapsed` after the start; `None` if there is no such point. Bytes between hexadecimal digits are written as
-    /// digits, the last byte first, as templates take them.
+    /// Its bytes `elapsed` after the start; `None` if there is no such point. Bytes between
+    /// hexadecimal digits are written as digits, the last byte first, as templates take them.
     pub(super) fn bytes(
         &self,
         device: &Device,

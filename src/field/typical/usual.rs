@@ -11,7 +11,8 @@ pub(super) enum Usual {
 
 use Usual::{Between, Grows};
 
-/// The first row whose unit is that of the point, and one of whose words begins a word of its name (no words: any name), applies.
+/// The first row whose unit is that of the point, and one of whose words begins a word of its name
+/// (no words: any name), applies.
 pub(super) const USUAL: &[(&str, &[&str], Usual)] = &[
     ("V", &["offset"], Between(0.5, 1.5)),
     ("V", &["cell"], Between(3.25, 3.35)),

@@ -1,7 +1,7 @@
 //! The command in a payload, checked against the points that may be written. Pure.
 //!
-//! Order: the text, the value in the type of the register (scale, words, range), the limits of the YAML. A command that is refused here
-//! has touched nothing.
+//! Order: the text, the value in the type of the register (scale, words, range), the limits of the
+//! YAML. A command that is refused here has touched nothing.
 
 use std::time::Instant;
 
@@ -34,7 +34,8 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Reads a plain value, `{"value", "id", "deadline_ms"}`, or for a group its points by name, alone or as `value`.
+    /// Reads a plain value, `{"value", "id", "deadline_ms"}`, or for a group its points by name,
+    /// alone or as `value`.
     pub(super) fn read(payload: &[u8], is_group: bool) -> Result<Self, String> {
         let text = std::str::from_utf8(payload)
             .map_err(|_| "the payload is not UTF-8 text".to_owned())?

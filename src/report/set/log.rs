@@ -35,7 +35,8 @@ impl WriteLog {
         }
     }
 
-    /// Whether a line that this client causes may be written; the value is for its field `suppressed`.
+    /// Whether a line that this client causes may be written; the value is for its field
+    /// `suppressed`.
     pub(super) fn permit(
         &mut self,
         event: &'static str,

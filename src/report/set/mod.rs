@@ -1,11 +1,11 @@
-//! Writes to instruments: a message on `<topic>/set` becomes an order to a line, and its result a message on `<topic>/set/result` or
-//! on the response topic of the message.
+//! Writes to instruments: a message on `<topic>/set` becomes an order to a line, and its result a
+//! message on `<topic>/set/result` or on the response topic of the message.
 //!
 //! Invariants:
 //! * Nothing is written that the YAML does not allow.
 //! * Every message is answered once, whatever happens to its line.
-//! * Every write is logged with the client that asked for it; one client causes a bounded number of lines, and suppressed lines are
-//!   counted.
+//! * Every write is logged with the client that asked for it; one client causes a bounded number of
+//!   lines, and suppressed lines are counted.
 
 mod command;
 mod log;
@@ -189,8 +189,8 @@ impl WriteService {
                 "this point cannot be written; give it `write:` in the configuration",
             )
         })?;
-        // The broker takes off the flags of local clients. A remote that keeps a command would have it carried out again after each
-        // reconnect.
+        // The broker takes off the flags of local clients. A remote that keeps a command would have
+        // it carried out again after each reconnect.
         if message.retain && !message.payload.is_empty() {
             return Err(WriteResult::rejected(
                 "the remote broker keeps this command; publish it without the retain flag",
@@ -238,7 +238,8 @@ impl WriteService {
         if let Some(correlation) = write.correlation() {
             message.properties.edit().correlation_data = Some(correlation.clone());
         }
-        // The broker's queue is the only one here that may be full for a moment; a result is worth the wait.
+        // The broker's queue is the only one here that may be full for a moment; a result is worth
+        // the wait.
         let _ = self.live.send(message.clone()).await;
         let event = "write.result_refused";
         for sink in &self.sinks {
@@ -251,7 +252,8 @@ impl WriteService {
     }
 }
 
-/// Checks the command in a message, point by point; `write` is filled as far as the command is understood.
+/// Checks the command in a message, point by point; `write` is filled as far as the command is
+/// understood.
 fn checked(
     target: &WriteTarget,
     message: &Message,

@@ -81,7 +81,8 @@ impl OrderParts {
     }
 }
 
-/// The requests for several points: one, if their registers follow one another; more only where every point allows it.
+/// The requests for several points: one, if their registers follow one another; more only where
+/// every point allows it.
 fn joined(mut parts: Vec<(Action, bool)>) -> Result<Vec<Action>, String> {
     let may_split = parts.iter().all(|(_, allow)| *allow);
     parts.sort_by_key(|(action, _)| action.span());

@@ -129,8 +129,8 @@ impl PendingWrite {
         }
     }
 
-    /// True if the values read back are those that were wanted; a value that was not read back is a contradiction only if it was asked
-    /// for.
+    /// True if the values read back are those that were wanted; a value that was not read back is a
+    /// contradiction only if it was asked for.
     fn is_shown(&self, values: &[(String, Value)]) -> bool {
         self.wanted.iter().all(|wanted| {
             let Some(check) = wanted.read_back else {

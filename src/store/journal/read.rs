@@ -20,13 +20,15 @@ pub(super) struct Position {
     pub(super) slot: u32,
     /// The number that comes next; smaller ones were returned, or skipped.
     pub(super) next_seq: u64,
-    /// Where the next partition begins: entries that a failed commit left beyond were written again there.
+    /// Where the next partition begins: entries that a failed commit left beyond were written again
+    /// there.
     pub(super) end: u64,
     pub(super) read_ahead: VecDeque<Entry>,
 }
 
 impl Journal {
-    /// The next entries after `after` that are not settled, in order; at most `max_entries`, and no more after `max_bytes`.
+    /// The next entries after `after` that are not settled, in order; at most `max_entries`, and no
+    /// more after `max_bytes`.
     pub fn read(
         &mut self,
         after: u64,
@@ -41,7 +43,8 @@ impl Journal {
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
                 Err(error) if out.is_empty() => return Err(error),
-                // Entries read before the fault are worth having; the next read meets the fault again.
+                // Entries read before the fault are worth having; the next read meets the fault
+                // again.
                 Err(_) => break,
             };
             if !self.record.cursor.is_settled(entry.seq) {
@@ -119,7 +122,8 @@ impl Journal {
         }
     }
 
-    /// Numbers that no partition holds any more were damaged; they are settled, so that delivery does not wait for them.
+    /// Numbers that no partition holds any more were damaged; they are settled, so that delivery
+    /// does not wait for them.
     fn count_gap(&mut self, expected: u64, found: u64) {
         if found > expected {
             let about = self.position.as_ref().map_or(0, |position| position.number);
@@ -140,7 +144,8 @@ impl Journal {
         }
     }
 
-    /// Reads the next chunk, of the next partition at the end of one. False if there is nothing more.
+    /// Reads the next chunk, of the next partition at the end of one. False if there is nothing
+    /// more.
     fn read_on(&mut self) -> Result<bool, StoreError> {
         let Some((number, slot)) = self
             .position
@@ -222,7 +227,8 @@ impl Journal {
         read
     }
 
-    /// Opens a partition that is not written any more. It must hold everything up to the beginning of the next one.
+    /// Opens a partition that is not written any more. It must hold everything up to the beginning
+    /// of the next one.
     fn open_sealed(&self, number: u64, path: &Path) -> Result<Partition, StoreError> {
         let Opened {
             partition,
@@ -244,8 +250,8 @@ impl Journal {
             .map(|opened| opened.partition)
     }
 
-    /// The whole entries that begin with `chunk`, and how many slots they took. Parts without an end are skipped: they were
-    /// never acknowledged.
+    /// The whole entries that begin with `chunk`, and how many slots they took. Parts without an
+    /// end are skipped: they were never acknowledged.
     fn entries_of(
         &mut self,
         number: u64,

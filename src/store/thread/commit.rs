@@ -10,7 +10,8 @@ use crate::time::now;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// Writes everything that waits in a queue, with its state; a failure is logged once and tried again later.
+    /// Writes everything that waits in a queue, with its state; a failure is logged once and tried
+    /// again later.
     pub(super) fn commit(&mut self, index: usize) {
         let done = self
             .make_journal(index)
@@ -67,7 +68,8 @@ impl Worker {
             })
         };
         let is_saved = match &written {
-            // No new entry fits, but deliveries must still be recorded: that is how a full disk gets room.
+            // No new entry fits, but deliveries must still be recorded: that is how a full disk
+            // gets room.
             Err(StoreError::Full { .. }) if !batch.is_empty() => journal.save().is_ok(),
             written => written.is_ok(),
         };
@@ -84,7 +86,8 @@ impl Worker {
         written
     }
 
-    /// Answers the orders of which every state is durable; the others are repeated with the next commit.
+    /// Answers the orders of which every state is durable; the others are repeated with the next
+    /// commit.
     pub(super) fn answer_saves(&mut self) {
         for save in self.saves.extract_if(.., |save| save.states.is_empty()) {
             let _ = save.reply.send(());

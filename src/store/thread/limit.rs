@@ -58,7 +58,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Drops the oldest partition of the least important queue in which anything waits; false if nothing waits anywhere.
+    /// Drops the oldest partition of the least important queue in which anything waits; false if
+    /// nothing waits anywhere.
     fn drop_oldest(&mut self) -> Result<bool, StoreError> {
         for journal in self.journals().rev() {
             if journal.drop_oldest(Reason::Full)? {

@@ -1,4 +1,5 @@
-//! The store as its users see it: early settling, queues by worth, limits, failures of one queue alone.
+//! The store as its users see it: early settling, queues by worth, limits, failures of one queue
+//! alone.
 
 use super::*;
 use crate::store::{AppendError, EntryId, Receipt, Stored, WhenFull};

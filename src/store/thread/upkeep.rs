@@ -1,4 +1,5 @@
-//! Work that is due from time to time: recording deliveries, dropping entries that are too old, counters and losses.
+//! Work that is due from time to time: recording deliveries, dropping entries that are too old,
+//! counters and losses.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use crate::store::gap::Gap;
 use crate::store::shared::SharedState;
 use crate::time::{clock_is_set, unix_ms};
 
-/// How long settled entries may be known in memory only; after a crash at most that much is delivered again.
+/// How long settled entries may be known in memory only; after a crash at most that much is
+/// delivered again.
 pub(super) const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// How often age and limit are checked.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -115,7 +117,8 @@ impl Worker {
         self.shared.lose(state, queue, gap);
     }
 
-    /// The last commit of every journal. All handles are gone, and pending entries were written if the disk took them.
+    /// The last commit of every journal. All handles are gone, and pending entries were written if
+    /// the disk took them.
     pub(super) fn close(&mut self) {
         let folder = &self.folder;
         for writer in &mut self.writers {

@@ -1,4 +1,5 @@
-//! A connection that the remote closed: which SUBSCRIBE or which message made it do so, and how the next connection finds out.
+//! A connection that the remote closed: which SUBSCRIBE or which message made it do so, and how the
+//! next connection finds out.
 
 use std::collections::HashSet;
 
@@ -53,7 +54,8 @@ impl RemoteConnection<'_> {
         self.hold_for_filters = Some(now() + uplink.settings.answer_within);
         self.unsubscribe(&unwanted)?;
         if self.uplink.subscriptions.needs_a_sign() {
-            // A remote that answers this is there: if the connection ends at a SUBSCRIBE, that was not the link.
+            // A remote that answers this is there: if the connection ends at a SUBSCRIBE, that was
+            // not the link.
             self.ping()?;
         }
         self.ask()
@@ -95,7 +97,8 @@ impl RemoteConnection<'_> {
         Ok(())
     }
 
-    /// Sends the SUBSCRIBE packets that may go; when all are answered, UNSUBSCRIBE for what other filters bring.
+    /// Sends the SUBSCRIBE packets that may go; when all are answered, UNSUBSCRIBE for what other
+    /// filters bring.
     pub(super) fn ask(&mut self) -> Result<(), LinkError> {
         while let Some(asked) = self.uplink.subscriptions.next() {
             for receive in &asked.filters {
@@ -142,7 +145,8 @@ impl RemoteConnection<'_> {
             && self.hold_for_filters.is_some_and(|until| now() < until)
     }
 
-    /// The remote ended the connection. What it had not answered is looked at: the state, a SUBSCRIBE, else the message that was first.
+    /// The remote ended the connection. What it had not answered is looked at: the state, a
+    /// SUBSCRIBE, else the message that was first.
     pub(super) fn blame(&mut self, reason: Option<ReasonCode>) {
         if self.is_asking() {
             self.uplink.rivals.ended_at_question();
@@ -198,7 +202,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// The remote has been silent for too long, or has answered other messages for long and not this one.
+    /// The remote has been silent for too long, or has answered other messages for long and not
+    /// this one.
     pub(super) fn blame_silence(&mut self) {
         if self.is_asking() || self.waits_for_state() || self.uplink.subscriptions.is_waiting() {
             return;
@@ -228,7 +233,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// The remote cannot take a message: it is tried with QoS 1 if the remote has never taken QoS 2, and is a dead letter otherwise.
+    /// The remote cannot take a message: it is tried with QoS 1 if the remote has never taken QoS
+    /// 2, and is a dead letter otherwise.
     pub(super) fn take_out(&mut self, place: EntryId, why: String) {
         let uplink = &mut *self.uplink;
         if !uplink.has_shown_qos_2 && uplink.session.resend_with_qos_1(place) {
@@ -263,7 +269,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// Prepares a connection on which a suspect is sent alone: what is more urgent goes and is acknowledged before.
+    /// Prepares a connection on which a suspect is sent alone: what is more urgent goes and is
+    /// acknowledged before.
     pub(super) async fn isolate(&mut self) -> Result<(), LinkError> {
         let Some(place) = self.uplink.suspicion.suspect() else {
             return Ok(());

@@ -1,7 +1,8 @@
-//! The orderly end of a connection: nothing new is sent, what is in flight is acknowledged on both sides as far as that takes a moment
-//! only, then DISCONNECT.
+//! The orderly end of a connection: nothing new is sent, what is in flight is acknowledged on both
+//! sides as far as that takes a moment only, then DISCONNECT.
 //!
-//! A message whose acknowledgement is on its way would be sent again on the next connection: at QoS 1 it would arrive twice.
+//! A message whose acknowledgement is on its way would be sent again on the next connection: at QoS
+//! 1 it would arrive twice.
 
 use std::time::{Duration, Instant};
 
@@ -78,7 +79,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// The stop order came: what waits is sent for `grace`. An end for another reason is not waited for any more.
+    /// The stop order came: what waits is sent for `grace`. An end for another reason is not waited
+    /// for any more.
     pub(super) fn stop_within(&mut self, grace: Duration) {
         self.give_up = Some(now() + grace);
         self.ending = None;
@@ -109,7 +111,8 @@ impl RemoteConnection<'_> {
             .and_then(|give_up| give_up.checked_sub(self.uplink.pace.patience().min(grace)))
     }
 
-    /// Begins the end that is due. Returns the reason when nothing is owed on either side any more, or the time for it is over.
+    /// Begins the end that is due. Returns the reason when nothing is owed on either side any more,
+    /// or the time for it is over.
     pub(super) fn is_done(&mut self) -> Option<Done> {
         let at = now();
         if self.ending.is_none() {
@@ -135,8 +138,8 @@ impl RemoteConnection<'_> {
         (owes_nothing || at >= until).then_some(done)
     }
 
-    /// The state and DISCONNECT, written as far as the link takes them in a moment. If the link breaks here, the remote publishes the
-    /// will; the end is the same.
+    /// The state and DISCONNECT, written as far as the link takes them in a moment. If the link
+    /// breaks here, the remote publishes the will; the end is the same.
     pub(super) async fn say_goodbye(&mut self, done: Done) {
         if let Err(error) = self.say_last(done).await {
             tracing::debug!(event = "uplink.disconnect_unsent", uplink = %self.uplink.settings.name, %error, "the link broke before DISCONNECT");

@@ -1,7 +1,9 @@
-//! Messages that the remote has read and left unanswered, while it answered others: they come faster than it takes them.
+//! Messages that the remote has read and left unanswered, while it answered others: they come
+//! faster than it takes them.
 //!
-//! Whether the remote has read a message is known when it answers one behind it, or a PINGREQ behind it. A connection on which it has
-//! left several unanswered for too long ends; the next one sends them again, more slowly.
+//! Whether the remote has read a message is known when it answers one behind it, or a PINGREQ
+//! behind it. A connection on which it has left several unanswered for too long ends; the next one
+//! sends them again, more slowly.
 
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ use crate::uplink::throttle::SEVERAL;
 const ASKED_AFTER: u32 = 3;
 
 impl RemoteConnection<'_> {
-    /// Looks for messages that the remote has left unanswered, and raises a pace that has proven itself.
+    /// Looks for messages that the remote has left unanswered, and raises a pace that has proven
+    /// itself.
     pub(super) fn check_excess(&mut self) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
         if uplink.rates.throttle.raise(now()) {
@@ -79,8 +82,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// From here on messages go more slowly, because the remote left these unanswered. Returns those of them that it leaves unanswered
-    /// however slowly they come.
+    /// From here on messages go more slowly, because the remote left these unanswered. Returns
+    /// those of them that it leaves unanswered however slowly they come.
     pub(super) fn slow_down(&mut self, skipped: &[EntryId]) -> Vec<EntryId> {
         let uplink = &mut *self.uplink;
         let excess = uplink.rates.throttle.skipped(skipped, now());

@@ -11,7 +11,8 @@ use crate::uplink::link::{Command, time_to_pass};
 const SILENCE: f64 = 1.5;
 
 impl RemoteConnection<'_> {
-    /// Asks for a sign of life, and judges its absence. Bytes that come are one; bytes that the kernel takes are none.
+    /// Asks for a sign of life, and judges its absence. Bytes that come are one; bytes that the
+    /// kernel takes are none.
     pub(super) fn check_life(&mut self) -> Result<(), LinkError> {
         let at = now();
         let write_within = self.uplink.settings.write_within;
@@ -28,7 +29,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// The remote owes an answer for too long, or owes one message for long although it answers others.
+    /// The remote owes an answer for too long, or owes one message for long although it answers
+    /// others.
     fn check_debt(&mut self, at: Instant) -> Result<(), LinkError> {
         let within = self.uplink.settings.answer_within;
         let oldest = self.uplink.session.oldest_unanswered();

@@ -1,9 +1,10 @@
-//! The question which state of this gateway the remote has retained, before this gateway publishes its own: one of another run shows that another client
-//! uses its client identifier (`rivals`).
+//! The question which state of this gateway the remote has retained, before this gateway publishes
+//! its own: one of another run shows that another client uses its client identifier (`rivals`).
 //!
-//! SUBSCRIBE at QoS 0, and PINGREQ, whose answer shows that nothing more is retained. Everything else waits for that. The subscription is
-//! noted with the others of the session, and ends with UNSUBSCRIBE on this connection or the next one. Its messages do not reach local
-//! clients, and no message, filter or state is blamed for a connection that ends here.
+//! SUBSCRIBE at QoS 0, and PINGREQ, whose answer shows that nothing more is retained. Everything
+//! else waits for that. The subscription is noted with the others of the session, and ends with
+//! UNSUBSCRIBE on this connection or the next one. Its messages do not reach local clients, and no
+//! message, filter or state is blamed for a connection that ends here.
 
 use std::time::Instant;
 
@@ -120,7 +121,8 @@ impl RemoteConnection<'_> {
         Ok(true)
     }
 
-    /// Ends a subscription that an earlier connection, or another client, has left behind in the session.
+    /// Ends a subscription that an earlier connection, or another client, has left behind in the
+    /// session.
     pub(super) fn end_stray(&mut self, topic: &TopicName) -> Result<(), LinkError> {
         let is_state = self
             .uplink

@@ -16,7 +16,8 @@ use crate::uplink::session::{AckOutcome, STATE_ID};
 const RECEIVE_BATCH: usize = 512;
 
 impl RemoteConnection<'_> {
-    /// Takes a packet and those that are there already, so that one write and one settling serve many.
+    /// Takes a packet and those that are there already, so that one write and one settling serve
+    /// many.
     pub(super) async fn receive(&mut self, first: Incoming) -> Result<(), LinkError> {
         if first == Incoming::Written {
             return Ok(());
@@ -235,7 +236,8 @@ impl Uplink {
         self.deliveries.hand_over(publish).await;
     }
 
-    /// A response topic of the remote becomes the local one whose messages go there; without a `send` rule for it, it is left out.
+    /// A response topic of the remote becomes the local one whose messages go there; without a
+    /// `send` rule for it, it is left out.
     fn localize_response_topic(&self, publish: &mut Received, routes: &Routes) {
         let Some(there) = &publish.properties.response_topic else {
             return;

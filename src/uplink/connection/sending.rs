@@ -1,4 +1,5 @@
-//! From the outbox onto the link: which message is taken next, and what becomes of it when its packet is written.
+//! From the outbox onto the link: which message is taken next, and what becomes of it when its
+//! packet is written.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -120,7 +121,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// Moves the next message into the session; false if nothing waits there, or if it is not known yet.
+    /// Moves the next message into the session; false if nothing waits there, or if it is not known
+    /// yet.
     pub(super) async fn take_from(&mut self, choice: Choice) -> Result<bool, LinkError> {
         if self.read_at.is_some_and(|at| now() < at) {
             return Ok(false);
@@ -164,7 +166,8 @@ impl RemoteConnection<'_> {
         self.link.feed(command).map(drop)
     }
 
-    /// Collects one message, unless it has expired, has no topic at the remote, or is too large for it.
+    /// Collects one message, unless it has expired, has no topic at the remote, or is too large for
+    /// it.
     fn publish(&mut self, mut send: Send) -> Result<(), LinkError> {
         let Send { place, dup, .. } = send;
         let may_be_there = dup && send.message.qos == QoS::ExactlyOnce;
@@ -272,8 +275,8 @@ impl Uplink {
         Ok(is_there)
     }
 
-    /// Messages that were read, without those that were taken before, each with the rule whose rate it has to wait for. What an earlier
-    /// run had in flight waits for none.
+    /// Messages that were read, without those that were taken before, each with the rule whose rate
+    /// it has to wait for. What an earlier run had in flight waits for none.
     fn ready(&self, messages: Vec<Waiting>, unwritten: &VecDeque<(u64, EntryId)>) -> Vec<Ready> {
         let is_taken = |place: EntryId| {
             self.session.is_in_flight(place)

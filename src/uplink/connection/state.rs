@@ -1,10 +1,12 @@
-//! The state that the remote has of this gateway on a connection: `online` before anything else, `offline` before DISCONNECT.
+//! The state that the remote has of this gateway on a connection: `online` before anything else,
+//! `offline` before DISCONNECT.
 //!
-//! The state is at QoS 1 under a packet identifier of its own, and counts for the Receive Maximum of the remote until it is answered; it
-//! goes at QoS 0 when the remote takes nothing more at QoS 1. It is never repeated: the next connection says the state of then.
+//! The state is at QoS 1 under a packet identifier of its own, and counts for the Receive Maximum
+//! of the remote until it is answered; it goes at QoS 0 when the remote takes nothing more at QoS
+//! 1. It is never repeated: the next connection says the state of then.
 //!
-//! If an earlier connection ended at the state, or a message is suspected, everything else waits for the answer: otherwise a close would
-//! not show what caused it.
+//! If an earlier connection ended at the state, or a message is suspected, everything else waits
+//! for the answer: otherwise a close would not show what caused it.
 
 use std::time::{Duration, Instant};
 
@@ -196,7 +198,8 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// Looks after a state that the remote does not answer, and after one that was left out for long.
+    /// Looks after a state that the remote does not answer, and after one that was left out for
+    /// long.
     pub(super) fn check_state(&mut self) -> Result<(), LinkError> {
         if self
             .state
@@ -214,7 +217,8 @@ impl RemoteConnection<'_> {
         if is_due { self.say_online() } else { Ok(()) }
     }
 
-    /// The remote does not answer the state in time. Messages do not wait for it any longer, but its place with the remote stays taken.
+    /// The remote does not answer the state in time. Messages do not wait for it any longer, but
+    /// its place with the remote stays taken.
     fn give_up_answer(&mut self) -> Result<(), LinkError> {
         self.state.unanswered = None;
         if self.uplink.session.is_blocked() {
@@ -246,7 +250,8 @@ impl RemoteConnection<'_> {
         false
     }
 
-    /// The remote has answered something. If the state was left out, that was why connections ended.
+    /// The remote has answered something. If the state was left out, that was why connections
+    /// ended.
     pub(super) fn works_without_state(&mut self) {
         let current = self.uplink.current;
         if std::mem::replace(&mut self.state.is_heard, true) {

@@ -245,7 +245,8 @@ fn suback(packet_id: u16, granted: Vec<Option<QoS>>) -> Incoming {
 /// The number of the SUBSCRIBE that asks for a state.
 const STATE_SUBSCRIBE: u16 = OTHER_IDS / 2 - 1;
 
-/// The identifiers of SUBSCRIBE and UNSUBSCRIBE packets come from the [`OTHER_IDS`] that the session never gives to a message.
+/// The identifiers of SUBSCRIBE and UNSUBSCRIBE packets come from the [`OTHER_IDS`] that the
+/// session never gives to a message.
 fn subscribe_id(number: u16) -> u16 {
     u16::MAX - number % (OTHER_IDS / 2)
 }

@@ -1,11 +1,13 @@
-//! Subscription identifiers of an MQTT 5 PUBLISH, taken out before rumqttc reads the packet: its codec (0.25) counts each of them one
-//! byte too long, so that with several of them a property becomes a part of the payload.
+//! Subscription identifiers of an MQTT 5 PUBLISH, taken out before rumqttc reads the packet: its
+//! codec (0.25) counts each of them one byte too long, so that with several of them a property
+//! becomes a part of the payload.
 
 use bytes::{BufMut, BytesMut};
 
 const SUBSCRIPTION_IDENTIFIER: u8 = 0x0B;
 
-/// The packet without its subscription identifiers, and they; `None` if it has none, or is not well formed.
+/// The packet without its subscription identifiers, and they; `None` if it has none, or is not well
+/// formed.
 pub(super) fn taken_out(frame: &[u8]) -> Option<(BytesMut, Vec<u32>)> {
     let first = *frame.first()?;
     let (length, _) = number(frame.get(1..)?)?;

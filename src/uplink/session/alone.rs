@@ -1,11 +1,13 @@
-//! A message that may make the remote close the connection: sent alone, or with QoS 1 instead of QoS 2. Pure.
+//! A message that may make the remote close the connection: sent alone, or with QoS 1 instead of
+//! QoS 2. Pure.
 
 use super::{InFlight, QoS, SendStage, Session};
 use crate::message::SessionLost;
 use crate::outbox::{EntryId, Outgoing};
 
 impl Session {
-    /// The message that has waited longest for an answer of the remote; `None` if a PUBREL has waited longer: the remote has that message.
+    /// The message that has waited longest for an answer of the remote; `None` if a PUBREL has
+    /// waited longer: the remote has that message.
     pub(in crate::uplink) fn first_unanswered_message(&self) -> Option<EntryId> {
         let first = self
             .in_flight
@@ -32,8 +34,9 @@ impl Session {
         self.overtaken == Some(place)
     }
 
-    /// On this connection nothing is sent beside a message, and it only when everything of higher lanes was answered and
-    /// [`Session::may_try_alone`] was called. False if the message is not in flight.
+    /// On this connection nothing is sent beside a message, and it only when everything of higher
+    /// lanes was answered and [`Session::may_try_alone`] was called. False if the message is not in
+    /// flight.
     pub(in crate::uplink) fn isolate(&mut self, place: EntryId) -> bool {
         let is_there = self.in_flight.index_of(place).is_some();
         if is_there {
@@ -73,8 +76,8 @@ impl Session {
         }
     }
 
-    /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False if it is none, or if its class says
-    /// that it must not come twice.
+    /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False
+    /// if it is none, or if its class says that it must not come twice.
     pub(in crate::uplink) fn resend_with_qos_1(&mut self, place: EntryId) -> bool {
         let Some(index) = self.in_flight.index_of(place) else {
             return false;
@@ -92,7 +95,8 @@ impl Session {
         is_exact
     }
 
-    /// The remote takes QoS 1 and never took QoS 2: what was sent with QoS 2 and was not answered goes with QoS 1 too.
+    /// The remote takes QoS 1 and never took QoS 2: what was sent with QoS 2 and was not answered
+    /// goes with QoS 1 too.
     pub(in crate::uplink) fn resend_all_with_qos_1(&mut self) {
         let is_open = |entry: &InFlight| {
             entry.is_exact() && entry.stage == SendStage::Sent && !entry.is_written()
@@ -117,7 +121,8 @@ impl Session {
         entry.is_some_and(|entry| entry.stage == SendStage::Released)
     }
 
-    /// A person removes a message. True if the remote may have it: then it is ended there first, and settled with that.
+    /// A person removes a message. True if the remote may have it: then it is ended there first,
+    /// and settled with that.
     pub(in crate::uplink) fn purge(&mut self, place: EntryId) -> bool {
         let Some(index) = self.in_flight.index_of(place) else {
             return false;
@@ -137,7 +142,8 @@ impl Session {
         may_be_there
     }
 
-    /// True if the remote has answered a QoS 2 message with PUBACK: what was not sent to it goes with QoS 1 from here on.
+    /// True if the remote has answered a QoS 2 message with PUBACK: what was not sent to it goes
+    /// with QoS 1 from here on.
     pub(in crate::uplink) fn lacks_qos_2(&self) -> bool {
         self.lacks_qos_2
     }

@@ -17,8 +17,8 @@ impl Session {
             .then_some(index)
     }
 
-    /// The next packet that is no message: an answer, or the end of a message that the remote has (PUBREL). It frees what the remote keeps
-    /// for it, so it does not wait where messages have to.
+    /// The next packet that is no message: an answer, or the end of a message that the remote has
+    /// (PUBREL). It frees what the remote keeps for it, so it does not wait where messages have to.
     pub(in crate::uplink) fn next_end(&mut self) -> Option<SendAction> {
         if let Some(answer) = self.next_answer() {
             return Some(answer);
@@ -134,9 +134,9 @@ impl Session {
         }
     }
 
-    /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what was behind it and
-    /// was not taken either follows it again, in order.
-    /// Returns its place.
+    /// A message that was not taken keeps its place and is the next to be written, under a new
+    /// identifier: what was behind it and was not taken either follows it again, in order. Returns
+    /// its place.
     pub(super) fn take_back(&mut self, index: usize) -> Option<EntryId> {
         let place = self.in_flight.get(index).map(InFlight::place);
         let is_noted = self.in_flight.get(index).is_some_and(InFlight::is_noted);

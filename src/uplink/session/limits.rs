@@ -3,7 +3,8 @@
 use super::{InFlight, MAX_EXACT, SendStage, Session};
 
 impl Session {
-    /// How many QoS 2 messages the remote takes at a time. To be called before [`Session::connected`].
+    /// How many QoS 2 messages the remote takes at a time. To be called before
+    /// [`Session::connected`].
     pub(in crate::uplink) fn limit_exact(&mut self, most: usize) {
         self.max_exact = most.clamp(1, MAX_EXACT);
     }

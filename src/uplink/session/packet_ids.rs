@@ -1,4 +1,5 @@
-//! Packet identifiers of messages: each is in use until the end of its message, for QoS 2 until that is durable. Pure.
+//! Packet identifiers of messages: each is in use until the end of its message, for QoS 2 until
+//! that is durable. Pure.
 
 use super::{InFlight, OTHER_IDS, Session};
 use crate::mqtt::{PacketId, QoS};

@@ -1,4 +1,5 @@
-//! How a session resumes: after a restart, at another remote, and when the remote has forgotten it. Pure.
+//! How a session resumes: after a restart, at another remote, and when the remote has forgotten it.
+//! Pure.
 
 use super::packet_ids::LAST_PACKET_ID;
 use super::{Forgotten, InFlight, RECEIVED_IN, SendStage, Session};
@@ -24,20 +25,23 @@ impl Session {
         }
     }
 
-    /// True if a session that the remote may keep under this name is not this one: from before the folder of the outbox was new, or
-    /// from before another remote was used. Its identifiers would swallow messages [MQTT-3.2.2-4].
+    /// True if a session that the remote may keep under this name is not this one: from before the
+    /// folder of the outbox was new, or from before another remote was used. Its identifiers would
+    /// swallow messages [MQTT-3.2.2-4].
     pub(in crate::uplink) fn is_strange_to(&self, remote: u32) -> bool {
         self.known.is_empty() || self.left_behind.contains(&remote)
     }
 
-    /// The remote keeps no session under this name any more: from here on one that it has is this one.
+    /// The remote keeps no session under this name any more: from here on one that it has is this
+    /// one.
     pub(in crate::uplink) fn cleaned(&mut self, remote: u32) {
         self.left_behind.remove(&remote);
         self.known.insert(remote);
         self.change(RECEIVED_IN);
     }
 
-    /// The remote has accepted; `is_known` if it resumes a session. To be called before [`Session::connected`].
+    /// The remote has accepted; `is_known` if it resumes a session. To be called before
+    /// [`Session::connected`].
     pub(in crate::uplink) fn reached(&mut self, remote: u32, is_known: bool) {
         let before = (self.known.clone(), self.left_behind.clone());
         if !is_known {
@@ -76,7 +80,8 @@ impl Session {
             .collect()
     }
 
-    /// The remote may have begun a new session without this gateway hearing of it: what was granted may be gone. True if anything was.
+    /// The remote may have begun a new session without this gateway hearing of it: what was granted
+    /// may be gone. True if anything was.
     pub(in crate::uplink) fn doubt_subscriptions(&mut self) -> bool {
         let mut was_granted = false;
         for known in &mut self.subscribed {
@@ -111,19 +116,21 @@ impl Session {
         self.subscribed.contains(&granted_mark(receive))
     }
 
-    /// Identifiers are given out from the one behind this on, if none was yet: gateways that share a session by mistake then hardly ever use
-    /// the same ones, and the remote does not take a message of one for that of the other.
+    /// Identifiers are given out from the one behind this on, if none was yet: gateways that share
+    /// a session by mistake then hardly ever use the same ones, and the remote does not take a
+    /// message of one for that of the other.
     pub(in crate::uplink) fn number_from(&mut self, seed: u32) {
         if self.last_packet_id == 0 {
             self.last_packet_id = u16::try_from(seed % u32::from(LAST_PACKET_ID)).unwrap_or(0);
         }
     }
 
-    /// Another client may have ended or changed the session since: what the remote had, and has not confirmed to be done with, is sent once
-    /// more under its identifier. A remote that still has it takes it for the repetition that it is. To be called before
-    /// [`Session::connected`].
+    /// Another client may have ended or changed the session since: what the remote had, and has not
+    /// confirmed to be done with, is sent once more under its identifier. A remote that still has
+    /// it takes it for the repetition that it is. To be called before [`Session::connected`].
     ///
-    /// ![MQTT-4.3.3-6] because the alternative is a message that both sides take for delivered, and that nobody gets.
+    /// ![MQTT-4.3.3-6] because the alternative is a message that both sides take for delivered, and
+    /// that nobody gets.
     pub(in crate::uplink) fn distrust(&mut self) {
         for index in 0..self.in_flight.len() {
             let Some(entry) = self.in_flight.get(index) else {

@@ -1,4 +1,5 @@
-//! The session alone, and beside a small model of a remote: crashes, cuts, late answers, forgotten sessions.
+//! The session alone, and beside a small model of a remote: crashes, cuts, late answers, forgotten
+//! sessions.
 
 mod alone;
 mod refusals;
@@ -86,7 +87,8 @@ fn on_its_way(count: u64) -> Session {
     session
 }
 
-/// A number of QoS 2 messages were on their way, the first of them released; then came a crash, and the remote is there again.
+/// A number of QoS 2 messages were on their way, the first of them released; then came a crash, and
+/// the remote is there again.
 fn crashed_after_release(count: u64) -> Session {
     let mut session = on_its_way(count);
     session.received(id(1), ReasonCode::SUCCESS);
@@ -206,7 +208,8 @@ fn what_is_done_before_the_outbox_offers_it_is_not_sent_again() {
 fn after_a_crash_messages_go_on_where_the_disk_knows_them() {
     let mut session = crashed_after_release(3);
     assert_eq!(written(&mut session), ["release 1"]);
-    // Number 2 is gone from the outbox: whatever the remote has of it is ended. Number 1 is not sent again.
+    // Number 2 is gone from the outbox: whatever the remote has of it is ended. Number 1 is not
+    // sent again.
     for seq in [1, 3, 4] {
         assert!(session.offer(waiting(seq, QoS::ExactlyOnce)).is_none());
     }
@@ -512,7 +515,8 @@ impl Remote {
 
 proptest! {
     #![proptest_config(crate::testing::cases(400, module_path!()))]
-    /// Crashes, cuts, saves that come late, small windows: QoS 2 arrives exactly once and in order, QoS 1 at least once.
+    /// Crashes, cuts, saves that come late, small windows: QoS 2 arrives exactly once and in order,
+    /// QoS 1 at least once.
     #[test]
     fn nothing_is_lost_and_nothing_exact_doubled(qos_2 in any::<bool>(), window in 1_u16..8, maximum in 1_u16..8, choices in prop::collection::vec(0_u8..12, 40..250)) {
         let qos = if qos_2 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
@@ -526,7 +530,8 @@ proptest! {
         for choice in choices.into_iter().chain(std::iter::repeat_n([3, 5, 6, 7], 600).flatten()) {
             let draining = last_acked > 0;
             match choice {
-                // A crash: what was not saved is forgotten, and reading begins at the first unsettled message again.
+                // A crash: what was not saved is forgotten, and reading begins at the first
+                // unsettled message again.
                 0 if !draining => {
                     under_way = None;
                     settled = settled_on_disk.clone();
@@ -568,7 +573,8 @@ proptest! {
                         }
                     }
                 }
-                // The disk: one save at a time, begun and done at moments of their own, with what was settled until then.
+                // The disk: one save at a time, begun and done at moments of their own, with what
+                // was settled until then.
                 _ => match under_way.take() {
                     Some((memories, settled_then)) => {
                         disk.extend(memories);

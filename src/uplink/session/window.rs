@@ -1,9 +1,11 @@
-//! The messages in flight to a remote broker, in the order in which they are sent, together with their totals. Pure.
+//! The messages in flight to a remote broker, in the order in which they are sent, together with
+//! their totals. Pure.
 //!
 //! Invariants:
-//! * `bytes` is what the messages of all entries weigh, `exact` of them are QoS 2, `on_wire` were written on this connection, and
-//!   `refused` wait for another attempt.
-//! * `by_place` and `by_id` name each entry by its ordinal; ordinals grow along the entries, so a look-up is a binary search.
+//! * `bytes` is what the messages of all entries weigh, `exact` of them are QoS 2, `on_wire` were
+//!   written on this connection, and `refused` wait for another attempt.
+//! * `by_place` and `by_id` name each entry by its ordinal; ordinals grow along the entries, so a
+//!   look-up is a binary search.
 //! * Everything before `written` was written on this connection.
 
 use std::collections::{HashMap, VecDeque};
@@ -26,7 +28,8 @@ pub(super) enum SendStage {
 #[derive(Debug)]
 pub(super) struct InFlight {
     place: EntryId,
-    /// `None` if it cannot be sent again. Once the remote has it, it is kept for [`Window::send_again`] only.
+    /// `None` if it cannot be sent again. Once the remote has it, it is kept for
+    /// [`Window::send_again`] only.
     message: Option<Outgoing>,
     packet_id: Option<PacketId>,
     is_exact: bool,
@@ -224,7 +227,8 @@ impl Window {
             .map(|(index, _)| index)
     }
 
-    /// Messages that were not written on this connection and will be: their number, and what they weigh in bytes.
+    /// Messages that were not written on this connection and will be: their number, and what they
+    /// weigh in bytes.
     pub(super) fn unwritten_messages(&self) -> (usize, usize) {
         let messages = self
             .unwritten()
@@ -329,7 +333,8 @@ impl Window {
         true
     }
 
-    /// Messages of higher lanes than `queue` go first; otherwise the order stays. Before anything is written.
+    /// Messages of higher lanes than `queue` go first; otherwise the order stays. Before anything
+    /// is written.
     pub(super) fn put_higher_lanes_first(&mut self, queue: usize) {
         debug_assert!(self.on_wire == 0, "the order is that of the wire");
         self.entries

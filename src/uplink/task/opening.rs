@@ -1,4 +1,5 @@
-//! The way to a connection that the remote has accepted: which remote and which address, and the end of a session that is not this one.
+//! The way to a connection that the remote has accepted: which remote and which address, and the
+//! end of a session that is not this one.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ use crate::uplink::link::{Accepted, Hello, Link, Start};
 use crate::uplink::presence::PresenceWill;
 use crate::uplink::{Remote, UplinkSettings, leads_back, transport};
 
-/// First and longest pause between two CONNECT packets when the first one only ended an old session: AWS IoT Core allows one a second
-/// and client identifier, and closes for more.
+/// First and longest pause between two CONNECT packets when the first one only ended an old
+/// session: AWS IoT Core allows one a second and client identifier, and closes for more.
 const BETWEEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// Remotes that did not accept.
@@ -71,7 +72,8 @@ impl Uplink {
         Some(Err(error))
     }
 
-    /// Leaves out the addresses that did not answer for a while, if a remote answered: the pauses are short then.
+    /// Leaves out the addresses that did not answer for a while, if a remote answered: the pauses
+    /// are short then.
     fn mute_unheard(&mut self, error: &LinkError) {
         let is_silence = matches!(error, LinkError::Silent(_) | LinkError::Unanswered(_));
         if !self.unheard.is_empty() && !is_silence {
@@ -91,8 +93,8 @@ impl Uplink {
         )
     }
 
-    /// The remote may have accepted unheard, with a new session that has no subscription. That is noted at once: a gateway that is
-    /// started again asks for them, too.
+    /// The remote may have accepted unheard, with a new session that has no subscription. That is
+    /// noted at once: a gateway that is started again asks for them, too.
     async fn doubt_subscriptions(&mut self) {
         self.subscriptions.forget();
         if !self.session.doubt_subscriptions() {
@@ -181,8 +183,8 @@ impl Uplink {
         }
     }
 
-    /// Begins MQTT with a remote that has taken a connection. If the session that it may have is not this one, that is ended first, on a
-    /// connection of its own.
+    /// Begins MQTT with a remote that has taken a connection. If the session that it may have is
+    /// not this one, that is ended first, on a connection of its own.
     async fn begin(
         &mut self,
         remote: &Remote,
@@ -204,7 +206,8 @@ impl Uplink {
             && self.settings.cloud == Some(Cloud::AwsIot)
             && self.presence.doubts_retained(name, now())
         {
-            // One permission is for all retained messages, and AWS IoT Core ends the connection at each that it does not allow.
+            // One permission is for all retained messages, and AWS IoT Core ends the connection at
+            // each that it does not allow.
             link.retain_nothing();
             accepted.retain_available = false;
         }
@@ -219,7 +222,8 @@ impl Uplink {
         opened
     }
 
-    /// Ends the session that the remote has under this name, and connects again. Returns the connection and the time for it.
+    /// Ends the session that the remote has under this name, and connects again. Returns the
+    /// connection and the time for it.
     async fn begin_session(
         &mut self,
         remote: &Remote,
@@ -240,7 +244,8 @@ impl Uplink {
         Ok((self.reach(&[index], until).await?, until))
     }
 
-    /// A connection with Clean Start, which is closed at once: the remote forgets the session that it has under this name.
+    /// A connection with Clean Start, which is closed at once: the remote forgets the session that
+    /// it has under this name.
     async fn end_session(
         &mut self,
         remote: &Remote,

@@ -1,4 +1,5 @@
-//! Messages that a person removes while the gateway runs: from the outbox, and from what is in flight.
+//! Messages that a person removes while the gateway runs: from the outbox, and from what is in
+//! flight.
 
 use std::collections::HashSet;
 
@@ -16,7 +17,8 @@ impl Uplink {
         self.purge_except(order, &HashSet::new()).await;
     }
 
-    /// Like [`Uplink::purge`], but leaves out what is being written to the link: it is settled with that.
+    /// Like [`Uplink::purge`], but leaves out what is being written to the link: it is settled with
+    /// that.
     pub(in crate::uplink) async fn purge_except(
         &mut self,
         order: Purge,
@@ -73,8 +75,9 @@ impl Uplink {
         }
     }
 
-    /// Removes a message that is not at the remote yet. True if it can be settled at once; `None` if it stays: the remote has it, or it
-    /// is becoming a dead letter, and it is settled with that.
+    /// Removes a message that is not at the remote yet. True if it can be settled at once; `None`
+    /// if it stays: the remote has it, or it is becoming a dead letter, and it is settled with
+    /// that.
     fn purge_message(
         &mut self,
         place: EntryId,

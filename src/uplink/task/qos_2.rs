@@ -1,4 +1,5 @@
-//! Which remotes have no QoS 2: those that answer it as QoS 1, and, as long as nothing speaks against it, one that closes when it gets it.
+//! Which remotes have no QoS 2: those that answer it as QoS 1, and, as long as nothing speaks
+//! against it, one that closes when it gets it.
 
 use super::Uplink;
 use crate::outbox::EntryId;
@@ -19,13 +20,15 @@ impl Uplink {
         }
     }
 
-    /// The remote closes when it gets this message at QoS 2, and has never answered another one: it may be the QoS, or the message.
+    /// The remote closes when it gets this message at QoS 2, and has never answered another one: it
+    /// may be the QoS, or the message.
     pub(in crate::uplink) fn seems_without_qos_2(&mut self, place: EntryId) {
         self.may_lack_qos_2 = Some((self.current, place));
         self.status.may_lack_qos_2();
     }
 
-    /// True if the remote closed when it got this message at QoS 2, and it went with QoS 1 after that.
+    /// True if the remote closed when it got this message at QoS 2, and it went with QoS 1 after
+    /// that.
     pub(in crate::uplink) fn was_suspected_of_qos_2(&self, place: EntryId) -> bool {
         self.may_lack_qos_2 == Some((self.current, place))
     }

@@ -1,4 +1,5 @@
-//! Evidence of another client with the same client identifier at the end of a connection, and the pause that follows.
+//! Evidence of another client with the same client identifier at the end of a connection, and the
+//! pause that follows.
 
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use crate::uplink::failure::LinkError;
 use crate::uplink::rivals::CloseCause;
 
 impl Uplink {
-    /// The pause after a connection that lived so long and that another client has ended; `None` if it was not that, as far as is known.
-    /// The session stays what it is, and so does what is in flight: both are gone on with afterwards.
+    /// The pause after a connection that lived so long and that another client has ended; `None` if
+    /// it was not that, as far as is known. The session stays what it is, and so does what is in
+    /// flight: both are gone on with afterwards.
     pub(super) fn pause_for_rival(
         &mut self,
         error: &LinkError,
@@ -54,7 +56,8 @@ impl Uplink {
         self.show_rivals();
     }
 
-    /// The retained state at the remote is of another client with the client identifier of this gateway.
+    /// The retained state at the remote is of another client with the client identifier of this
+    /// gateway.
     pub(in crate::uplink) fn found_rival(&mut self) {
         self.suspicion.acquit();
         self.status.client_id_taken(&self.settings.client_id);

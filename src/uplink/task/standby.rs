@@ -8,7 +8,8 @@ use crate::tasks::Stop;
 use crate::time::now;
 
 impl Uplink {
-    /// Waits until a backup is needed; an uplink that is none always is. False if the stop order came.
+    /// Waits until a backup is needed; an uplink that is none always is. False if the stop order
+    /// came.
     pub(super) async fn is_needed(&mut self, mut stop: Stop) -> bool {
         let Some((mut primary, use_when)) = self.primary.clone().zip(self.settings.use_when) else {
             return true;

@@ -30,7 +30,8 @@ impl Uplink {
         }
     }
 
-    /// True if the settings to come are those of another remote, or have the state elsewhere or none.
+    /// True if the settings to come are those of another remote, or have the state elsewhere or
+    /// none.
     pub(in crate::uplink) fn moves_presence(&self) -> bool {
         let updates = self.updates.borrow();
         let topic_of = |settings: &UplinkSettings| {

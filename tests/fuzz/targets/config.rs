@@ -1,4 +1,5 @@
-//! Any text as a configuration: no panic, and either a gateway or at least one fault inside the text.
+//! Any text as a configuration: no panic, and either a gateway or at least one fault inside the
+//! text.
 #![no_main]
 
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! Several clients whose bytes are chosen by the fuzzer, with drops, time, a tap, a slow disk, checkpoints and crashes in between: no
-//! panic, what was written can be read again, and an honest client is still served at the end.
+//! Several clients whose bytes are chosen by the fuzzer, with drops, time, a tap, a slow disk,
+//! checkpoints and crashes in between: no panic, what was written can be read again, and an honest
+//! client is still served at the end.
 #![no_main]
 
 use std::collections::{HashMap, VecDeque};
@@ -179,7 +180,8 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     stage.crash();
-    // Sessions may be as many as are allowed: only those whose client has been away for long make room.
+    // Sessions may be as many as are allowed: only those whose client has been away for long make
+    // room.
     stage.now += Duration::from_secs(2 * 3600);
     stage.bytes(HONEST, b"\x10\x13\x00\x04MQTT\x04\x02\x00\x00\x00\x07honest!\xc0\x00");
     stage.commit();

@@ -1,4 +1,5 @@
-//! Files that use each other. A folder and what is in it belong together; circles are looked for between all others.
+//! Files that use each other. A folder and what is in it belong together; circles are looked for
+//! between all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -40,8 +40,8 @@ pub fn functions(files: &[SourceFile]) -> Vec<Function> {
     found
 }
 
-/// Names that more than one type has where both can be meant: a name is unique in the crate if it can be used everywhere in it,
-/// and else in its top-level module.
+/// Names that more than one type has where both can be meant: a name is unique in the crate if it
+/// can be used everywhere in it, and else in its top-level module.
 pub fn type_names(files: &[SourceFile]) -> Vec<String> {
     let mut types: BTreeMap<String, Vec<TypeName>> = BTreeMap::new();
     for name in files.iter().flat_map(|file| collect(file).types) {

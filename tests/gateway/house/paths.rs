@@ -11,13 +11,15 @@ use super::tree::{SourceFile, is_for_tests};
 pub struct Named {
     /// Paths from the root of this crate: `["store", "journal", "Journal"]`.
     pub inside: Vec<Vec<String>>,
-    /// Paths into other crates, and unqualified names that may be such: `["tokio", "sync", "mpsc"]`.
+    /// Paths into other crates, and unqualified names that may be such:
+    /// `["tokio", "sync", "mpsc"]`.
     pub outside: BTreeSet<Vec<String>>,
     /// True if there is an `.await`.
     pub awaits: bool,
 }
 
-/// Reads them from the syntax tree, so that nested `use` trees, `super::super::` and text in strings are no matter.
+/// Reads them from the syntax tree, so that nested `use` trees, `super::super::` and text in
+/// strings are no matter.
 pub fn named(file: &SourceFile) -> Named {
     let mut paths = Paths::default();
     file.items.iter().for_each(|item| paths.visit_item(item));

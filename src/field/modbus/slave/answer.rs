@@ -75,7 +75,8 @@ impl SimulatedUnit {
         data
     }
 
-    /// Vendor, product and version [Modbus application protocol 1.1b3, 6.21]: all from an object on, or one alone (code 4).
+    /// Vendor, product and version [Modbus application protocol 1.1b3, 6.21]: all from an object
+    /// on, or one alone (code 4).
     fn identification(&self, code: u8, object: u8) -> Result<Vec<u8>, u8> {
         const BASIC_AND_ALONE: u8 = 0x81;
         let objects = [

@@ -1,7 +1,8 @@
 //! Faults injected into a simulated wire. Pure.
 //!
-//! Written as people type it: `<kind>[=<argument>] [unit <n>] [function <n>] [after <n>] [for <n>] [every <n>]`, such as `delay=200ms unit 3 for 5`,
-//! `crc every 10`, `exception=6 after 100`.
+//! Written as people type it:
+//! `<kind>[=<argument>] [unit <n>] [function <n>] [after <n>] [for <n>] [every <n>]`, such as
+//! `delay=200ms unit 3 for 5`, `crc every 10`, `exception=6 after 100`.
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};

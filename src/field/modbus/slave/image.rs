@@ -1,7 +1,8 @@
 //! The registers of simulated units: signals, until a master writes.
 //!
-//! Registers that no point covers do not exist: exception 2, as in a real device. Inside of what one request must bring (a group, a value
-//! with its power of ten, a SunSpec model) the others exist, too, and show that nothing is there; they cannot be written.
+//! Registers that no point covers do not exist: exception 2, as in a real device. Inside of what
+//! one request must bring (a group, a value with its power of ten, a SunSpec model) the others
+//! exist, too, and show that nothing is there; they cannot be written.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,7 +51,8 @@ impl Image {
             .unwrap_or_default()
     }
 
-    /// The answer to a request (function code and data); `None` if there is none: the unit does not exist, or all units are meant.
+    /// The answer to a request (function code and data); `None` if there is none: the unit does not
+    /// exist, or all units are meant.
     pub fn answer(&self, unit: u8, request: &[u8]) -> Option<Vec<u8>> {
         let mut units = self.lock();
         let elapsed = now().saturating_duration_since(self.started);

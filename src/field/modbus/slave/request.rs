@@ -1,4 +1,5 @@
-//! Requests as a slave parses them: a request that is too long, too short, or asks for too much is refused as devices refuse it. Pure.
+//! Requests as a slave parses them: a request that is too long, too short, or asks for too much is
+//! refused as devices refuse it. Pure.
 //!
 //! Source: Modbus application protocol 1.1b3, 6.1 to 6.21.
 
@@ -229,7 +230,8 @@ mod tests {
             })
         );
         for (wrong, code) in [
-            // More than the device gives at once, nothing, too short, too long, beyond the last register.
+            // More than the device gives at once, nothing, too short, too long, beyond the last
+            // register.
             (&[3, 0, 1, 0, 61][..], 3),
             (&[1, 0, 0, 0, 101], 3),
             (&[3, 0, 1, 0, 0], 3),

@@ -39,7 +39,8 @@ pub struct WirePace {
     pub tally: Arc<Tally>,
 }
 
-/// Answers RTU or ASCII requests until the wire ends. Bytes that are no request are skipped one by one.
+/// Answers RTU or ASCII requests until the wire ends. Bytes that are no request are skipped one by
+/// one.
 pub async fn serve_frames<S: AsyncRead + AsyncWrite + Unpin>(
     image: &Image,
     faults: &SharedFaults,
@@ -255,11 +256,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SlaveLine<S> {
         for part in bytes.chunks(piece.unwrap_or(bytes.len().max(1))) {
             sent += length(part);
             self.timer.sleep_until(ready + character * sent).await;
-            // Before the write: a thread that is put aside behind it would take the master's patience for haste.
+            // Before the write: a thread that is put aside behind it would take the master's
+            // patience for haste.
             self.busy_until = now();
             self.wire.write_all(part).await?;
         }
-        // No flush: it would wait for the wire, and there is nothing in between that holds bytes back.
+        // No flush: it would wait for the wire, and there is nothing in between that holds bytes
+        // back.
         Ok(())
     }
 }

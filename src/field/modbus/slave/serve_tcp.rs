@@ -54,7 +54,8 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(
             continue;
         };
         let frame = request.framed(&body, &struck);
-        // Before the write: a thread that is put aside behind it would take the master's patience for haste.
+        // Before the write: a thread that is put aside behind it would take the master's patience
+        // for haste.
         used = now();
         stream.write_all(&frame).await?;
     }

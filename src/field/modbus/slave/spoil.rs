@@ -38,7 +38,8 @@ pub(super) fn answer(
     image.answer(unit, request)
 }
 
-/// Changes the body of an answer (unit, function, data) as the faults have it; `None` for no answer.
+/// Changes the body of an answer (unit, function, data) as the faults have it; `None` for no
+/// answer.
 pub(super) fn spoiled(mut body: Vec<u8>, faults: &[FaultKind]) -> Option<Vec<u8>> {
     let change = |body: &mut Vec<u8>, at: usize, change: fn(u8) -> u8| {
         if let Some(byte) = body.get_mut(at) {

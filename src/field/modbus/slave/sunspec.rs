@@ -1,9 +1,11 @@
-//! The map of a SunSpec device around the models that a file describes: the mark, the common block, the chain of models and its end. Pure.
+//! The map of a SunSpec device around the models that a file describes: the mark, the common block,
+//! the chain of models and its end. Pure.
 //!
-//! Models of a vendor (64001) bridge the gaps in the file, so that a walk along the chain from the mark reaches every model, as in a
-//! real device.
+//! Models of a vendor (64001) bridge the gaps in the file, so that a walk along the chain from the
+//! mark reaches every model, as in a real device.
 //!
-//! Source: SunSpec Device Information Model Specification 1.1, 4.1 (the mark at 40000, 50000 or 0; ID and length before each model; the end).
+//! Source: SunSpec Device Information Model Specification 1.1, 4.1 (the mark at 40000, 50000 or 0;
+//! ID and length before each model; the end).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -34,11 +36,13 @@ pub struct Model {
 /// The registers of a SunSpec map beside the points of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Map {
-    /// Registers that are always the same: the mark, the heads of the models, the texts of the common block, the end.
+    /// Registers that are always the same: the mark, the heads of the models, the texts of the
+    /// common block, the end.
     pub(super) fixed: BTreeMap<u16, u16>,
     /// Registers that exist, whether or not a point describes them.
     pub(super) blocks: Vec<Range<u32>>,
-    /// The distance at which the models are shown once more, because there is no room for a mark before them.
+    /// The distance at which the models are shown once more, because there is no room for a mark
+    /// before them.
     pub(super) copied: Option<u16>,
 }
 
@@ -47,14 +51,16 @@ impl Model {
         u32::from(self.start) + HEADER + u32::from(self.length)
     }
 
-    /// True if the mark, and the common block where this is another model, fit between `place` and this model.
+    /// True if the mark, and the common block where this is another model, fit between `place` and
+    /// this model.
     fn has_room_behind(&self, place: u16) -> bool {
         let behind = u32::from(place) + HEADER;
         u32::from(self.start) == behind && self.id == COMMON
             || u32::from(self.start) >= behind + HEADER + u32::from(COMMON_LENGTHS[0])
     }
 
-    /// The shift of a first model whose file gives only relative addresses: to the usual place in such devices.
+    /// The shift of a first model whose file gives only relative addresses: to the usual place in
+    /// such devices.
     fn shift_behind_mark(&self) -> u32 {
         let behind = if self.id == COMMON {
             HEADER
@@ -90,7 +96,8 @@ pub(super) fn map(models: &[Model], name: &str) -> Map {
     map
 }
 
-/// The models in the order of their places; a common block is without its pad where the next model begins there.
+/// The models in the order of their places; a common block is without its pad where the next model
+/// begins there.
 fn without_pad(models: &[Model]) -> Vec<Model> {
     let mut models = models.to_vec();
     models.sort_unstable();
@@ -172,7 +179,8 @@ impl Map {
         self.texts(place.saturating_add(2), name);
     }
 
-    /// Fills a gap between two models: with a model of a vendor, or one register with the model before it.
+    /// Fills a gap between two models: with a model of a vendor, or one register with the model
+    /// before it.
     fn bridge(&mut self, at: u32, gap: u32) {
         let length = gap
             .checked_sub(HEADER)
@@ -277,7 +285,8 @@ mod tests {
 
     #[test]
     fn what_the_file_does_not_describe_is_bridged() {
-        // Right behind the mark comes the common block, with or without its pad, then whatever the file leaves out.
+        // Right behind the mark comes the common block, with or without its pad, then whatever the
+        // file leaves out.
         for start in (40_069..40_080).chain([40_121, 40_188, 41_000]) {
             let found = walked(&map(&[model(203, start, 105)], "meter"), 40_000);
             assert_eq!(

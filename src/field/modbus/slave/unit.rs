@@ -1,4 +1,5 @@
-//! One simulated unit: the registers that exist in it, their values, and the values that may be written to them.
+//! One simulated unit: the registers that exist in it, their values, and the values that may be
+//! written to them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -104,7 +105,8 @@ impl SimulatedUnit {
         self.choose_exponents();
     }
 
-    /// Gives each scale register that no point of the file shows a power of ten that fits the values.
+    /// Gives each scale register that no point of the file shows a power of ten that fits the
+    /// values.
     fn choose_exponents(&mut self) {
         let mut users: HashMap<Cell, Vec<&PlacedPoint>> = HashMap::new();
         for shown in &self.points {
@@ -171,7 +173,8 @@ impl SimulatedUnit {
             .ok_or(ILLEGAL_ADDRESS)
     }
 
-    /// The content of a register beside that of the points: a power of ten, the SunSpec map, or filling.
+    /// The content of a register beside that of the points: a power of ten, the SunSpec map, or
+    /// filling.
     fn without_points(&self, table: Table, at: u32) -> Option<u16> {
         let nothing = self.nothing_at(table, at);
         let Ok(address) = u16::try_from(at) else {
@@ -200,7 +203,8 @@ impl SimulatedUnit {
         }
     }
 
-    /// The filling of a register that no point covers: 0x8000, or 0 behind a text, a counter or another wide value.
+    /// The filling of a register that no point covers: 0x8000, or 0 behind a text, a counter or
+    /// another wide value.
     fn nothing_at(&self, table: Table, at: u32) -> Option<u16> {
         self.ranges
             .iter()
@@ -248,7 +252,8 @@ impl SimulatedUnit {
         }
     }
 
-    /// Registers that exist keep what is written, if it is what may be written there. The error is the exception code.
+    /// Registers that exist keep what is written, if it is what may be written there. The error is
+    /// the exception code.
     pub(super) fn write(
         &mut self,
         table: Table,

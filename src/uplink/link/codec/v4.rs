@@ -9,8 +9,9 @@ use crate::uplink::failure::LinkError;
 use crate::uplink::link::{Accepted, Command, Incoming, Opening, Received, Start};
 use crate::uplink::subscriptions::SubscribeRequest;
 
-/// QoS 2 messages in flight: a remote cannot say how many it takes, nor that it did not take one. mosquitto 2.0.11 answers the 21st of a
-/// session with PUBREC and drops it. Less than half of that, because two gateways may share a session by mistake.
+/// QoS 2 messages in flight: a remote cannot say how many it takes, nor that it did not take one.
+/// mosquitto 2.0.11 answers the 21st of a session with PUBREC and drops it. Less than half of that,
+/// because two gateways may share a session by mistake.
 const MAX_EXACT_UNTOLD: usize = 8;
 
 /// A packet of the remote.

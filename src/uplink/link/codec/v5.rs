@@ -14,7 +14,8 @@ use crate::uplink::link::{Accepted, Command, Incoming, Opening, Received, Start}
 use crate::uplink::presence::PresenceWill;
 use crate::uplink::subscriptions::SubscribeRequest;
 
-/// Messages of the remote that may be unacknowledged: as many as an uplink remembers, with room to spare.
+/// Messages of the remote that may be unacknowledged: as many as an uplink remembers, with room to
+/// spare.
 const RECEIVE_MAXIMUM: u16 = 100;
 
 /// A packet of the remote.
@@ -134,7 +135,8 @@ fn received_properties(from: v5::PublishProperties) -> Properties {
     fields.payload_is_text = from.payload_format_indicator.map(|byte| byte == 1);
     fields.message_expiry = from.message_expiry_interval;
     fields.content_type = from.content_type.map(Into::into);
-    // One that is no topic here cannot be answered, and is no reason to refuse the message for ever.
+    // One that is no topic here cannot be answered, and is no reason to refuse the message for
+    // ever.
     fields.response_topic = from
         .response_topic
         .and_then(|topic| topic_name(topic.into()).ok());
