@@ -1,7 +1,7 @@
 //! Named tasks: which run, which ended, and why.
 //!
-//! A task that ends without being asked to is a bug; `gateway.rs` shuts down gracefully then.
-//! Panics inside a task are reported as its end, never lost.
+//! A task that ends without being asked to is a bug; the gateway shuts down gracefully then. Panics
+//! inside a task are reported as its end, never lost.
 
 use std::future::Future;
 
@@ -15,39 +15,62 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// How a task ended.
 #[derive(Debug)]
-pub struct Ended {
-    /// The name it was started under, such as `bus:plant`.
-    pub name: String,
+pub struct Ended<N = String> {
+    /// The name it was started under.
+    pub name: N,
     /// `Err` with the message of an error or of a panic.
     pub result: Result<(), String>,
 }
 
-/// The tasks of one gateway.
-#[derive(Debug, Default)]
-pub struct Tasks {
-    set: JoinSet<Ended>,
-    names: Vec<String>,
+/// The tasks that run, each under a name: text, or a type that says more than text does.
+#[derive(Debug)]
+pub struct Tasks<N = String> {
+    set: JoinSet<Ended<N>>,
+    names: Vec<N>,
 }
 
-impl Tasks {
+impl<N: 'static> Default for Tasks<N> {
+    fn default() -> Self {
+        Self {
+            set: JoinSet::new(),
+            names: Vec::new(),
+        }
+    }
+}
+
+impl<N: Clone + PartialEq + Send + 'static> Tasks<N> {
     /// Starts a task. `future` returns `Err` with a reason when it had to give up.
     #[allow(clippy::disallowed_methods)]
-    pub fn start<F>(&mut self, name: impl Into<String>, future: F)
+    pub fn start<F>(&mut self, name: impl Into<N>, future: F)
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
         self.watch(name.into(), tokio::spawn(future));
     }
 
+    /// Starts a task that is dropped where it waits when the order to stop is given; it ends
+    /// without an error then.
+    pub fn start_until<F>(&mut self, mut stop: Stop, name: impl Into<N>, future: F)
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.start(name, async move {
+            tokio::select! {
+                done = future => done,
+                () = stop.wait() => Ok(()),
+            }
+        });
+    }
+
     /// Starts a task in another scheduler.
-    pub fn start_on<F>(&mut self, handle: &Handle, name: impl Into<String>, future: F)
+    pub fn start_on<F>(&mut self, handle: &Handle, name: impl Into<N>, future: F)
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
         self.watch(name.into(), handle.spawn(future));
     }
 
-    fn watch(&mut self, name: String, task: JoinHandle<Result<(), String>>) {
+    fn watch(&mut self, name: N, task: JoinHandle<Result<(), String>>) {
         self.names.push(name.clone());
         self.set.spawn(async move {
             let result = match task.await {
@@ -59,7 +82,7 @@ impl Tasks {
     }
 
     /// Waits for the next task to end; `None` when no task is left.
-    pub async fn next_ended(&mut self) -> Option<Ended> {
+    pub async fn next_ended(&mut self) -> Option<Ended<N>> {
         loop {
             match self.set.join_next().await? {
                 Ok(ended) => {
@@ -74,8 +97,8 @@ impl Tasks {
     }
 
     /// The names of those that run.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
+    pub fn names(&self) -> &[N] {
+        &self.names
     }
 
     /// How many tasks run.
@@ -200,12 +223,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_reported_as_the_end_of_its_task() {
-        let mut tasks = Tasks::default();
+        let mut tasks: Tasks = Tasks::default();
         tasks.start("careless", async { panic!("on purpose") });
         let ended = tasks.next_ended().await.unwrap();
         assert_eq!(ended.name, "careless");
         assert!(ended.result.unwrap_err().contains("panicked"));
         assert!(tasks.next_ended().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_waits_is_dropped_at_the_order_to_stop() {
+        let (switch, stop) = stop_token();
+        let mut tasks: Tasks = Tasks::default();
+        tasks.start_until(stop.clone(), "patient", std::future::pending());
+        tasks.start_until(stop, "failed", async { Err("on purpose".to_owned()) });
+        let failed = tasks.next_ended().await.unwrap();
+        assert_eq!(
+            (failed.name.as_str(), failed.result),
+            ("failed", Err("on purpose".to_owned()))
+        );
+        assert_eq!(tasks.names(), ["patient"]);
+        switch.stop();
+        let dropped = tasks.next_ended().await.unwrap();
+        assert_eq!((dropped.name.as_str(), dropped.result), ("patient", Ok(())));
+        assert!(tasks.is_empty() && tasks.names().is_empty());
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use tokio::time::sleep_until;
 
 use super::bulletin::{Bulletin, Fact, HealthValue};
 use super::paced::Paced;
+use super::task::{TaskId, TaskKind};
 use crate::config::HealthMessages;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
@@ -83,18 +84,13 @@ impl Dispatch {
         sinks: &[OutboxSink],
         live: Option<mpsc::Sender<Message>>,
         hurry: &Stop,
-        tasks: &mut Tasks,
+        tasks: &mut Tasks<TaskId>,
     ) -> Self {
         let outlet = |(number, sink): (usize, &OutboxSink)| {
             let (queue, messages) = mpsc::channel(QUEUE);
-            let (for_outlet, sink, mut hurry) = (sink.clone(), sink.clone(), hurry.clone());
-            tasks.start(format!("health:{number}"), async move {
-                tokio::select! {
-                    done = offer(messages, sink) => done,
-                    () = hurry.wait() => Ok(()),
-                }
-            });
-            Outlet::new(queue, Some(for_outlet))
+            let task = TaskKind::Health.of(number);
+            tasks.start_until(hurry.clone(), task, offer(messages, sink.clone()));
+            Outlet::new(queue, Some(sink.clone()))
         };
         let uplinks = sinks.iter().enumerate().map(outlet).collect();
         Self {
@@ -243,7 +239,7 @@ mod tests {
     }
 
     /// What runs until it is dropped.
-    type Kept = (Tasks, StopSwitch);
+    type Kept = (Tasks<TaskId>, StopSwitch);
 
     fn dispatch(qos: QoS, sink: OutboxSink) -> (Dispatch, Kept) {
         let mut tasks = Tasks::default();

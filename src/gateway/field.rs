@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::GatewayError;
 use super::dispatch::Dispatch;
+use super::error::GatewayError;
 use super::health::Health;
-use super::supervision::{Supervision, TaskKind};
+use super::supervision::Supervision;
+use super::task::{TaskId, TaskKind};
 use super::write_topics::set_targets;
 use crate::broker::{Broker, Forward, TapAnswer};
 use crate::config;
@@ -58,7 +59,7 @@ impl FieldChannels {
         &mut self,
         targets: WriteTargets,
         updates: mpsc::Receiver<WriteTargets>,
-        tasks: &mut Tasks,
+        tasks: &mut Tasks<TaskId>,
     ) {
         if let (Some(requests), Some(live)) = (self.writes.take(), self.live.clone()) {
             let service = WriteService {
@@ -72,16 +73,11 @@ impl FieldChannels {
     }
 
     /// Starts to publish messages about the health of the gateway, if they are wanted.
-    fn dispatch(&self, config: &config::Gateway, tasks: &mut Tasks) -> Option<Dispatch> {
+    fn dispatch(&self, config: &config::Gateway, tasks: &mut Tasks<TaskId>) -> Option<Dispatch> {
         let settings = config.health.clone()?;
         let live = self.live.clone();
-        Some(Dispatch::start(
-            settings,
-            &self.sinks,
-            live,
-            &self.hurry,
-            tasks,
-        ))
+        let dispatch = Dispatch::start(settings, &self.sinks, live, &self.hurry, tasks);
+        Some(dispatch)
     }
 }
 
@@ -105,9 +101,9 @@ struct ReadyLine {
 }
 
 impl ReadyLine {
-    fn start(self, tasks: &mut Tasks) {
+    fn start(self, tasks: &mut Tasks<TaskId>) {
         let Self { handle, task } = self;
-        let name = TaskKind::Line.task(&task.line.name);
+        let name = TaskKind::Line.of(&task.line.name);
         tasks.start_on(&handle, name, async move {
             task.run().await;
             Ok(())
@@ -177,7 +173,8 @@ impl Field {
             heartbeat: Heartbeat::new(TaskKind::Report.word(), REPORT_TIMEOUT, now()),
         };
         health.heartbeats.watch(&report.heartbeat);
-        tasks.start(TaskKind::Report.word(), report.run(reported, hurry));
+        // In a hurry, messages that an outbox on a full disk does not take are given up.
+        tasks.start_until(hurry, TaskKind::Report, report.run(reported));
         ready.into_iter().for_each(|line| line.start(tasks));
         Ok(field)
     }
@@ -241,8 +238,9 @@ impl Field {
 
     fn thread_of(&mut self, line: &Line) -> Result<(Handle, Option<OwnThread>), GatewayError> {
         if matches!(line.wire, Wire::Serial(_)) {
-            let thread = OwnThread::start_with(&TaskKind::Line.task(&line.name), self.priority)
-                .map_err(GatewayError::Thread)?;
+            let thread =
+                OwnThread::start_with(&TaskKind::Line.of(&line.name).to_string(), self.priority)
+                    .map_err(GatewayError::Thread)?;
             return Ok((thread.handle().clone(), Some(thread)));
         }
         let shared = match self.shared.take() {
@@ -358,16 +356,11 @@ fn published(config: &config::Gateway) -> impl Iterator<Item = &TopicName> {
 impl WriteRequests {
     /// Takes requests to the service that writes to instruments. A request is acknowledged once it
     /// is in its queue: its result says how it ended.
-    fn start(mut self, service: WriteService, mut hurry: Stop, tasks: &mut Tasks) {
+    fn start(mut self, service: WriteService, hurry: Stop, tasks: &mut Tasks<TaskId>) {
         let (queue, messages) = mpsc::channel(ORDER_QUEUE);
-        tasks.start(TaskKind::Forward.task("set"), async move {
-            tokio::select! {
-                done = service.run(messages) => done,
-                // Results that a full disk does not take are lost.
-                () = hurry.wait() => Ok(()),
-            }
-        });
-        tasks.start(TaskKind::Forward.task("sets"), async move {
+        // In a hurry, results that a full disk does not take are lost.
+        tasks.start_until(hurry, TaskKind::Forward.of("set"), service.run(messages));
+        tasks.start(TaskKind::Forward.of("sets"), async move {
             while let Some(forward) = self.sets.recv().await {
                 let answer = match queue.send(forward.message).await {
                     Ok(()) => TapAnswer::Stored,

@@ -16,8 +16,10 @@ use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::outbox::{OfferError, OfferedState, OutboxSink, Receipt, Stored};
-use crate::tasks::Stop;
 use crate::time::now;
+
+/// Messages between the broker and an outbox.
+pub(super) const FORWARD_QUEUE: usize = 4096;
 
 /// The answer of an outbox to a message.
 type Offered = Result<Option<Receipt>, OfferError>;
@@ -33,31 +35,18 @@ pub(super) struct ForwardQueue {
     pub(super) paced: Paced,
 }
 
-/// Offers what local clients publish to an outbox, and tells the broker when it is stored. After
-/// the order to hurry, messages that are not on disk are dropped: they are not acknowledged.
+/// Offers what local clients publish to an outbox until the broker closes its queue, and tells the
+/// broker when it is stored.
 pub(super) async fn forward_messages(
     sink: OutboxSink,
-    queue: ForwardQueue,
-    broker: Broker,
-    mut hurry: Stop,
-) -> Result<(), String> {
-    tokio::select! {
-        done = forward_until_closed(sink, queue, broker) => done,
-        () = hurry.wait() => Ok(()),
-    }
-}
-
-async fn forward_until_closed(
-    sink: OutboxSink,
-    queue: ForwardQueue,
-    broker: Broker,
-) -> Result<(), String> {
-    let ForwardQueue {
+    ForwardQueue {
         mut messages,
         dropped,
         mut is_up,
         mut paced,
-    } = queue;
+    }: ForwardQueue,
+    broker: Broker,
+) -> Result<(), String> {
     let mut receipts = FuturesOrdered::new();
     let mut refusals = ForwardRefusals::new(dropped);
     loop {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::error::GatewayError;
 use super::field::WriteRequests;
-use super::supervision::{Supervision, TaskKind};
+use super::forward::FORWARD_QUEUE;
+use super::supervision::Supervision;
+use super::task::{TaskId, TaskKind};
 use super::write_topics::{guarded_topics, set_filters};
-use super::{FORWARD_QUEUE, GatewayError};
 use crate::broker::admission::Admission;
 use crate::broker::engine::{BrokerLimits, Engine, Setup, Tap};
 use crate::broker::net::{BoundListener, Tls};
@@ -110,12 +112,12 @@ impl BrokerHandle {
             .iter()
             .for_each(|heartbeat| health.heartbeats.watch(heartbeat));
         if let Some(closed) = parts.closed {
-            tasks.start(TaskKind::Store.task("broker"), async {
+            tasks.start(TaskKind::Store.of("broker"), async {
                 closed.await.map_err(|_| "its thread died".to_owned())
             });
         }
         let driver = parts.driver;
-        tasks.start_on(self.thread.handle(), TaskKind::Broker.word(), async move {
+        tasks.start_on(self.thread.handle(), TaskKind::Broker, async move {
             driver.run(stop).await;
             Ok(())
         });
@@ -186,8 +188,8 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(self, thread: &OwnThread, stop: &Stop, tasks: &mut Tasks) {
-        let name = TaskKind::Listener.task(self.listener.at());
+    fn start(self, thread: &OwnThread, stop: &Stop, tasks: &mut Tasks<TaskId>) {
+        let name = TaskKind::Listener.of(self.listener.at());
         let main = Handle::current();
         let handle = if self.listener.is_encrypted() {
             &main

@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::error::GatewayError;
 use super::field::ConfigChange;
-use super::stop::STOP_TIMEOUT;
-use super::supervision::TaskKind;
+use super::run::RunningGateway;
+use super::stop_orders::STOP_TIMEOUT;
+use super::task::{TaskId, TaskKind};
 use super::uplinks::filters_of;
 use super::write_topics::{guarded_topics, set_filters};
-use super::{GatewayError, RunningGateway};
+
 use crate::broker::engine::Change;
 use crate::config;
 use crate::status::control::Reply;
@@ -64,7 +66,7 @@ impl RunningGateway {
         updates: Vec<UplinkChange>,
     ) -> Result<(), GatewayError> {
         self.field.stop_lines(&diff.stops);
-        let stopped = diff.stops.iter().map(|line| TaskKind::Line.task(line));
+        let stopped = diff.stops.iter().map(|line| TaskKind::Line.of(line));
         self.wait_for_end(stopped.collect()).await?;
         for (running, uplink) in self.uplinks.iter().zip(&config.uplinks) {
             running.routes.send_replace(Arc::clone(&uplink.routes));
@@ -96,14 +98,14 @@ impl RunningGateway {
     }
 
     /// Waits until these tasks, which were ordered to stop, have ended.
-    async fn wait_for_end(&mut self, mut names: HashSet<String>) -> Result<(), GatewayError> {
+    async fn wait_for_end(&mut self, mut tasks: HashSet<TaskId>) -> Result<(), GatewayError> {
         let give_up = now() + STOP_TIMEOUT;
-        while !names.is_empty() {
+        while !tasks.is_empty() {
             match tokio::time::timeout_at(give_up.into(), self.supervision.tasks.next_ended()).await
             {
-                Ok(Some(ended)) if ended.result.is_ok() && names.remove(&ended.name) => {}
+                Ok(Some(ended)) if ended.result.is_ok() && tasks.remove(&ended.name) => {}
                 Ok(Some(ended)) => return Err(ended.into()),
-                Ok(None) | Err(_) => return Err(GatewayError::Stuck(names.len())),
+                Ok(None) | Err(_) => return Err(GatewayError::Stuck(tasks.len())),
             }
         }
         Ok(())

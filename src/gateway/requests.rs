@@ -5,9 +5,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::error::GatewayError;
 use super::field::Field;
+use super::run::RunningGateway;
 use super::uplinks::UplinkHandle;
-use super::{GatewayError, RunningGateway};
 use crate::broker::Broker;
 use crate::config::suggestion;
 use crate::field::diagnostic::{DiagnosticRequest, DiagnosticResponse, PendingDiagnostic};

@@ -1,50 +1,13 @@
 //! The order of a stop: which tasks have to end before the next are ordered to.
 
-use std::time::Duration;
-
 use tokio::time::sleep_until;
 
-use super::supervision::TaskKind;
-use super::{GatewayError, RunningGateway};
-use crate::tasks::{Ended, Stop, StopSwitch, stop_token};
+use super::error::GatewayError;
+use super::run::RunningGateway;
+use super::stop_orders::STOP_TIMEOUT;
+use super::task::TaskKind;
+use crate::tasks::Ended;
 use crate::time::now;
-
-/// How long a stop may take beyond the grace of the uplinks.
-pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Gives the orders to stop.
-pub(super) struct StopSwitches {
-    sources: StopSwitch,
-    uplinks: StopSwitch,
-    hurry: StopSwitch,
-}
-
-/// Receives the orders to stop.
-pub(super) struct StopTokens {
-    /// Of listeners and of the broker.
-    pub(super) sources: Stop,
-    pub(super) uplinks: Stop,
-    /// When the grace is over: tasks that wait for a disk give up.
-    pub(super) hurry: Stop,
-}
-
-/// Switches and their tokens.
-pub(super) fn stop_tokens() -> (StopSwitches, StopTokens) {
-    let (sources, sources_stop) = stop_token();
-    let (uplinks, uplinks_stop) = stop_token();
-    let (hurry, hurried) = stop_token();
-    let switches = StopSwitches {
-        sources,
-        uplinks,
-        hurry,
-    };
-    let tokens = StopTokens {
-        sources: sources_stop,
-        uplinks: uplinks_stop,
-        hurry: hurried,
-    };
-    (switches, tokens)
-}
 
 /// An order to stop, for all that stop together.
 #[derive(Debug, Clone, Copy)]
@@ -111,11 +74,8 @@ impl RunningGateway {
     }
 
     fn runs_any(&self, kinds: &[TaskKind]) -> bool {
-        self.supervision
-            .tasks
-            .names()
-            .filter_map(TaskKind::of)
-            .any(|kind| kinds.contains(&kind))
+        let tasks = self.supervision.tasks.names();
+        tasks.iter().any(|task| kinds.contains(&task.kind))
     }
 
     fn give(&mut self, order: StopOrder) {

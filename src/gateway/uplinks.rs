@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::forward::{ForwardQueue, forward_messages};
+use super::error::GatewayError;
+use super::forward::{FORWARD_QUEUE, ForwardQueue, forward_messages};
 use super::health::Health;
 use super::local_broker::{BrokerRoute, LocalBroker};
 use super::paced::Paced;
-use super::stop::StopTokens;
-use super::supervision::{Supervision, TaskKind};
-use super::{FORWARD_QUEUE, GatewayError};
+use super::stop_orders::StopTokens;
+use super::supervision::Supervision;
+use super::task::{TaskId, TaskKind};
 use crate::broker::engine::Tap;
 use crate::broker::{Forward, TapSender};
 use crate::config;
@@ -65,14 +66,14 @@ pub(super) fn filters_of(uplink: &config::UplinkSetup) -> Vec<TopicFilter> {
 /// Opens the outboxes of all uplinks.
 pub(super) fn open_outboxes(
     config: &config::Gateway,
-    tasks: &mut Tasks,
+    tasks: &mut Tasks<TaskId>,
 ) -> Result<Vec<UplinkParts>, GatewayError> {
     let mut outboxes = Vec::new();
     for uplink in &config.uplinks {
         let name = &uplink.settings.name;
         let folder = config.folder.join("outbox").join(name);
         let (outbox, closed) = outbox::open(name, &folder, config.outbox)?;
-        tasks.start(TaskKind::Store.task(name), async {
+        tasks.start(TaskKind::Store.of(name), async {
             closed.await.map_err(|_| "its thread died".to_owned())
         });
         outboxes.push(outbox);
@@ -156,7 +157,12 @@ impl UplinkParts {
         Ok(uplink)
     }
 
-    fn start(self, uplink: Uplink, context: &UplinkContext<'_>, tasks: &mut Tasks) -> UplinkHandle {
+    fn start(
+        self,
+        uplink: Uplink,
+        context: &UplinkContext<'_>,
+        tasks: &mut Tasks<TaskId>,
+    ) -> UplinkHandle {
         let handle = UplinkHandle {
             name: self.name.clone(),
             changes: uplink.changes(),
@@ -166,7 +172,7 @@ impl UplinkParts {
         let UplinkContext { config, stops, .. } = context;
         let (stop, hurry) = (stops.uplinks.clone(), stops.hurry.clone());
         let grace = config.shutdown_grace;
-        tasks.start(TaskKind::Uplink.task(&self.name), async move {
+        tasks.start(TaskKind::Uplink.of(&self.name), async move {
             uplink.run(stop, hurry, grace).await;
             Ok(())
         });
@@ -181,10 +187,11 @@ impl UplinkParts {
                 is_up: self.is_up.subscribe(),
                 paced: Paced::new(every, &self.name, now()),
             };
-            let (broker, hurry) = (local.handle.broker.clone(), stops.hurry.clone());
-            tasks.start(
-                TaskKind::Forward.task(&self.name),
-                forward_messages(self.sink, queue, broker, hurry),
+            // In a hurry, messages that are not on disk are dropped: they are not acknowledged.
+            tasks.start_until(
+                stops.hurry.clone(),
+                TaskKind::Forward.of(&self.name),
+                forward_messages(self.sink, queue, local.handle.broker.clone()),
             );
         }
         handle

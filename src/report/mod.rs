@@ -28,7 +28,6 @@ use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{OfferError, OutboxSink};
 use crate::payload::json;
 use crate::reading::{Event, Reading, Timestamp};
-use crate::tasks::Stop;
 use crate::time::{moment, now};
 use aggregate::Show;
 use deadband::ReportRule;
@@ -194,20 +193,8 @@ struct State {
 }
 
 impl Report {
-    /// Runs until no line is left, or until `hurry`: messages that an outbox on a full disk does
-    /// not take are given up then. The error is that of an outbox that closed too early.
-    pub async fn run(
-        mut self,
-        events: mpsc::Receiver<Event>,
-        mut hurry: Stop,
-    ) -> Result<(), String> {
-        tokio::select! {
-            done = self.report(events) => done,
-            () = hurry.wait() => Ok(()),
-        }
-    }
-
-    async fn report(&mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
+    /// Runs until no line is left. The error is that of an outbox that closed too early.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let view = self.live.clone().map(|live| LiveView {
             live,
             unshown: HashMap::new(),

@@ -360,7 +360,7 @@ mod tests {
         );
         let (calls, mut asked) = mpsc::channel(1);
         let (switch, stop) = stop_token();
-        let mut tasks = crate::tasks::Tasks::default();
+        let mut tasks: crate::tasks::Tasks = crate::tasks::Tasks::default();
         tasks.start("control", async move {
             control.run(calls, stop).await;
             Ok(())
