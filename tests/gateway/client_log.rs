@@ -108,56 +108,27 @@ fn gateway(folder: &Path, more: &str) -> (Gateway, u16) {
     (Gateway::start(folder, &yaml), port)
 }
 
-/// Waits for a line with all of these.
-fn wait_for_line(gateway: &Gateway, parts: &[&str]) -> String {
-    let find = || {
-        gateway
-            .process
-            .output()
-            .lines()
-            .find(|line| parts.iter().all(|part| line.contains(part)))
-            .map(str::to_owned)
-    };
-    wait_for(
-        &format!("a line with {parts:?} in {}", gateway.process.output()),
-        find,
-    )
-}
-
 #[test]
-#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn who_comes_is_refused_and_leaves_is_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let (gateway, port) = gateway(folder.path(), "");
     let from = "address=127.0.0.1";
     let (_, reason) = Client::connect(port, "hmi-1", Some(("anna", "wrong")));
     assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-    wait_for_line(
-        &gateway,
-        &[
-            "event=broker.login_failed",
-            from,
-            "user=anna",
-            "client_id=hmi-1",
-            "0x86",
-        ],
+    gateway.process.wait_for_event(
+        "broker.login_failed",
+        &[from, "user=anna", "client_id=hmi-1", "0x86"],
     );
 
     let (mut anna, _) = Client::connect(port, "hmi-2", Some(("anna", "secret")));
-    wait_for_line(
-        &gateway,
-        &[
-            "event=broker.client_connected",
-            from,
-            "user=anna",
-            "client_id=hmi-2",
-        ],
+    gateway.process.wait_for_event(
+        "broker.client_connected",
+        &[from, "user=anna", "client_id=hmi-2"],
     );
     anna.publish("secret/door", Bytes::from_static(b"open"));
-    wait_for_line(
-        &gateway,
+    gateway.process.wait_for_event(
+        "broker.message_refused",
         &[
-            "event=broker.message_refused",
             from,
             "user=anna",
             "client_id=hmi-2",
@@ -166,55 +137,38 @@ fn who_comes_is_refused_and_leaves_is_in_the_log() {
         ],
     );
     anna.subscribe("secret/#");
-    wait_for_line(
-        &gateway,
-        &[
-            "event=broker.subscribe_refused",
-            "user=anna",
-            "client_id=hmi-2",
-            "topic=secret/#",
-            "0x87",
-        ],
+    gateway.process.wait_for_event(
+        "broker.subscribe_refused",
+        &["user=anna", "client_id=hmi-2", "topic=secret/#", "0x87"],
     );
     anna.publish("plant/a", Bytes::from(vec![0; 4000]));
-    wait_for_line(
-        &gateway,
-        &[
-            "event=broker.client_dropped",
-            from,
-            "user=anna",
-            "client_id=hmi-2",
-            "0x95",
-        ],
+    gateway.process.wait_for_event(
+        "broker.client_dropped",
+        &[from, "user=anna", "client_id=hmi-2", "0x95"],
     );
 
     let (mut one, _) = Client::connect(port, "hmi-3", None);
     one.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)));
-    wait_for_line(
-        &gateway,
-        &["event=broker.client_disconnected", from, "client_id=hmi-3"],
-    );
+    gateway
+        .process
+        .wait_for_event("broker.client_disconnected", &[from, "client_id=hmi-3"]);
     let (two, _) = Client::connect(port, "hmi-4", None);
     drop(two);
-    wait_for_line(
-        &gateway,
-        &[
-            "event=broker.client_disconnected",
-            "client_id=hmi-4",
-            "lost",
-        ],
-    );
+    gateway
+        .process
+        .wait_for_event("broker.client_disconnected", &["client_id=hmi-4", "lost"]);
     let (_three, _) = Client::connect(port, "hmi-5", None);
     let (_four, _) = Client::connect(port, "hmi-5", None);
-    wait_for_line(
-        &gateway,
-        &["event=broker.client_dropped", "client_id=hmi-5", "0x8e"],
-    );
+    gateway
+        .process
+        .wait_for_event("broker.client_dropped", &["client_id=hmi-5", "0x8e"]);
     TcpStream::connect(("127.0.0.1", port))
         .unwrap()
         .write_all(b"GET / HTTP/1.1\r\n\r\n")
         .unwrap();
-    wait_for_line(&gateway, &["event=broker.client_refused", from]);
+    gateway
+        .process
+        .wait_for_event("broker.client_refused", &[from]);
 }
 
 #[test]
@@ -338,7 +292,9 @@ fn a_gateway_out_of_descriptors_writes_one_line_and_serves_again() {
     let held: Vec<TcpStream> = (0..20)
         .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
         .collect();
-    wait_for_line(&gateway, &["event=broker.accept_failed", "LimitNOFILE"]);
+    gateway
+        .process
+        .wait_for_event("broker.accept_failed", &["LimitNOFILE"]);
     // Long enough for twenty more attempts.
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(
@@ -357,7 +313,9 @@ fn texts_of_clients_forge_no_line_and_no_field() {
     let forged = "x login failed event=broker.login_failed address=192.0.2.66\r\n2026-01-01T00:00:00Z ERROR login failed event=broker.login_failed address=192.0.2.66 \u{1b}[2J\u{202e}";
     let (_, reason) = Client::connect(port, forged, Some((forged, "wrong")));
     assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-    let line = wait_for_line(&gateway, &["event=broker.login_failed address=127.0.0.1"]);
+    let line = gateway
+        .process
+        .wait_for_event("broker.login_failed", &["address=127.0.0.1"]);
     assert!(
         !gateway
             .process
@@ -433,7 +391,7 @@ fn the_reason_of_a_hostile_remote_forges_no_line() {
         let (mut wire, _) = remote.connect();
         wire.write(&bytes);
     }
-    let line = wait_for_line(&gateway, &["link is down", "bye"]);
+    let line = gateway.process.wait_for_event("uplink.down", &["bye"]);
     let output = gateway.process.output();
     assert!(is_harmless(&output), "{output:?}");
     assert!(
@@ -498,10 +456,9 @@ fn an_administrator_ends_a_session_that_keeps_a_client_identifier() {
     assert!(
         matches!(squatter.next(), Some(Packet::Disconnect(end)) if end.reason == ReasonCode::ADMINISTRATIVE_ACTION)
     );
-    wait_for_line(
-        &gateway,
-        &["event=broker.session_ended", "user=anna", "client_id=pump"],
-    );
+    gateway
+        .process
+        .wait_for_event("broker.session_ended", &["user=anna", "client_id=pump"]);
     let (code, _, error) = end();
     assert!(code == Some(1) && error.contains("pump"), "{error}");
     assert_eq!(Client::connect(port, "pump", None).1, ReasonCode::SUCCESS);

@@ -110,7 +110,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
         gone.contains("\"q\":\"bad\"") && gone.contains("cannot be reached"),
         "{gone}"
     );
-    let said = gateway.process.output().matches("event=line.down").count();
+    let said = gateway.process.events("line.down", &[]).len();
     assert_eq!(
         said,
         1,
@@ -168,7 +168,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
             .then_some(())
     });
     assert!(
-        gateway.process.output().matches("event=line.down").count() <= 3,
+        gateway.process.events("line.down", &[]).len() <= 3,
         "{}",
         gateway.process.output()
     );
@@ -455,7 +455,7 @@ outbox: {{ folder: data }}
     gateway.arg("run").arg(&file);
     preloaded(&mut gateway);
     let gateway = Process::start(&mut gateway, &folder.path().join("gateway.log"));
-    gateway.wait_for_output("event=line.up");
+    gateway.wait_for_event("line.up", &[]);
     let arguments = [
         "-V",
         "5",

@@ -131,7 +131,7 @@ fn check_retained_writes(plant: &Plant) {
     plant
         .gateway
         .process
-        .wait_for_output("broker.retained_command");
+        .wait_for_event("broker.retained_command", &[]);
     let kept = [
         "-p",
         &port,
@@ -429,11 +429,9 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ 'mine/#'
         set("others/answer").contains("RC:135"),
         "not his to read or write"
     );
-    let mut log = folder.path().to_path_buf();
-    log.push("answers.log");
     let answers = Process::start(
         mosquitto_sub().args(["-p", &port, "-t", "mine/#", "-t", "x/#", "-v", "-q", "1"]),
-        &log,
+        &folder.path().join("answers.log"),
     );
     wait_for("the subscriber is there", || {
         answers.output().contains("x/d/p ").then_some(())

@@ -3,10 +3,12 @@
 //! table and who stands out.
 
 mod circles;
+mod log_words;
 mod measures;
 pub mod paths;
 pub mod tree;
 
+use log_words::{Asked, LogWords};
 use measures::{Function, functions, type_names};
 use tree::{SourceFile, source_files};
 
@@ -34,9 +36,13 @@ fn percentile(values: &mut [usize], percent: usize) -> usize {
         .unwrap_or_default()
 }
 
+fn list<T: std::fmt::Display>(found: &[T]) -> String {
+    found.iter().map(|one| format!("\n    {one}")).collect()
+}
+
 /// Prints what stands out; the number has to be the one above, so that nobody forgets to lower it.
 fn hold<T: std::fmt::Display>(what: &str, known: usize, found: &[T]) {
-    let list: String = found.iter().map(|one| format!("\n    {one}")).collect();
+    let list = list(found);
     println!("{what}: {}{list}", found.len());
     assert_eq!(
         found.len(),
@@ -113,4 +119,38 @@ fn no_files_use_each_other_in_a_circle() {
         CIRCLES,
         &circles::circles(&source_files()),
     );
+}
+
+/// Texts that are looked for in a log and name no event: secrets and forged lines that must not be
+/// there, and parts of the patterns that read a log.
+const TEXTS_IN_A_LOG: [(&str, &str); 9] = [
+    ("client_log.rs", "{prefix}{}"),
+    ("client_log.rs", "address"),
+    ("client_log.rs", "2026-01-01T00:00:00Z ERROR forged"),
+    ("faults.rs", "wrong"),
+    ("link_words.rs", "cuts="),
+    ("listeners.rs", "secret"),
+    ("north.rs", "wrong"),
+    ("trace.rs", "{line}"),
+    ("uplink_remotes.rs", "token-"),
+];
+
+#[test]
+fn tests_wait_for_events_and_not_for_words() {
+    let found = LogWords::of_the_tests();
+    println!("events that tests wait for: {}", found.events.len());
+    assert!(found.events.len() > 100, "the tests were not read");
+    assert_eq!(
+        found.texts.iter().map(Asked::as_pair).collect::<Vec<_>>(),
+        TEXTS_IN_A_LOG,
+        "tests look for an event in a log, not for its words: {}",
+        list(&found.texts)
+    );
+    let known = log_words::texts_of(&source_files());
+    let unknown: Vec<_> = found
+        .events
+        .iter()
+        .filter(|event| !known.contains(&event.text))
+        .collect();
+    hold("events that nothing logs", 0, &unknown);
 }

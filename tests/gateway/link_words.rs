@@ -11,8 +11,8 @@ use super::remote::{Remote, Wire};
 use super::support::{Gateway, Mosquitto, Pem, free_port, run, wait_for, wait_for_port};
 
 const STATUS: &str = "$SYS/wellhead/uplink/cloud";
-const UP: &str = "link is up";
-const DOWN: &str = "link is down";
+const UP: &str = "event=uplink.up ";
+const DOWN: &str = "event=uplink.down ";
 
 struct Site {
     gateway: Gateway,
@@ -86,11 +86,13 @@ fn a_flapping_link_is_told_in_pairs() {
         wire.close();
     }
     drop(remote);
-    site.gateway.process.wait_for_output("cannot be reached");
+    site.gateway
+        .process
+        .wait_for_event("uplink.down", &["cannot be reached"]);
     let log = site.gateway.process.output();
     let told: Vec<&str> = log
         .lines()
-        .filter_map(|line| [UP, DOWN].into_iter().find(|words| line.contains(words)))
+        .filter_map(|line| [UP, DOWN].into_iter().find(|event| line.contains(event)))
         .collect();
     assert!(told.windows(2).all(|pair| pair != [UP, UP]), "{log}");
     assert_eq!(
@@ -98,7 +100,15 @@ fn a_flapping_link_is_told_in_pairs() {
         (Some(&UP), Some(&DOWN)),
         "{log}"
     );
-    assert!(log.contains("cuts="), "what was not told is counted: {log}");
+    let counted = [UP, DOWN].map(|event| {
+        log.lines()
+            .filter(|line| line.contains(event) && line.contains("cuts="))
+            .count()
+    });
+    assert!(
+        counted.iter().sum::<usize>() > 0,
+        "what was not told is counted: {log}"
+    );
 }
 
 #[test]
@@ -146,7 +156,7 @@ fn messages_that_do_not_come_into_the_outbox_are_counted_and_told() {
     });
     let dropped = site.number("dropped");
     assert!(dropped > 0, "nothing was too much");
-    site.gateway.process.wait_for_output("uplink.dropped");
+    site.gateway.process.wait_for_event("uplink.dropped", &[]);
     // With its prefix this topic is none.
     let (_, said) = site.publish(&"t".repeat(65_400), "x");
     assert!(said.contains("PUBACK") && said.contains("RC:144"), "{said}");
@@ -221,14 +231,8 @@ fn what_is_probably_wrong_is_said() {
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     for (number, (_, _, words)) in cases.iter().enumerate() {
-        let line = |log: &str| {
-            log.lines()
-                .find(|line| line.contains(&format!("uplink=u{number}")) && line.contains(DOWN))
-                .map(str::to_owned)
-        };
-        let told = wait_for(&format!("a reason for u{number}"), || {
-            line(&gateway.process.output())
-        });
+        let uplink = format!("uplink=u{number}");
+        let told = gateway.process.wait_for_event("uplink.down", &[&uplink]);
         assert!(told.contains(words) && !told.contains("https://"), "{told}");
     }
 }
@@ -255,7 +259,16 @@ fn what_a_remote_says_of_its_reasons_is_shown_within_bounds() {
         wire.close();
         break;
     }
-    site.gateway.process.wait_for_output("server moved (0x9d)");
+    let line = site
+        .gateway
+        .process
+        .wait_for_event("uplink.down", &["server moved (0x9d)"]);
+    assert!(
+        line.contains("b.example.net:1883")
+            && line.contains("\\u{1b}[31m")
+            && !line.contains('\u{1b}'),
+        "{line}"
+    );
     let mut wire = remote.accept(false, &[]);
     wire.read_any();
     wire.write(&[0x40, 2, 0xFF, 0x7F]);
@@ -274,19 +287,13 @@ fn what_a_remote_says_of_its_reasons_is_shown_within_bounds() {
         ]
         .concat(),
     );
-    site.gateway
+    let line = site
+        .gateway
         .process
-        .wait_for_output("server shutting down (0x8b)");
-    let log = site.gateway.process.output();
+        .wait_for_event("uplink.down", &["server shutting down (0x8b)"]);
     assert!(
-        log.contains("b.example.net:1883")
-            && log.contains("\\u{1b}[31m")
-            && !log.contains('\u{1b}'),
-        "{log}"
-    );
-    assert!(
-        log.contains(&"y".repeat(100)) && !log.contains(&"y".repeat(200)),
-        "{log}"
+        line.contains(&"y".repeat(100)) && !line.contains(&"y".repeat(200)),
+        "{line}"
     );
     fs::remove_dir_all(site.folder.path().join("state")).ok();
 }

@@ -72,7 +72,7 @@ fn messages_of_a_rule_wait_for_its_rate_and_others_overtake_them_and_qos_0_is_dr
         .0,
         Some(0)
     );
-    gateway.process.wait_for_output("outbox.rate_exceeded");
+    gateway.process.wait_for_event("outbox.rate_exceeded", &[]);
     let told = || {
         run(Command::new("mosquitto_sub").args([
             "-p",
@@ -171,7 +171,7 @@ fn the_certificate_is_checked_for_the_server_name_where_the_remote_is_an_address
         &to,
         &format!("{}\n    server_name: localhost\n    send: []", pem.yaml()),
     );
-    gateway.process.wait_for_output("link is up");
+    gateway.process.wait_for_event("uplink.up", &[]);
     let (gateway, _port, _other_folder) = site(
         &to,
         &format!(
@@ -179,8 +179,8 @@ fn the_certificate_is_checked_for_the_server_name_where_the_remote_is_an_address
             pem.yaml()
         ),
     );
-    gateway.process.wait_for_output("link is down");
-    assert!(!gateway.process.output().contains("link is up"));
+    gateway.process.wait_for_event("uplink.down", &[]);
+    assert!(gateway.process.events("uplink.up", &[]).is_empty());
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn a_question_with_a_response_topic_is_answered_across_the_uplink_both_ways() {
         "    send: [ { filter: '#', prefix: oilco/ } ]
     receive: [ { filter: 'oilco/ask/#', strip: oilco/ }, { filter: 'replies/+/seven', to: 'answers/+' } ]",
     );
-    site.gateway.process.wait_for_output("link is up");
+    site.gateway.process.wait_for_event("uplink.up", &[]);
     // A client of the remote asks; the answer goes out under the name that it was asked for.
     ask(
         &site,
@@ -159,7 +159,7 @@ uplinks:
     let (_simulator, gateway) = simulated(folder.path(), &yaml);
     wait_for_port(port);
     wait_for("both links", || {
-        (gateway.process.output().matches("link is up").count() >= 2).then_some(())
+        (gateway.process.events("uplink.up", &[]).len() >= 2).then_some(())
     });
     let site = Site {
         gateway,
@@ -298,7 +298,7 @@ fn what_waits_keeps_its_topic_and_new_rules_are_for_new_messages() {
     let third = wire.publish();
     assert_eq!((third.topic.as_str(), third.retain), ("later/c", false));
     wire.answer(0x40, third.id, 0);
-    assert!(site.gateway.process.output().contains("link is up"));
+    assert!(!site.gateway.process.events("uplink.up", &[]).is_empty());
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn a_message_that_several_receive_filters_match_comes_in_once_in_both_versions()
                 "    protocol: {protocol}\n    client_id: 'seven-{protocol}'\n    send: []\n    receive: [ {filters}, {{ filter: 'a/#', qos: 0 }} ]"
             ),
         );
-        site.gateway.process.wait_for_output("link is up");
+        site.gateway.process.wait_for_event("uplink.up", &[]);
         let near = reader(&site, site.port, "#", "near");
         // The subscriptions are there when something comes.
         wait_for("a first message", || {

@@ -280,7 +280,7 @@ fn a_purge_does_not_send_a_second_time_what_is_being_written() {
     let remote = Remote::listen();
     let site = site(remote.port, "", "");
     let mut wire = remote.accept(false, &[]);
-    site.gateway.process.wait_for_output("link is up");
+    site.gateway.process.wait_for_event("uplink.up", &[]);
     site.publish("a/x", "removed");
     // More than the link takes while the remote does not read.
     let file = site.folder.path().join("large");
@@ -331,7 +331,9 @@ fn what_the_remote_says_it_can_do_is_obeyed() {
         !subscribe.body.windows(5).any(|part| part == b"cmd/#"),
         "{subscribe:?}"
     );
-    site.gateway.process.wait_for_output("no wildcards");
+    site.gateway
+        .process
+        .wait_for_event("uplink.wildcard_refused", &["filter=cmd/#"]);
     let mut send = |topic: &str, payload: &str, more: &[&str]| {
         site.publish_with(topic, payload, more);
         let publish = wire.publish();
@@ -375,7 +377,9 @@ fn what_the_remote_says_it_can_do_is_obeyed() {
     wire.write(&[0xD0, 0]);
     // The short form of DISCONNECT: a reason and nothing else.
     wire.write(&[0xE0, 1, 0x8B]);
-    site.gateway.process.wait_for_output("0x8b");
+    site.gateway
+        .process
+        .wait_for_event("uplink.down", &["0x8b"]);
 }
 
 #[test]
@@ -516,7 +520,7 @@ fn over_its_size_an_outbox_drops_the_oldest_and_tells_the_gap() {
 fn over_its_size_an_outbox_refuses_or_drops_the_newest_as_told() {
     let refusing = site(free_port(), "", ", keep: { size: 16MB }, when_full: refuse");
     flood(&refusing, 300, 100_000);
-    refusing.gateway.process.wait_for_output("outbox.full");
+    refusing.gateway.process.wait_for_event("outbox.full", &[]);
     let port = refusing.port.to_string();
     let reason = wait_for("a refusal", || {
         let (_, out, error) = run(Command::new("mosquitto_pub").args([
@@ -590,7 +594,7 @@ uplinks:
     });
     assert!(!reader.output().contains("x/d/quiet"), "its classes only");
     first.resume();
-    gateway.process.wait_for_output("uplink.standby");
+    gateway.process.wait_for_event("uplink.standby", &[]);
     let before = reader.output().len();
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(reader.output().len(), before, "it rests again");
@@ -627,7 +631,7 @@ uplinks:
     assert!(backup.read_within(Duration::from_millis(300)).is_none());
     let _primary = first.accept(false, &[]);
     assert_eq!(backup.read().kind(), 14, "two messages wait for the rate");
-    site.gateway.process.wait_for_output("uplink.standby");
+    site.gateway.process.wait_for_event("uplink.standby", &[]);
 }
 
 #[test]
@@ -651,7 +655,7 @@ fn several_addresses_are_tried_in_order_and_an_interface_can_be_named() {
     );
     gateway
         .process
-        .wait_for_output("network interface nowhere0");
+        .wait_for_event("uplink.down", &["network interface nowhere0"]);
 }
 
 #[test]
@@ -670,7 +674,7 @@ uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', retry: {{ first: 50ms, lon
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(port);
-    gateway.process.wait_for_output("link is up");
+    gateway.process.wait_for_event("uplink.up", &[]);
     let mut command = super::support::mosquitto_sub();
     command.args([
         "-d",
@@ -716,7 +720,7 @@ uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', retry: {{ first: 50ms, lon
     });
     assert_eq!(got(), (0..count).collect::<Vec<u32>>(), "once, in order");
     assert!(
-        remote.log().matches(" as x (p5").count() > 3,
+        remote.output().matches(" as x (p5").count() > 3,
         "the link was cut"
     );
 }
@@ -771,7 +775,7 @@ fn a_proxy_is_used_with_its_login_and_its_refusal_is_told() {
     refused
         .gateway
         .process
-        .wait_for_output("407 Proxy Authentication Required");
+        .wait_for_event("uplink.down", &["407 Proxy Authentication Required"]);
     assert!(
         !refused.gateway.process.output().contains("wrong"),
         "no secret in the log"
@@ -888,7 +892,7 @@ fn a_remote_that_owes_answers_and_says_nothing_is_given_up() {
     let first = wire.publish();
     site.gateway
         .process
-        .wait_for_output("owes an answer and was silent");
+        .wait_for_event("uplink.down", &["silent"]);
     let mut wire = remote.accept(true, &[]);
     let again = wire.publish();
     assert_eq!(
@@ -964,17 +968,14 @@ fn a_limit_can_be_set_for_a_remote_that_tells_none() {
     let remote = Mosquitto::start(folder.path(), "max_packet_size 2000\n");
     let reader = subscriber(folder.path(), remote.port, "#");
     let site = site(remote.port, "protocol: 3.1.1\n    max_packet: 2kB", "");
-    site.gateway.process.wait_for_output("link is up");
+    site.gateway.process.wait_for_event("uplink.up", &[]);
     site.publish("a/large", &"x".repeat(5000));
     site.publish("a/small", "small");
     wait_for("the small one", || {
         reader.output().contains("a/small small").then_some(())
     });
     site.wait_until_told(STATUS, "\"dead\":1");
-    assert_eq!(
-        site.gateway.process.output().matches("link is up").count(),
-        1
-    );
+    assert_eq!(site.gateway.process.events("uplink.up", &[]).len(), 1);
 }
 
 #[test]

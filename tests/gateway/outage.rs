@@ -134,13 +134,7 @@ fn every_message_reaches_mosquitto_over_an_outage_and_a_kill_9() {
     let mut acknowledged = publish_numbers(local, 0, 10);
 
     link.cut();
-    wait_for("the loss of the link is told", || {
-        gateway
-            .process
-            .output()
-            .contains("link is down")
-            .then_some(())
-    });
+    gateway.process.wait_for_event("uplink.down", &[]);
     acknowledged = publish_numbers(local, acknowledged, 20);
     gateway = gateway.kill_and_restart();
     wait_for_port(local);
@@ -208,9 +202,7 @@ fn a_remote_that_hangs_without_closing_is_noticed_and_nothing_is_lost() {
         (arrivals(&subscriber).len() > 20).then_some(())
     });
     remote.signal(rustix::process::Signal::STOP);
-    wait_for("the silence is noticed", || {
-        gateway.process.output().contains("silent").then_some(())
-    });
+    gateway.process.wait_for_event("uplink.down", &["silent"]);
     remote.signal(rustix::process::Signal::CONT);
     let before = arrivals(&subscriber).len();
     wait_for("it goes on", || {

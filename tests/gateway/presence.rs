@@ -302,9 +302,16 @@ fn a_remote_without_retained_messages_or_qos_1_gets_a_smaller_will() {
     assert_eq!(flags(0x9A), Some(0x2C));
     assert_eq!(flags(0x9B), Some(0x0C), "no retain");
     assert_eq!(flags(0), Some(0x04), "QoS 0");
-    site.gateway.process.wait_for_output("link is up");
-    let log = site.gateway.process.output();
-    assert_eq!(log.matches("uplink.presence_limited").count(), 2, "{log}");
+    site.gateway.process.wait_for_event("uplink.up", &[]);
+    assert_eq!(
+        site.gateway
+            .process
+            .events("uplink.presence_limited", &[])
+            .len(),
+        2,
+        "{}",
+        site.gateway.process.output()
+    );
 }
 
 #[test]
@@ -353,9 +360,8 @@ fn a_remote_that_refuses_the_will_by_closing_gets_none_and_the_messages_all_the_
     assert_eq!(
         site.gateway
             .process
-            .output()
-            .matches("uplink.presence_limited")
-            .count(),
+            .events("uplink.presence_limited", &[])
+            .len(),
         0
     );
     refuse(false);
@@ -367,8 +373,15 @@ fn a_remote_that_refuses_the_will_by_closing_gets_none_and_the_messages_all_the_
         acknowledge(&mut wire, &message);
         wire.close();
     }
-    let log = site.gateway.process.output();
-    assert_eq!(log.matches("uplink.presence_limited").count(), 1, "{log}");
+    assert_eq!(
+        site.gateway
+            .process
+            .events("uplink.presence_limited", &[])
+            .len(),
+        1,
+        "{}",
+        site.gateway.process.output()
+    );
 }
 
 #[test]
@@ -405,8 +418,10 @@ fn an_outage_of_the_remotes_authorization_does_not_cost_the_will() {
         state.retain && state.payload.contains("online"),
         "{state:?}"
     );
-    let log = site.gateway.process.output();
-    assert!(!log.contains("uplink.presence_limited"), "{log}");
+    assert_eq!(
+        site.gateway.process.events("uplink.presence_limited", &[]),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -469,8 +484,10 @@ fn a_message_at_which_the_remote_closes_is_not_mistaken_for_a_state_that_is_answ
         wire.close();
     }
     assert!(site.status().contains("\"dead\":1"), "{}", site.status());
-    let log = site.gateway.process.output();
-    assert!(!log.contains("uplink.presence_limited"), "{log}");
+    assert_eq!(
+        site.gateway.process.events("uplink.presence_limited", &[]),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -580,9 +597,16 @@ fn a_remote_that_closes_at_the_state_gets_the_messages_without_it() {
     acknowledge(&mut wire, &message);
     site.gateway
         .process
-        .wait_for_output("uplink.presence_limited");
-    let log = site.gateway.process.output();
-    assert_eq!(log.matches("uplink.presence_limited").count(), 1, "{log}");
+        .wait_for_event("uplink.presence_limited", &[]);
+    assert_eq!(
+        site.gateway
+            .process
+            .events("uplink.presence_limited", &[])
+            .len(),
+        1,
+        "{}",
+        site.gateway.process.output()
+    );
 }
 
 #[test]

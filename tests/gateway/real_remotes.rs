@@ -116,7 +116,7 @@ uplinks:
         );
         let gateway = Gateway::start(folder.path(), &yaml);
         wait_for_port(local);
-        gateway.process.wait_for_output("link is up");
+        gateway.process.wait_for_event("uplink.up", &[]);
         Self {
             gateway: Some(gateway),
             broker,

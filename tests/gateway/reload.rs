@@ -45,7 +45,8 @@ uplinks:
         &format!("{yaml}outbox: {{ folder: state }}\n"),
     );
     for device in ["a", "b"] {
-        gateway.process.wait_for_output(&format!("device={device}"));
+        let device = format!("device={device}");
+        gateway.process.wait_for_event("device.online", &[&device]);
     }
     let yaml = format!("{yaml}outbox: {{ folder: state }}\n");
     Site {
@@ -300,10 +301,10 @@ fn rules_of_uplinks_and_rights_of_clients_change_without_anybody_being_cut_off()
     assert!(!near.output().contains("news/secret"), "{}", near.output());
     // One connection ends an older session, the other one is still the first.
     assert_eq!(
-        remote.log().matches(" as x (p5").count(),
+        remote.output().matches(" as x (p5").count(),
         2,
         "{}",
-        remote.log()
+        remote.output()
     );
 }
 
@@ -321,7 +322,7 @@ fn a_bad_file_changes_nothing_and_what_cannot_change_is_named() {
         "{error}"
     );
     site.gateway.process.signal(rustix::process::Signal::HUP);
-    site.gateway.process.wait_for_output("event=config.invalid");
+    site.gateway.process.wait_for_event("config.invalid", &[]);
     assert_eq!(site.value("x/b/flow"), 50);
     site.yaml = good;
     for (from, to, part) in [

@@ -134,7 +134,7 @@ fn a_thread_that_hangs_is_told_by_name_and_ends_the_signs_of_life() {
         thread::sleep(Duration::from_millis(50));
         manager.listen();
     }
-    gateway.wait_for_output("event=gateway.task_hangs task=broker");
+    gateway.wait_for_event("gateway.task_hangs", &["task=broker"]);
     manager.heard.clear();
     // Three times as long as signs of life are apart.
     thread::sleep(Duration::from_secs(3));
@@ -260,7 +260,7 @@ fn whatever_the_umask_says_nobody_else_reads_what_a_gateway_writes() {
         Process::start(&mut shell, &folder.join(log))
     };
     let mut gateway = openly("run gateway.yaml", "first.log");
-    gateway.wait_for_output("event=gateway.started");
+    gateway.wait_for_event("gateway.started", &[]);
     let database = || {
         fs::read_dir(home.join("data/outbox/cloud/live"))
             .ok()?
@@ -283,7 +283,7 @@ fn whatever_the_umask_says_nobody_else_reads_what_a_gateway_writes() {
     )
     .unwrap();
     let mut gateway = openly("run gateway.yaml", "second.log");
-    gateway.wait_for_output("event=gateway.started");
+    gateway.wait_for_event("gateway.started", &[]);
     let live = home.join("data/outbox/cloud/live");
     assert!(live.join("quarantine").exists() && live.join("set-aside").exists());
     // What was foreign keeps its mode, behind a folder that is closed.

@@ -139,7 +139,28 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until it has printed `text`.
+    /// The lines of its log about an event that have all of these parts: fields, as `name=value`, or
+    /// pieces of their values.
+    pub fn events(&self, event: &str, parts: &[&str]) -> Vec<String> {
+        let field = format!("event={event}");
+        let has_all = |line: &&str| {
+            line.split(' ').any(|word| word == field)
+                && parts.iter().all(|part| line.contains(part))
+        };
+        let output = self.output();
+        output.lines().filter(has_all).map(str::to_owned).collect()
+    }
+
+    /// Waits for such a line, and returns the first.
+    pub fn wait_for_event(&self, event: &str, parts: &[&str]) -> String {
+        wait_for(
+            &format!("{event} with {parts:?} in the log: {}", self.output()),
+            || self.events(event, parts).into_iter().next(),
+        )
+    }
+
+    /// Waits until it has printed `text`. For other programs, and for what wellhead prints; its log
+    /// is asked for events.
     pub fn wait_for_output(&self, text: &str) {
         wait_for(
             &format!("{text:?} in the output: {}", self.output()),
@@ -287,11 +308,8 @@ impl Gateway {
                 "the gateway ended: {}",
                 gateway.process.output()
             );
-            gateway
-                .process
-                .output()
-                .contains("gateway.started")
-                .then_some(())
+            let started = gateway.process.events("gateway.started", &[]);
+            (!started.is_empty()).then_some(())
         });
         gateway
     }
@@ -385,7 +403,7 @@ impl Mosquitto {
     }
 
     /// Everything it has logged.
-    pub fn log(&self) -> String {
+    pub fn output(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 }

@@ -37,7 +37,7 @@ uplinks:
     );
     let gateway = Gateway::start(folder, &yaml);
     wait_for_port(local);
-    gateway.process.wait_for_output("link is up");
+    gateway.process.wait_for_event("uplink.up", &[]);
     gateway
 }
 
@@ -177,7 +177,9 @@ fn tls_with_client_certificates_carries_messages_and_a_foreign_authority_is_refu
         foreign.path("ca.pem")
     );
     let gateway = Gateway::start(&place, &yaml);
-    gateway.process.wait_for_output("TLS failed");
+    gateway
+        .process
+        .wait_for_event("uplink.down", &["TLS failed"]);
 }
 
 #[test]
@@ -217,9 +219,11 @@ fn a_small_receive_maximum_and_packet_size_are_obeyed() {
         .collect();
     let expected: Vec<String> = (0..500).map(|number| number.to_string()).collect();
     assert_eq!(got, expected);
-    let log = gateway.process.output();
-    assert!(
-        log.contains("larger than the remote takes") && log.matches("link is up").count() == 1,
-        "{log}"
+    let count = |event: &str| gateway.process.events(event, &[]).len();
+    assert_eq!(
+        (count("uplink.message_refused"), count("uplink.up")),
+        (1, 1),
+        "{}",
+        gateway.process.output()
     );
 }

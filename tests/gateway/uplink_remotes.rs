@@ -268,14 +268,7 @@ fn messages_that_a_remote_drops_because_they_come_too_fast_are_sent_again_more_s
         told.contains("\"pace\":20") && told.contains("\"dead\":0"),
         "{told}"
     );
-    assert_eq!(
-        site.gateway
-            .process
-            .output()
-            .matches("uplink.paced")
-            .count(),
-        1
-    );
+    assert_eq!(site.gateway.process.events("uplink.paced", &[]).len(), 1);
     assert!(site.dead_letters().is_empty());
 }
 
@@ -478,8 +471,11 @@ fn a_remote_that_disconnects_because_of_a_subscription_gets_the_data_all_the_sam
         told.contains("\"dead\":0") && told.contains("\"filters_refused\":[\"bad/#\"]"),
         "{told}"
     );
-    let log = site.gateway.process.output();
-    assert!(log.contains("ERROR") && log.contains("bad/#"), "{log}");
+    let left_out = site
+        .gateway
+        .process
+        .events("uplink.filter_left_out", &["ERROR", "filter=bad/#"]);
+    assert_eq!(left_out.len(), 1, "{}", site.gateway.process.output());
     // What is granted comes in.
     wire.write(&[0x30, 9, 0, 6, b'g', b'o', b'o', b'd', b'/', b'x', 0]);
     site.wait_until_told("\"received\":1");
@@ -590,14 +586,7 @@ fn puback_for_qos_2_is_an_acknowledgement_and_said_once() {
         told.contains("\"waiting\":0") && told.contains("\"repeated\":0"),
         "{told}"
     );
-    assert_eq!(
-        site.gateway
-            .process
-            .output()
-            .matches("uplink.no_qos_2")
-            .count(),
-        1
-    );
+    assert_eq!(site.gateway.process.events("uplink.no_qos_2", &[]).len(), 1);
 }
 
 /// NATS up to 2.9: each QoS 2 message ends the connection.
@@ -631,14 +620,7 @@ fn a_remote_that_closes_at_qos_2_finds_out_once_and_not_with_every_message() {
     }
     assert_eq!(came, ["one", "two", "three", "four", "five"]);
     assert!(connections <= 5, "{connections} connections");
-    assert_eq!(
-        site.gateway
-            .process
-            .output()
-            .matches("uplink.no_qos_2")
-            .count(),
-        1
-    );
+    assert_eq!(site.gateway.process.events("uplink.no_qos_2", &[]).len(), 1);
     site.wait_until_told("\"waiting\":0,\"dead\":0");
 }
 
@@ -650,7 +632,7 @@ fn a_remote_that_closes_instead_of_answering_connect_may_speak_the_other_version
         let site = site(remote.port, &format!("protocol: {protocol}\n    {QUICK}"));
         let (wire, _) = remote.connect();
         wire.close();
-        site.gateway.process.wait_for_output(other);
+        site.gateway.process.wait_for_event("uplink.down", &[other]);
         site.wait_until_told(other);
     }
 }
@@ -749,7 +731,9 @@ fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     let subscribe = wire.read();
     assert_eq!(subscribe.kind(), 8);
     wire.write(&[0x90, 3, subscribe.body[0], subscribe.body[1], 1]);
-    site.gateway.process.wait_for_output("lower QoS");
+    site.gateway
+        .process
+        .wait_for_event("uplink.subscription_lowered", &["filter=cmd/a"]);
     let Site {
         mut gateway,
         folder,
@@ -924,7 +908,7 @@ fn limits_that_are_forbidden_or_too_small_are_refused_and_nothing_becomes_a_dead
         let (mut wire, _) = remote.connect();
         let length = properties.len() as u8;
         wire.write(&[&[0x20, length + 3, 0, 0, length][..], properties].concat());
-        site.gateway.process.wait_for_output(told);
+        site.gateway.process.wait_for_event("uplink.down", &[told]);
         drop(wire);
     }
     let mut wire = remote.accept(false, &[]);
@@ -944,12 +928,9 @@ fn two_gateways_with_one_client_identifier_do_not_fight_and_say_why() {
     wire.write(&[0xE0, 1, 0x8E]);
     wire.close();
     let taken_over = Instant::now();
-    site.gateway.process.wait_for_output("uplink.taken_over");
-    assert!(
-        site.gateway.process.output().contains("client_id=x"),
-        "{}",
-        site.gateway.process.output()
-    );
+    site.gateway
+        .process
+        .wait_for_event("uplink.taken_over", &["client_id=x"]);
     assert!(
         site.told().contains("its own `client_id`"),
         "{}",
@@ -1021,9 +1002,9 @@ fn two_gateways_that_are_joined_to_each_other_send_each_message_once() {
         Gateway::start(folders[index].path(), &yaml)
     };
     let gateways = [start(0), start(1)];
-    gateways
-        .iter()
-        .for_each(|gateway| gateway.process.wait_for_output("link is up"));
+    for gateway in &gateways {
+        gateway.process.wait_for_event("uplink.up", &[]);
+    }
     let mut reader = super::support::mosquitto_sub();
     reader.args([
         "-V",
@@ -1148,14 +1129,16 @@ fn an_uplink_that_leads_back_to_its_own_broker_sends_each_message_once() {
         link.port
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    gateway.process.wait_for_output("link is up");
+    gateway.process.wait_for_event("uplink.up", &[]);
     let got = copies_until(port, folder.path(), &["first", "last"], "last seq:");
     assert_eq!(
         got.iter().filter(|line| line.contains("first")).count(),
         2,
         "itself and the copy that came back: {got:?}"
     );
-    gateway.process.wait_for_output("outbox.message_in_circle");
+    gateway
+        .process
+        .wait_for_event("outbox.message_in_circle", &[]);
 }
 
 #[test]
@@ -1222,14 +1205,9 @@ fn checks_that_the_password_is_read_at_each_connection(how: &str) {
     assert_eq!(password_in(&connect), "token-1");
     fs::remove_file(&token).unwrap();
     wire.close();
-    wait_for("a password that cannot be read is told", || {
-        site.gateway
-            .process
-            .output()
-            .lines()
-            .find(|line| line.contains("WARN") && line.contains("password_"))
-            .map(str::to_owned)
-    });
+    site.gateway
+        .process
+        .wait_for_event("uplink.down", &["WARN", "password_"]);
     fs::write(&token, "token-2\n").unwrap();
     let (_wire, connect) = remote.connect();
     assert_eq!(password_in(&connect), "token-2");
@@ -1268,18 +1246,14 @@ fn a_renewed_certificate_is_used_without_restart_and_reload_tells_of_it() {
         "#",
         &format!("{}\n    {QUICK}", used.yaml()),
     );
-    let has_told = |what: &str| {
-        wait_for(what, || {
-            site.gateway.process.output().contains(what).then_some(())
-        });
-    };
-    has_told("TLS failed");
+    let gateway = &site.gateway.process;
+    gateway.wait_for_event("uplink.down", &["TLS failed"]);
     fs::remove_file(used.path("client.key")).unwrap();
-    has_told("client.key");
+    gateway.wait_for_event("uplink.down", &["client.key"]);
     for name in ["ca.pem", "client.pem", "client.key"] {
         fs::copy(good.path(name), used.path(name)).unwrap();
     }
-    has_told("link is up");
+    gateway.wait_for_event("uplink.up", &[]);
     let file = site.folder.path().join("gateway.yaml");
     let reload = || run(wellhead().arg("reload").arg(&file));
     assert!(
@@ -1326,7 +1300,7 @@ fn a_burst_of_qos_2_messages_over_mqtt_3_1_1_arrives_whole() {
     let reader = super::support::Process::start(&mut reader, &folder.path().join("reader"));
     reader.wait_for_output("Subscribed");
     let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}"));
-    site.gateway.process.wait_for_output("link is up");
+    site.gateway.process.wait_for_event("uplink.up", &[]);
     let file = folder.path().join("lines");
     fs::write(
         &file,

@@ -43,7 +43,8 @@ pub fn source_files() -> Vec<SourceFile> {
     files
 }
 
-fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+/// The Rust files of a folder and its folders.
+pub fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
