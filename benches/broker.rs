@@ -19,16 +19,20 @@
 
 #[path = "support/brokers.rs"]
 mod brokers;
-#[path = "support/packets.rs"]
-mod packets;
+#[expect(dead_code, reason = "the load writes and reads bytes of its own")]
+#[path = "../tests/gateway/support/client.rs"]
+mod client;
+#[path = "support/load.rs"]
+mod load;
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use brokers::{median, start};
+use client::{Client, hello};
 use rustix::event::epoll;
+use wellhead::mqtt::{Connect, QoS, ReasonCode, Version};
 
 const WINDOW: u64 = 10;
 const PAYLOAD: usize = 64;
@@ -85,8 +89,8 @@ const CASES: [Case; 6] = [
 ];
 
 /// One connection of the load.
-struct Client {
-    stream: TcpStream,
+struct Connection {
+    client: Client,
     input: Vec<u8>,
     output: Vec<u8>,
     sent: u64,
@@ -97,15 +101,14 @@ struct Client {
     next_id: u16,
 }
 
-fn connect(port: u16, id: &str) -> Client {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.write_all(&packets::connect(id, 2)).unwrap();
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(answer, [0x20, 2, 0, 0]);
-    Client {
-        stream,
+fn connect(port: u16, id: &str) -> Connection {
+    // rumqttd refuses a keep alive of 0.
+    let hello = Connect {
+        keep_alive: 240,
+        ..hello(Version::V311, id)
+    };
+    Connection {
+        client: Client::accepted(port, hello),
         input: Vec::new(),
         output: Vec::new(),
         sent: 0,
@@ -116,14 +119,11 @@ fn connect(port: u16, id: &str) -> Client {
     }
 }
 
-fn subscribe(client: &mut Client, filter: &str, qos: u8) {
-    client
-        .stream
-        .write_all(&packets::subscribe(1, filter, qos))
-        .unwrap();
-    let mut answer = [0; 5];
-    client.stream.read_exact(&mut answer).unwrap();
-    assert_eq!(answer, [0x90, 3, 0, 1, qos]);
+fn subscribe(connection: &mut Connection, filter: &str, qos: u8) {
+    let granted = connection
+        .client
+        .subscribe(&[filter], QoS::from_bits(qos).unwrap());
+    assert_eq!(granted, [ReasonCode(qos)]);
 }
 
 #[derive(Default)]
@@ -134,7 +134,7 @@ struct Counts {
 
 struct Load {
     case: Case,
-    clients: Vec<Client>,
+    clients: Vec<Connection>,
     epoll: std::os::fd::OwnedFd,
     counts: Counts,
 }
@@ -151,10 +151,10 @@ impl Load {
         }
         clients.extend((0..case.publishers).map(|index| connect(port, &format!("p{index}"))));
         for (index, client) in clients.iter().enumerate() {
-            client.stream.set_nonblocking(true).unwrap();
+            client.client.stream.set_nonblocking(true).unwrap();
             epoll::add(
                 &epoll,
-                &client.stream,
+                &client.client.stream,
                 epoll::EventData::new_u64(index as u64),
                 epoll::EventFlags::IN,
             )
@@ -194,7 +194,7 @@ impl Load {
             .iter_mut()
             .filter(|client| !client.output.is_empty())
         {
-            match client.stream.write(&client.output) {
+            match client.client.stream.write(&client.output) {
                 Ok(count) => drop(client.output.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => panic!("{error}"),
@@ -217,7 +217,7 @@ impl Load {
         for event in events {
             let index = event.data.u64() as usize;
             let client = &mut self.clients[index];
-            match client.stream.read(space) {
+            match client.client.stream.read(space) {
                 Ok(0) => panic!("the broker closed a connection"),
                 Ok(count) => client.input.extend_from_slice(&space[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -258,7 +258,7 @@ impl Load {
     }
 }
 
-fn put_publish(client: &mut Client, index: usize, qos: u8) {
+fn put_publish(client: &mut Connection, index: usize, qos: u8) {
     let topic = format!("bench/{index:03}/load");
     let id = if qos > 0 { 2 } else { 0 };
     client.output.extend([
@@ -279,7 +279,7 @@ fn put_publish(client: &mut Client, index: usize, qos: u8) {
     client.sent += 1;
 }
 
-fn take_packets(client: &mut Client, counts: &mut Counts) {
+fn take_packets(client: &mut Connection, counts: &mut Counts) {
     let input = std::mem::take(&mut client.input);
     let mut rest = &input[..];
     while let [first, length, body @ ..] = rest {
@@ -299,7 +299,7 @@ fn take_packets(client: &mut Client, counts: &mut Counts) {
     client.input = rest.to_vec();
 }
 
-fn took_publish(client: &mut Client, first: u8, packet: &[u8], counts: &mut Counts) {
+fn took_publish(client: &mut Connection, first: u8, packet: &[u8], counts: &mut Counts) {
     let topic = usize::from(packet[1]);
     let mut body = &packet[2 + topic..];
     match (first >> 1) & 3 {
@@ -367,7 +367,7 @@ fn idle(name: &str) -> Option<(u64, f64)> {
 }
 
 fn main() {
-    let words = packets::words();
+    let words = load::words();
     let brokers = ["wellhead", "mosquitto", "rumqttd"];
     let named: Vec<&str> = brokers
         .into_iter()
@@ -382,7 +382,7 @@ fn main() {
         .iter()
         .filter(|word| !brokers.contains(&word.as_str()))
         .collect();
-    packets::stay_on_the_first_core();
+    load::stay_on_the_first_core();
     println!(
         "| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|"
     );

@@ -20,18 +20,26 @@
 
 #[path = "support/brokers.rs"]
 mod brokers;
-#[path = "support/packets.rs"]
-mod packets;
+#[expect(dead_code, reason = "tests use the rest")]
+#[path = "../tests/gateway/support/client.rs"]
+mod client;
+#[path = "support/load.rs"]
+mod load;
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use brokers::{Broker, median, start, start_with};
-use packets::{packet, text};
+use bytes::Bytes;
+use client::{Client, Incoming, bytes_of, hello, message};
+use wellhead::mqtt::{
+    Ack, ConnAck, Connect, Decoder, Packet, PacketId, Properties, Publish, QoS, ReasonCode,
+    TopicFilter, Unsubscribe, Version,
+};
 
 const ROUNDS: usize = 3;
 /// Payload of the messages that fill queues.
@@ -39,82 +47,28 @@ const FILLING: usize = 1000;
 /// Messages to a remote at a time.
 const PIECE: usize = 50;
 
-/// One synchronous connection, MQTT 3.1.1.
-struct Client {
-    stream: TcpStream,
-    id: u16,
+fn connect(port: u16, id: &str, clean_start: bool) -> Client {
+    let hello = Connect {
+        clean_start,
+        keep_alive: 240,
+        ..hello(Version::V311, id)
+    };
+    Client::accepted(port, hello)
 }
 
-/// The type and flags of the next packet, and its body; `None` at the end of the connection.
-fn read_packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
-    let (mut byte, mut length, mut shift) = ([0; 1], 0_usize, 0);
-    stream.read_exact(&mut byte).ok()?;
-    let first = byte[0];
-    loop {
-        stream.read_exact(&mut byte).ok()?;
-        length |= usize::from(byte[0] & 0x7f) << shift;
-        shift += 7;
-        if byte[0] & 0x80 == 0 {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).ok()?;
-    Some((first, body))
+fn unsubscribe(client: &mut Client, filter: &str) {
+    client.send(&Packet::Unsubscribe(Unsubscribe {
+        packet_id: PacketId::MAX,
+        filters: vec![TopicFilter::new(filter).unwrap()],
+        properties: Properties::default(),
+    }));
+    client.await_packet(|packet| matches!(packet, Packet::UnsubAck(_)).then_some(()));
 }
 
-impl Client {
-    fn connect(port: u16, id: &str, clean: bool) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
-            .write_all(&packets::connect(id, if clean { 2 } else { 0 }))
-            .unwrap();
-        let mut client = Self { stream, id: 0 };
-        client.await_packet(2);
-        client
-    }
-
-    /// Reads packets until one of this type.
-    fn await_packet(&mut self, kind: u8) -> Vec<u8> {
-        loop {
-            let (first, body) = read_packet(&mut self.stream).unwrap();
-            if first >> 4 == kind {
-                return body;
-            }
-        }
-    }
-
-    fn subscribe(&mut self, filter: &str, qos: u8) {
-        self.id = self.id % 60_000 + 1;
-        self.stream
-            .write_all(&packets::subscribe(self.id, filter, qos))
-            .unwrap();
-        self.await_packet(9);
-    }
-
-    fn unsubscribe(&mut self, filter: &str) {
-        self.id = self.id % 60_000 + 1;
-        let mut body = self.id.to_be_bytes().to_vec();
-        body.extend(text(filter));
-        self.stream.write_all(&packet(0xa2, &body)).unwrap();
-        self.await_packet(11);
-    }
-
-    /// Everything before it has been worked on when the answer is there.
-    fn ping(&mut self) {
-        self.stream.write_all(&[0xc0, 0]).unwrap();
-        self.await_packet(13);
-    }
-
-    fn publish(&mut self, topic: &str, payload: &[u8], first: u8) {
-        let mut body = text(topic);
-        if first & 6 != 0 {
-            self.id = self.id % 60_000 + 1;
-            body.extend(self.id.to_be_bytes());
-        }
-        body.extend_from_slice(payload);
-        self.stream.write_all(&packet(first, &body)).unwrap();
+fn retained(message: Publish) -> Publish {
+    Publish {
+        retain: true,
+        ..message
     }
 }
 
@@ -132,13 +86,10 @@ fn cost(broker: &Broker, times: u32, mut work: impl FnMut(u32)) -> (f64, u64) {
 
 /// `count` retained topics, a hundred sites.
 fn retain(broker: &Broker, count: usize) -> Client {
-    let mut client = Client::connect(broker.port, "keeper", true);
+    let mut client = connect(broker.port, "keeper", true);
     for number in 0..count {
-        client.publish(
-            &format!("site{}/device{number}/value", number % 100),
-            b"12.5",
-            0x31,
-        );
+        let topic = format!("site{}/device{number}/value", number % 100);
+        client.publish(retained(message(&topic, QoS::AtMostOnce, "12.5")));
         if number % 500 == 0 {
             client.ping();
         }
@@ -155,9 +106,9 @@ fn wildcard(name: &str, count: usize) -> Option<(f64, u64)> {
     )?;
     let mut client = retain(&broker, count);
     Some(cost(&broker, 200, |_| {
-        client.subscribe("+/device7/unknown", 0);
+        client.subscribe(&["+/device7/unknown"], QoS::AtMostOnce);
         client.ping();
-        client.unsubscribe("+/device7/unknown");
+        unsubscribe(&mut client, "+/device7/unknown");
     }))
 }
 
@@ -169,8 +120,9 @@ fn full_store(name: &str, count: usize) -> Option<(f64, u64)> {
     )?;
     let mut client = retain(&broker, count);
     Some(cost(&broker, 2000, |turn| {
-        client.publish(&format!("new/{turn}"), b"12.5", 0x33);
-        client.await_packet(4);
+        let topic = format!("new/{turn}");
+        client.publish(retained(message(&topic, QoS::AtLeastOnce, "12.5")));
+        client.await_puback();
     }))
 }
 
@@ -181,25 +133,27 @@ fn full_queues(name: &str, count: usize) -> Option<(f64, u64)> {
         name,
         &format!(", max_queued_total: {total}B, max_queued: 100000"),
     )?;
-    let mut publisher = Client::connect(broker.port, "publisher", true);
+    let mut publisher = connect(broker.port, "publisher", true);
     for number in 0..count {
-        Client::connect(broker.port, &format!("away{number}"), false)
-            .subscribe(&format!("queue/{number}"), 1);
+        connect(broker.port, &format!("away{number}"), false)
+            .subscribe(&[format!("queue/{number}")], QoS::AtLeastOnce);
     }
-    let payload = [b'x'; FILLING];
+    let payload = Bytes::from_static(&[b'x'; FILLING]);
     for round in 0..8 * (100 / count.max(1)).max(1) {
         for number in 0..count {
-            publisher.publish(&format!("queue/{number}"), &payload, 0x32);
+            let topic = format!("queue/{number}");
+            publisher.publish(message(&topic, QoS::AtLeastOnce, payload.clone()));
             if (round + number) % 50 == 0 {
                 publisher.ping();
             }
         }
     }
     publisher.ping();
-    let mut publisher = Client::connect(broker.port, "second", true);
+    let mut publisher = connect(broker.port, "second", true);
     Some(cost(&broker, 2000, |turn| {
-        publisher.publish(&format!("queue/{}", turn as usize % count), &payload, 0x32);
-        publisher.await_packet(4);
+        let topic = format!("queue/{}", turn as usize % count);
+        publisher.publish(message(&topic, QoS::AtLeastOnce, payload.clone()));
+        publisher.await_puback();
     }))
 }
 
@@ -207,14 +161,14 @@ fn full_queues(name: &str, count: usize) -> Option<(f64, u64)> {
 fn shared(name: &str, count: usize) -> Option<(f64, u64)> {
     let broker = start(name, "")?;
     let mut members: Vec<Client> = (0..count)
-        .map(|number| Client::connect(broker.port, &format!("member{number}"), true))
+        .map(|number| connect(broker.port, &format!("member{number}"), true))
         .collect();
-    members
-        .iter_mut()
-        .for_each(|member| member.subscribe("$share/workers/jobs", 0));
-    let mut publisher = Client::connect(broker.port, "publisher", true);
+    for member in &mut members {
+        member.subscribe(&["$share/workers/jobs"], QoS::AtMostOnce);
+    }
+    let mut publisher = connect(broker.port, "publisher", true);
     Some(cost(&broker, 4000, |turn| {
-        publisher.publish("jobs", b"job", 0x30);
+        publisher.publish(message("jobs", QoS::AtMostOnce, "job"));
         if turn % 100 == 99 {
             publisher.ping();
         }
@@ -227,12 +181,15 @@ fn filters(name: &str, count: usize) -> Option<(f64, u64)> {
         name,
         ", max_subscriptions: 100000, max_session_size: 512MiB, max_user_size: 512MiB, max_sessions_size: 1GiB",
     )?;
-    let mut client = Client::connect(broker.port, "collector", true);
-    (0..count)
-        .for_each(|number| client.subscribe(&format!("site{}/device{number}/+", number % 100), 0));
+    let mut client = connect(broker.port, "collector", true);
+    for number in 0..count {
+        let filter = format!("site{}/device{number}/+", number % 100);
+        client.subscribe(&[filter], QoS::AtMostOnce);
+    }
     Some(cost(&broker, 2000, |turn| {
-        client.subscribe(&format!("more/{turn}/+"), 0);
-        client.unsubscribe(&format!("more/{turn}/+"));
+        let filter = format!("more/{turn}/+");
+        client.subscribe(&[&filter], QoS::AtMostOnce);
+        unsubscribe(&mut client, &filter);
     }))
 }
 
@@ -247,25 +204,27 @@ fn slow_remote(window: usize) -> (u16, Arc<AtomicUsize>) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (mut stream, mut waiting) = (stream.unwrap(), VecDeque::new());
-            while let Some((first, body)) = read_packet(&mut stream) {
-                let answer = match first >> 4 {
-                    1 => vec![0x20, 3, 0, 0, 0],
-                    3 => {
-                        let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
-                        waiting.push_back([body[2 + topic], body[3 + topic]]);
+            let mut incoming = Incoming::new(Decoder::server(1 << 20));
+            while let Ok(packet) = incoming.read_packet(&mut stream) {
+                let answer = match packet {
+                    Packet::Connect(_) => Some(Packet::ConnAck(ConnAck {
+                        session_present: false,
+                        reason: ReasonCode::SUCCESS,
+                        properties: Properties::default(),
+                    })),
+                    Packet::Publish(publish) => {
+                        waiting.extend(publish.packet_id);
                         counter.fetch_add(1, Ordering::Release);
-                        let oldest = if waiting.len() > window {
-                            waiting.pop_front()
-                        } else {
-                            None
-                        };
-                        oldest.map_or_else(Vec::new, |[high, low]| vec![0x40, 2, high, low])
+                        let oldest = (waiting.len() > window).then(|| waiting.pop_front());
+                        let success = |id| Packet::PubAck(Ack::new(id, ReasonCode::SUCCESS));
+                        oldest.flatten().map(success)
                     }
-                    12 => vec![0xd0, 0],
-                    _ => Vec::new(),
+                    Packet::PingReq => Some(Packet::PingResp),
+                    _ => None,
                 };
+                let bytes = answer.map(|packet| bytes_of(&packet, Version::V5));
                 // Whoever has gone away connects again.
-                if stream.write_all(&answer).is_err() {
+                if bytes.is_some_and(|bytes| stream.write_all(&bytes).is_err()) {
                     break;
                 }
             }
@@ -285,12 +244,14 @@ fn uplink_window(name: &str, count: usize) -> Option<(f64, u64)> {
         count + 100
     );
     let broker = start_with(name, "", &more)?;
-    let mut publisher = Client::connect(broker.port, "publisher", true);
+    let mut publisher = connect(broker.port, "publisher", true);
     let mut sent = 0;
     // In pieces that fit into the publisher's window, so that they share writes to the disk.
     let mut publish = |_| {
-        (0..PIECE).for_each(|_| publisher.publish("plant/flow", b"12.5", 0x32));
-        (0..PIECE).for_each(|_| drop(publisher.await_packet(4)));
+        for _ in 0..PIECE {
+            publisher.publish(message("plant/flow", QoS::AtLeastOnce, "12.5"));
+        }
+        (0..PIECE).for_each(|_| publisher.await_puback());
         sent += PIECE;
         while came.load(Ordering::Acquire) < sent {
             std::thread::sleep(Duration::from_millis(1));
@@ -342,9 +303,9 @@ const CASES: [Case; 6] = [
 ];
 
 fn main() {
-    let words = packets::words();
+    let words = load::words();
     let is_large = words.iter().any(|word| word == "million");
-    packets::stay_on_the_first_core();
+    load::stay_on_the_first_core();
     for (name, sizes, measure) in CASES {
         if words.iter().any(|word| word != "million")
             && !words.iter().any(|word| name.contains(word.as_str()))

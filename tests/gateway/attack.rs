@@ -3,137 +3,57 @@
 //! a kill and a restart as well, and somebody else notices nothing.
 //! `cargo test --test gateway attack -- --nocapture` prints the table.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use wellhead::broker::engine::BrokerLimits;
 use wellhead::mqtt::{
-    Connect, Packet, PacketId, Properties, Publish, QoS, Subscribe, SubscribeOptions, TopicFilter,
-    TopicName, Version, Will, encode,
+    Connect, Disconnect, Packet, Properties, Publish, QoS, ReasonCode, TopicName, Version, Will,
 };
 
 use super::hostile::resident;
+use super::support::client::{Client, hello, message};
 use super::support::{Gateway, free_port};
 
 /// What buffers, the journal's queue and the allocator may take besides the budget, in KiB.
 const ROOM: u64 = 40 << 10;
 
-struct Peer {
-    stream: TcpStream,
-    version: Version,
+/// A session that is kept.
+fn kept(name: &str, version: Version, will: Option<Will>) -> Connect {
+    let mut properties = Properties::default();
+    if version == Version::V5 {
+        properties.edit().session_expiry = Some(1_000_000);
+    }
+    Connect {
+        clean_start: false,
+        will,
+        properties,
+        ..hello(version, name)
+    }
 }
 
-impl Peer {
-    fn connect(port: u16, name: &str, version: Version, will: Option<Will>) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        let mut peer = Self { stream, version };
-        let mut properties = Properties::default();
-        if version == Version::V5 {
-            properties.edit().session_expiry = Some(1_000_000);
-        }
-        peer.send(&Packet::Connect(Box::new(Connect {
-            version,
-            is_bridge: false,
-            clean_start: false,
-            keep_alive: 0,
-            client_id: name.to_owned().into(),
-            will,
-            username: None,
-            password: None,
-            properties,
-        })));
-        peer
-    }
-
-    /// A connection that was closed tells so when it is read.
-    fn send(&mut self, packet: &Packet) {
-        let mut bytes = BytesMut::new();
-        encode(packet, self.version, &mut bytes);
-        let _ = self.stream.write_all(&bytes);
-    }
-
-    /// The next packet as bytes, its fixed header without the length first; `None` if the
-    /// connection was closed.
-    fn answer(&mut self) -> Option<Vec<u8>> {
-        let mut head = [0; 2];
-        self.stream.read_exact(&mut head).ok()?;
-        let (mut length, mut shift) = (usize::from(head[1] & 0x7F), 7);
-        let mut last = head[1];
-        while last & 0x80 != 0 {
-            let mut byte = [0];
-            self.stream.read_exact(&mut byte).ok()?;
-            last = byte[0];
-            length |= usize::from(last & 0x7F) << shift;
-            shift += 7;
-        }
-        let mut packet = vec![0; length + 1];
-        packet[0] = head[0];
-        self.stream.read_exact(&mut packet[1..]).ok()?;
-        Some(packet)
-    }
-
-    fn subscribe(&mut self, filters: impl Iterator<Item = String>) -> Vec<u8> {
-        let filters = filters
-            .map(|text| (TopicFilter::new(text).unwrap(), SubscribeOptions::default()))
-            .collect();
-        self.send(&Packet::Subscribe(Subscribe {
-            packet_id: PacketId::new(1).unwrap(),
-            filters,
-            properties: Properties::default(),
-        }));
-        self.answer().unwrap()
-    }
-
-    fn publish(&mut self, topic: &str, qos: QoS, id: u16, alias: u16) {
-        let mut properties = Properties::default();
-        if alias > 0 {
-            properties.edit().topic_alias = NonZeroU16::new(alias);
-        }
-        let topic = Some(TopicName::new(topic.to_owned()).unwrap());
-        self.send(&Packet::Publish(Publish {
-            dup: false,
-            qos,
-            retain: false,
-            topic,
-            packet_id: PacketId::new(id),
-            properties,
-            payload: Bytes::new(),
-        }));
-    }
+/// A client whose CONNECT is answered, whatever the answer.
+fn connect(port: u16, name: &str, version: Version, will: Option<Will>) -> Client {
+    Client::connect(port, kept(name, version, will)).unwrap().0
 }
 
 /// Holds connections open.
-type Held = Vec<Peer>;
+type Held = Vec<Client>;
 
 const RETAINED: usize = 9_900;
 
 /// Retained messages of 500 bytes, as many as there may be about.
 fn retain_many(port: u16) {
-    let mut peer = Peer::connect(port, "keeper", Version::V311, None);
-    peer.answer();
+    let mut client = connect(port, "keeper", Version::V311, None);
     for number in 0..RETAINED {
-        let packet_id = PacketId::new(u16::try_from(number % 60 + 1).unwrap());
-        let topic = Some(TopicName::new(format!("plant/{number}/value")).unwrap());
-        let (dup, payload, properties) =
-            (false, Bytes::from(vec![b'r'; 500]), Properties::default());
-        peer.send(&Packet::Publish(Publish {
-            dup,
-            qos: QoS::AtLeastOnce,
+        let topic = format!("plant/{number}/value");
+        client.publish(Publish {
             retain: true,
-            topic,
-            packet_id,
-            properties,
-            payload,
-        }));
+            ..message(&topic, QoS::AtLeastOnce, vec![b'r'; 500])
+        });
         if number % 60 == 59 {
-            (0..60).for_each(|_| drop(peer.answer().unwrap()));
+            (0..60).for_each(|_| client.await_puback());
         }
     }
 }
@@ -141,36 +61,23 @@ fn retain_many(port: u16) {
 /// Clients that subscribe to everything that is retained, and do not read what comes.
 fn mute_readers(port: u16) -> Held {
     let attack = |number: usize| {
-        let mut peer = Peer::connect(port, &format!("mute-{number}"), Version::V311, None);
-        peer.answer();
-        let options = SubscribeOptions {
-            qos: QoS::AtLeastOnce,
-            ..SubscribeOptions::default()
-        };
-        let filters = vec![(TopicFilter::new("plant/#").unwrap(), options)];
-        peer.send(&Packet::Subscribe(Subscribe {
-            packet_id: PacketId::new(1).unwrap(),
-            filters,
-            properties: Properties::default(),
-        }));
-        peer.answer();
-        peer
+        let mut client = connect(port, &format!("mute-{number}"), Version::V311, None);
+        client.subscribe(&["plant/#"], QoS::AtLeastOnce);
+        client
     };
     (0..40).map(attack).collect()
 }
 
 /// How long so many messages take that wait for somebody who is away.
 fn time_of_publishes(port: u16, count: u16) -> Duration {
-    let mut peer = Peer::connect(port, "away", Version::V311, None);
-    peer.answer();
-    peer.subscribe(std::iter::once("live/#".to_owned()));
-    drop(peer);
-    let mut peer = Peer::connect(port, "honest", Version::V311, None);
-    peer.answer();
+    let mut client = connect(port, "away", Version::V311, None);
+    client.subscribe(&["live/#"], QoS::AtMostOnce);
+    drop(client);
+    let mut client = connect(port, "honest", Version::V311, None);
     let begin = std::time::Instant::now();
-    for id in 1..=count {
-        peer.publish("live/x", QoS::AtLeastOnce, id, 0);
-        assert!(peer.answer().is_some_and(|ack| ack[0] == 0x40));
+    for _ in 0..count {
+        client.publish(message("live/x", QoS::AtLeastOnce, ""));
+        assert!(matches!(client.read_packet(), Some(Packet::PubAck(_))));
     }
     begin.elapsed()
 }
@@ -187,34 +94,30 @@ fn written(process: i32) -> u64 {
 
 fn deep_filters(port: u16) -> Held {
     let attack = |session: usize| {
-        let mut peer = Peer::connect(port, &format!("filters-{session}"), Version::V311, None);
-        peer.answer().unwrap();
+        let mut client = connect(port, &format!("filters-{session}"), Version::V311, None);
         for packet in 0..20 {
-            peer.subscribe(
-                (0..50).map(|number| format!("{session}-{packet}-{number}{}/y", "/x".repeat(100))),
-            );
+            let filter = |number| format!("{session}-{packet}-{number}{}/y", "/x".repeat(100));
+            let filters: Vec<String> = (0..50).map(filter).collect();
+            client.subscribe(&filters, QoS::AtMostOnce);
         }
-        peer
+        client
     };
     (0..12).map(attack).collect()
 }
 
 fn long_aliases(port: u16) -> Held {
     let attack = |connection: usize| {
-        let mut peer = Peer::connect(port, &format!("aliases-{connection}"), Version::V5, None);
-        peer.answer();
+        let mut client = connect(port, &format!("aliases-{connection}"), Version::V5, None);
         for alias in 1..=16 {
-            peer.publish(
-                &format!("{alias}/{}", "a".repeat(65_000)),
-                QoS::AtMostOnce,
-                0,
-                alias,
-            );
+            let topic = format!("{alias}/{}", "a".repeat(65_000));
+            let mut message = message(&topic, QoS::AtMostOnce, "");
+            message.properties.edit().topic_alias = NonZeroU16::new(alias);
+            client.publish(message);
         }
         // Whatever was taken before an answer to it was.
-        peer.send(&Packet::PingReq);
-        peer.answer();
-        peer
+        client.send(&Packet::PingReq);
+        client.read_packet();
+        client
     };
     (0..240).map(attack).collect()
 }
@@ -231,35 +134,29 @@ fn large_wills(port: u16) -> Held {
             retain: false,
             properties,
         };
-        Peer::connect(port, &format!("wills-{number}"), Version::V5, Some(will)).answer();
+        connect(port, &format!("wills-{number}"), Version::V5, Some(will));
     }
     Held::new()
 }
 
 fn long_identifiers(port: u16) -> Held {
     for number in 0..2000 {
-        Peer::connect(
-            port,
-            &format!("{number}-{}", "i".repeat(64_000)),
-            Version::V311,
-            None,
-        )
-        .answer();
+        let name = format!("{number}-{}", "i".repeat(64_000));
+        connect(port, &name, Version::V311, None);
     }
     Held::new()
 }
 
 fn unfinished_qos_2(port: u16) -> Held {
     let attack = |session: usize| {
-        let mut peer = Peer::connect(port, &format!("qos-2-{session}"), Version::V311, None);
-        peer.answer();
-        for first in (1..=u16::MAX - 255).step_by(255) {
-            (first..first + 255).for_each(|id| peer.publish("t", QoS::ExactlyOnce, id, 0));
-            if !(0..255).all(|_| peer.answer().is_some()) {
+        let mut client = connect(port, &format!("qos-2-{session}"), Version::V311, None);
+        for _ in (1..=u16::MAX - 255).step_by(255) {
+            (0..255).for_each(|_| client.publish(message("t", QoS::ExactlyOnce, "")));
+            if !(0..255).all(|_| client.read_packet().is_some()) {
                 break;
             }
         }
-        peer
+        client
     };
     (0..20).map(attack).collect()
 }
@@ -273,15 +170,16 @@ fn is_served(port: u16, name: &str) -> bool {
         retain: false,
         properties: Properties::default(),
     };
-    let mut peer = Peer::connect(port, name, Version::V311, Some(will));
-    let is_in = peer.answer().is_some_and(|connack| connack[2] == 0);
-    let granted = peer.subscribe((0..5).map(|number| format!("plant/{name}/{number}/+")));
-    peer.publish("plant/x", QoS::ExactlyOnce, 7, 0);
-    let received = peer.answer().is_some_and(|pubrec| pubrec[0] == 0x50);
-    peer.send(&Packet::Disconnect(wellhead::mqtt::Disconnect::new(
-        wellhead::mqtt::ReasonCode::SUCCESS,
-    )));
-    is_in && received && granted[3..].iter().all(|reason| *reason < 3)
+    let (mut client, answer) =
+        Client::connect(port, kept(name, Version::V311, Some(will))).unwrap();
+    let filters = (0..5).map(|number| format!("plant/{name}/{number}/+"));
+    let granted = client.subscribe(&filters.collect::<Vec<_>>(), QoS::AtMostOnce);
+    client.publish(message("plant/x", QoS::ExactlyOnce, ""));
+    let received = matches!(client.read_packet(), Some(Packet::PubRec(_)));
+    client.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)));
+    answer.reason == ReasonCode::SUCCESS
+        && received
+        && granted.iter().all(|reason| !reason.is_error())
 }
 
 fn check(name: &str, attack: fn(u16) -> Held) {

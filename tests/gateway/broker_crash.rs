@@ -1,26 +1,21 @@
 //! kill -9 of the broker in the middle of traffic, again and again: what was acknowledged arrives,
 //! QoS 2 once, sessions and retained values are as promised.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use wellhead::mqtt::{Decoder, Packet, Progress, QoS, ReasonCode, Version};
+use wellhead::mqtt::{Packet, QoS, ReasonCode};
 
 use super::far_side::{FarSide, connect, subscribe};
-use super::stage::bytes_of;
+use super::support::client::Client;
 use super::support::{Gateway, free_port, run};
 
 const WINDOW: usize = 20;
 
-/// A client on a socket, connected again whenever it is not.
+/// A client that connects again whenever it is not connected.
 struct Peer {
     name: &'static str,
     port: u16,
-    stream: Option<TcpStream>,
-    input: BytesMut,
+    client: Option<Client>,
     was_here: bool,
     far: FarSide,
 }
@@ -30,56 +25,30 @@ impl Peer {
         Self {
             name,
             port,
-            stream: None,
-            input: BytesMut::new(),
+            client: None,
             was_here: false,
             far: FarSide::default(),
         }
     }
 
-    fn next_packet(&mut self) -> Option<Packet> {
-        match Decoder::client(Version::V5, 1 << 20)
-            .decode(&mut self.input)
-            .unwrap()
-        {
-            Progress::Packet(packet) => Some(packet),
-            Progress::NeedMore => None,
-        }
-    }
-
     /// True if there is a connection with a session now.
     fn is_connected(&mut self) -> bool {
-        self.stream.is_some() || self.dial().is_some()
+        self.client.is_some() || self.dial().is_some()
     }
 
     fn dial(&mut self) -> Option<()> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_nodelay(true).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream
-            .write_all(&bytes_of(&connect(self.name), Version::V5))
-            .ok()?;
-        self.input.clear();
-        let connack = loop {
-            if let Some(packet) = self.next_packet() {
-                break packet;
-            }
-            let mut space = [0; 4096];
-            let count = stream.read(&mut space).ok().filter(|count| *count > 0)?;
-            self.input.extend_from_slice(&space[..count]);
+        let Packet::Connect(hello) = connect(self.name) else {
+            unreachable!("that is CONNECT")
         };
-        let Packet::ConnAck(connack) = connack else {
-            panic!("{connack:?}")
-        };
-        assert_eq!(connack.reason, ReasonCode::SUCCESS);
+        let (client, answer) = Client::connect(self.port, *hello).ok()?;
+        assert_eq!(answer.reason, ReasonCode::SUCCESS);
         assert!(
-            connack.session_present || !self.was_here,
+            answer.session_present || !self.was_here,
             "{} has lost its session",
             self.name
         );
         self.was_here = true;
-        stream.set_nonblocking(true).ok()?;
-        self.stream = Some(stream);
+        self.client = Some(client);
         for packet in self.far.resume() {
             self.send(&packet);
         }
@@ -87,38 +56,25 @@ impl Peer {
     }
 
     fn send(&mut self, packet: &Packet) {
-        let bytes = bytes_of(packet, Version::V5);
-        let Some(stream) = &mut self.stream else {
-            return;
-        };
-        let mut rest = VecDeque::from(bytes.to_vec());
-        while !rest.is_empty() {
-            match stream.write(rest.make_contiguous()) {
-                Ok(count) => drop(rest.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
-                Err(_) => return self.stream = None,
-            }
+        if let Some(client) = &mut self.client {
+            client.send(packet);
         }
     }
 
-    /// Reads what is there, and answers.
+    /// Takes what is there, and answers.
     fn turn(&mut self) {
         if !self.is_connected() {
             return;
         }
-        let Some(stream) = &mut self.stream else {
+        let Some(client) = &mut self.client else {
             return;
         };
-        let mut space = [0; 16 * 1024];
-        match stream.read(&mut space) {
-            Ok(0) => self.stream = None,
-            Ok(count) => self.input.extend_from_slice(&space[..count]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_micros(100));
-            }
-            Err(_) => self.stream = None,
+        match client.take_in() {
+            Ok(true) => {}
+            Ok(false) => std::thread::sleep(Duration::from_micros(100)),
+            Err(_) => return self.client = None,
         }
-        while let Some(packet) = self.next_packet() {
+        while let Some(packet) = self.client.as_mut().and_then(Client::next_packet) {
             if let Some(answer) = self.far.take(packet) {
                 self.send(&answer);
             }
@@ -144,14 +100,12 @@ fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos
     let (mut publisher, mut subscriber) =
         (Peer::new("publisher", port), Peer::new("subscriber", port));
     while !subscriber.is_connected() {}
-    subscriber.send(&subscribe("numbers/#", QoS::ExactlyOnce));
-    while subscriber.next_packet().is_none() {
-        subscriber.turn();
-        std::thread::sleep(Duration::from_millis(5));
-        if subscriber.input.is_empty() {
-            break;
-        }
-    }
+    let granted = subscriber
+        .client
+        .as_mut()
+        .unwrap()
+        .subscribe(&["numbers/#"], QoS::ExactlyOnce);
+    assert_eq!(granted, [ReasonCode::GRANTED_QOS_2]);
     let mut random = fastrand::Rng::with_seed(3);
     let mut next = 1;
     for round in 0..rounds {
@@ -159,7 +113,7 @@ fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos
         // Some rounds long the subscriber is away, so that queues grow.
         let is_away = round > 0 && round % 4 == 3;
         if is_away {
-            subscriber.stream = None;
+            subscriber.client = None;
         }
         while Instant::now() < end {
             while publisher.is_connected() && publisher.far.in_flight() < WINDOW {
@@ -180,8 +134,8 @@ fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos
             }
         }
         gateway = gateway.kill_and_restart();
-        publisher.stream = None;
-        subscriber.stream = None;
+        publisher.client = None;
+        subscriber.client = None;
     }
     let end = Instant::now() + Duration::from_secs(60);
     let wanted = |odd: u64| {
@@ -294,6 +248,6 @@ fn what_is_done_with_leaves_the_disk() {
     );
     println!("{most} bytes at most");
     let _gateway = gateway.kill_and_restart();
-    subscriber.stream = None;
+    subscriber.client = None;
     assert!(subscriber.is_connected(), "the session is still there");
 }

@@ -2,14 +2,15 @@
 //! that can be frozen and killed.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use wellhead::mqtt::{Connect, Disconnect, Packet, ReasonCode, Version};
 
+use super::support::client::{Client, hello};
 use super::support::{Process, free_port, peer, wait_for};
 
 /// How long a broker may take to start; some need ten seconds of processor time for it.
@@ -256,14 +257,17 @@ impl Broker {
 
 /// True if CONNECT is answered as it should be; a port may be open before that.
 fn accepts_clients(port: u16) -> bool {
-    let connect = b"\x10\x11\0\x04MQTT\x04\x02\0\x0a\0\x05ready";
-    let answer = || -> std::io::Result<[u8; 4]> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(connect)?;
-        let mut connack = [0; 4];
-        stream.read_exact(&mut connack)?;
-        stream.write_all(&[0xE0, 0])?;
+    let hello = Packet::Connect(Box::new(Connect {
+        keep_alive: 10,
+        ..hello(Version::V311, "ready")
+    }));
+    let answer = || -> std::io::Result<Vec<u8>> {
+        let mut client = Client::dial(port)?;
+        client.set_patience(Duration::from_secs(5));
+        client.send(&hello);
+        // Whatever it says, it is not under test.
+        let connack = client.read_bytes(4)?;
+        client.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)));
         Ok(connack)
     };
     answer().is_ok_and(|connack| connack == [0x20, 2, 0, 0])

@@ -2,100 +2,31 @@
 //! nobody can flood or forge it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use wellhead::mqtt::{
-    ConnAck, Connect, Decoder, Disconnect, Packet, Progress, Properties, Publish, QoS, ReasonCode,
-    Subscribe, SubscribeOptions, TopicFilter, TopicName, Version, encode,
-};
+use bytes::Bytes;
+use wellhead::mqtt::{ConnAck, Connect, Disconnect, Packet, Properties, QoS, ReasonCode, Version};
 
 use super::logins::user;
 use super::remote::Remote;
-use super::support::{Gateway, PATIENCE, Process, free_port, run, wait_for, wellhead};
+use super::support::client::{Client, bytes_of, hello, message};
+use super::support::{Gateway, Process, free_port, run, wait_for, wellhead};
 
-/// A client of MQTT 5 that writes whatever it is told to.
-struct Client {
-    stream: TcpStream,
-    buffer: BytesMut,
+/// A client of MQTT 5; the reason in the CONNACK.
+fn connect(port: u16, client_id: &str, user: Option<(&str, &str)>) -> (Client, ReasonCode) {
+    let hello = Connect {
+        username: user.map(|(name, _)| name.into()),
+        password: user.map(|(_, password)| password.to_owned().into()),
+        ..hello(Version::V5, client_id)
+    };
+    let (client, answer) = Client::connect(port, hello).unwrap();
+    (client, answer.reason)
 }
 
-impl Client {
-    /// Connects; the reason in the CONNACK.
-    fn connect(port: u16, client_id: &str, user: Option<(&str, &str)>) -> (Self, ReasonCode) {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut client = Self {
-            stream,
-            buffer: BytesMut::new(),
-        };
-        client.send(&Packet::Connect(Box::new(Connect {
-            version: Version::V5,
-            is_bridge: false,
-            clean_start: true,
-            keep_alive: 0,
-            client_id: client_id.into(),
-            will: None,
-            username: user.map(|(name, _)| name.into()),
-            password: user.map(|(_, password)| password.to_owned().into()),
-            properties: Properties::default(),
-        })));
-        let Some(Packet::ConnAck(connack)) = client.next() else {
-            panic!("no CONNACK")
-        };
-        (client, connack.reason)
-    }
-
-    fn send(&mut self, packet: &Packet) {
-        let mut bytes = BytesMut::new();
-        encode(packet, Version::V5, &mut bytes);
-        self.stream.write_all(&bytes).unwrap();
-    }
-
-    /// The next packet; `None` at the end.
-    fn next(&mut self) -> Option<Packet> {
-        let mut decoder = Decoder::client(Version::V5, 1 << 20);
-        loop {
-            if let Progress::Packet(packet) = decoder.decode(&mut self.buffer).unwrap() {
-                return Some(packet);
-            }
-            let mut space = [0; 4096];
-            match self.stream.read(&mut space) {
-                Ok(0) | Err(_) => return None,
-                Ok(count) => self.buffer.extend_from_slice(&space[..count]),
-            }
-        }
-    }
-
-    fn publish(&mut self, topic: &str, payload: Bytes) {
-        let topic = Some(TopicName::new(topic).unwrap());
-        let properties = Properties::default();
-        self.send(&Packet::Publish(Publish {
-            dup: false,
-            qos: QoS::AtMostOnce,
-            retain: false,
-            topic,
-            packet_id: None,
-            properties,
-            payload,
-        }));
-    }
-
-    fn subscribe(&mut self, filter: &str) {
-        let filters = vec![(
-            TopicFilter::new(filter).unwrap(),
-            SubscribeOptions::default(),
-        )];
-        self.send(&Packet::Subscribe(Subscribe {
-            packet_id: 1.try_into().unwrap(),
-            filters,
-            properties: Properties::default(),
-        }));
-    }
+fn publish(client: &mut Client, topic: &str, payload: impl Into<Bytes>) {
+    client.publish(message(topic, QoS::AtMostOnce, payload));
 }
 
 fn gateway(folder: &Path, more: &str) -> (Gateway, u16) {
@@ -113,19 +44,19 @@ fn who_comes_is_refused_and_leaves_is_in_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let (gateway, port) = gateway(folder.path(), "");
     let from = "address=127.0.0.1";
-    let (_, reason) = Client::connect(port, "hmi-1", Some(("anna", "wrong")));
+    let (_, reason) = connect(port, "hmi-1", Some(("anna", "wrong")));
     assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
     gateway.process.wait_for_event(
         "broker.login_failed",
         &[from, "user=anna", "client_id=hmi-1", "0x86"],
     );
 
-    let (mut anna, _) = Client::connect(port, "hmi-2", Some(("anna", "secret")));
+    let (mut anna, _) = connect(port, "hmi-2", Some(("anna", "secret")));
     gateway.process.wait_for_event(
         "broker.client_connected",
         &[from, "user=anna", "client_id=hmi-2"],
     );
-    anna.publish("secret/door", Bytes::from_static(b"open"));
+    publish(&mut anna, "secret/door", Bytes::from_static(b"open"));
     gateway.process.wait_for_event(
         "broker.message_refused",
         &[
@@ -136,36 +67,37 @@ fn who_comes_is_refused_and_leaves_is_in_the_log() {
             "permission",
         ],
     );
-    anna.subscribe("secret/#");
+    assert_eq!(
+        anna.subscribe(&["secret/#"], QoS::AtMostOnce),
+        [ReasonCode::NOT_AUTHORIZED]
+    );
     gateway.process.wait_for_event(
         "broker.subscribe_refused",
         &["user=anna", "client_id=hmi-2", "topic=secret/#", "0x87"],
     );
-    anna.publish("plant/a", Bytes::from(vec![0; 4000]));
+    publish(&mut anna, "plant/a", Bytes::from(vec![0; 4000]));
     gateway.process.wait_for_event(
         "broker.client_dropped",
         &[from, "user=anna", "client_id=hmi-2", "0x95"],
     );
 
-    let (mut one, _) = Client::connect(port, "hmi-3", None);
+    let (mut one, _) = connect(port, "hmi-3", None);
     one.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)));
     gateway
         .process
         .wait_for_event("broker.client_disconnected", &[from, "client_id=hmi-3"]);
-    let (two, _) = Client::connect(port, "hmi-4", None);
+    let (two, _) = connect(port, "hmi-4", None);
     drop(two);
     gateway
         .process
         .wait_for_event("broker.client_disconnected", &["client_id=hmi-4", "lost"]);
-    let (_three, _) = Client::connect(port, "hmi-5", None);
-    let (_four, _) = Client::connect(port, "hmi-5", None);
+    let (_three, _) = connect(port, "hmi-5", None);
+    let (_four, _) = connect(port, "hmi-5", None);
     gateway
         .process
         .wait_for_event("broker.client_dropped", &["client_id=hmi-5", "0x8e"]);
-    TcpStream::connect(("127.0.0.1", port))
-        .unwrap()
-        .write_all(b"GET / HTTP/1.1\r\n\r\n")
-        .unwrap();
+    let mut browser = Client::dial(port).unwrap();
+    browser.send_bytes(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     gateway
         .process
         .wait_for_event("broker.client_refused", &[from]);
@@ -175,12 +107,11 @@ fn who_comes_is_refused_and_leaves_is_in_the_log() {
 fn a_flood_of_refusals_is_cut_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let (gateway, port) = gateway(folder.path(), "");
-    let (mut anna, _) = Client::connect(port, "hmi", Some(("anna", "secret")));
+    let (mut anna, _) = connect(port, "hmi", Some(("anna", "secret")));
     for _ in 0..3000 {
-        anna.publish("secret/door", Bytes::new());
+        publish(&mut anna, "secret/door", Bytes::new());
     }
-    anna.send(&Packet::PingReq);
-    assert_eq!(anna.next(), Some(Packet::PingResp));
+    anna.ping();
     wait_until_counted(&gateway, "broker.message_refused", 3000);
 }
 
@@ -224,11 +155,14 @@ fn client_identifiers_without_end_cause_neither_many_lines_nor_long_ones() {
     let gateway = Gateway::start(folder.path(), &yaml);
     for number in 0..300 {
         let name = "\u{85}\u{e0001}name of a peer ".repeat(2800);
-        let (mut client, reason) = Client::connect(port, &format!("{number} {name}"), None);
+        let (mut client, reason) = connect(port, &format!("{number} {name}"), None);
         assert_eq!(reason, ReasonCode::SUCCESS);
-        client.publish(&format!("$other/{}", "t".repeat(60_000)), Bytes::new());
-        client.send(&Packet::PingReq);
-        assert_eq!(client.next(), Some(Packet::PingResp));
+        publish(
+            &mut client,
+            &format!("$other/{}", "t".repeat(60_000)),
+            Bytes::new(),
+        );
+        client.ping();
     }
     for event in [
         "broker.message_refused",
@@ -252,16 +186,15 @@ fn writes_that_are_rejected_flood_nothing() {
          broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ write: [ '#' ] }} }}\n"
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    let (mut client, _) = Client::connect(port, "hmi", None);
+    let (mut client, _) = connect(port, "hmi", None);
     // In blocks, so that no queue is full: this is about lines.
     for _ in 0..12 {
         for _ in 0..100 {
-            client.publish("x/d/p/set", Bytes::from_static(b"1000"));
+            publish(&mut client, "x/d/p/set", Bytes::from_static(b"1000"));
         }
-        client.send(&Packet::PingReq);
-        assert_eq!(client.next(), Some(Packet::PingResp));
+        client.ping();
     }
-    client.publish("x/d/p/set", Bytes::from("9".repeat(60_000)));
+    publish(&mut client, "x/d/p/set", Bytes::from("9".repeat(60_000)));
     wait_until_counted(&gateway, "write.failed", 1201);
     assert!(
         gateway
@@ -289,9 +222,7 @@ fn a_gateway_out_of_descriptors_writes_one_line_and_serves_again() {
         .unwrap()
         .count() as u64;
     limit(open + 2);
-    let held: Vec<TcpStream> = (0..20)
-        .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
-        .collect();
+    let held: Vec<Client> = (0..20).map(|_| Client::dial(port).unwrap()).collect();
     gateway
         .process
         .wait_for_event("broker.accept_failed", &["LimitNOFILE"]);
@@ -302,7 +233,7 @@ fn a_gateway_out_of_descriptors_writes_one_line_and_serves_again() {
         1
     );
     limit(open + 100);
-    assert_eq!(Client::connect(port, "hmi", None).1, ReasonCode::SUCCESS);
+    assert_eq!(connect(port, "hmi", None).1, ReasonCode::SUCCESS);
     drop(held);
 }
 
@@ -311,7 +242,7 @@ fn texts_of_clients_forge_no_line_and_no_field() {
     let folder = tempfile::tempdir().unwrap();
     let (gateway, port) = gateway(folder.path(), "");
     let forged = "x login failed event=broker.login_failed address=192.0.2.66\r\n2026-01-01T00:00:00Z ERROR login failed event=broker.login_failed address=192.0.2.66 \u{1b}[2J\u{202e}";
-    let (_, reason) = Client::connect(port, forged, Some((forged, "wrong")));
+    let (_, reason) = connect(port, forged, Some((forged, "wrong")));
     assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
     let line = gateway
         .process
@@ -386,10 +317,8 @@ fn the_reason_of_a_hostile_remote_forges_no_line() {
             reason: ReasonCode::NOT_AUTHORIZED,
             properties,
         };
-        let mut bytes = BytesMut::new();
-        encode(&Packet::ConnAck(connack), Version::V5, &mut bytes);
         let (mut wire, _) = remote.connect();
-        wire.write(&bytes);
+        wire.write(&bytes_of(&Packet::ConnAck(connack), Version::V5));
     }
     let line = gateway.process.wait_for_event("uplink.down", &["bye"]);
     let output = gateway.process.output();
@@ -418,9 +347,10 @@ fn topics_and_payloads_move_no_terminal() {
         terminal.args(["-qefc", &command, "/dev/null"]),
         &folder.path().join("sub.log"),
     );
-    let (mut client, _) = Client::connect(port, "hmi", None);
+    let (mut client, _) = connect(port, "hmi", None);
     wait_for("it is shown", || {
-        client.publish(
+        publish(
+            &mut client,
             "t/\u{1b}[2J\u{202e}x",
             Bytes::from_static(b"\x1b]0;title\x07 \xc2\x9b31m \xff\r\nnext"),
         );
@@ -439,10 +369,10 @@ fn topics_and_payloads_move_no_terminal() {
 fn an_administrator_ends_a_session_that_keeps_a_client_identifier() {
     let folder = tempfile::tempdir().unwrap();
     let (gateway, port) = gateway(folder.path(), "");
-    let (mut squatter, reason) = Client::connect(port, "pump", Some(("anna", "secret")));
+    let (mut squatter, reason) = connect(port, "pump", Some(("anna", "secret")));
     assert_eq!(reason, ReasonCode::SUCCESS);
     assert_eq!(
-        Client::connect(port, "pump", None).1,
+        connect(port, "pump", None).1,
         ReasonCode::CLIENT_IDENTIFIER_NOT_VALID
     );
     let end = || {
@@ -454,14 +384,14 @@ fn an_administrator_ends_a_session_that_keeps_a_client_identifier() {
     let (code, out, error) = end();
     assert_eq!((code, out.as_str(), error.as_str()), (Some(0), "", ""));
     assert!(
-        matches!(squatter.next(), Some(Packet::Disconnect(end)) if end.reason == ReasonCode::ADMINISTRATIVE_ACTION)
+        matches!(squatter.read_packet(), Some(Packet::Disconnect(end)) if end.reason == ReasonCode::ADMINISTRATIVE_ACTION)
     );
     gateway
         .process
         .wait_for_event("broker.session_ended", &["user=anna", "client_id=pump"]);
     let (code, _, error) = end();
     assert!(code == Some(1) && error.contains("pump"), "{error}");
-    assert_eq!(Client::connect(port, "pump", None).1, ReasonCode::SUCCESS);
+    assert_eq!(connect(port, "pump", None).1, ReasonCode::SUCCESS);
 }
 
 #[test]
@@ -476,38 +406,28 @@ fn a_client_identifier_goes_to_the_user_whose_rule_names_it_even_over_a_restart(
     };
     let gateway = Gateway::start(folder.path(), &yaml(""));
     let kept = |name: &str, clean_start: bool| {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let packet = Packet::Connect(Box::new(Connect {
-            version: Version::V311,
-            is_bridge: false,
+        let hello = Connect {
             clean_start,
-            keep_alive: 0,
-            client_id: "hmi-anna-1".into(),
-            will: None,
             username: Some(name.into()),
             password: Some("secret".into()),
-            properties: Properties::default(),
-        }));
-        let mut bytes = BytesMut::new();
-        encode(&packet, Version::V311, &mut bytes);
-        stream.write_all(&bytes).unwrap();
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).unwrap();
-        (answer[2] == 1, answer[3])
+            ..hello(Version::V311, "hmi-anna-1")
+        };
+        let (_, answer) = Client::connect(port, hello).unwrap();
+        (answer.session_present, answer.reason)
     };
-    const TAKEN: u8 = 2;
-    assert_eq!(kept("berta", false), (false, 0));
+    const FREE: ReasonCode = ReasonCode::SUCCESS;
+    const TAKEN: ReasonCode = ReasonCode::CLIENT_IDENTIFIER_NOT_VALID;
+    assert_eq!(kept("berta", false), (false, FREE));
     assert_eq!(kept("anna", false), (false, TAKEN));
     // The session has its user again after a kill -9.
     let mut gateway = gateway.kill_and_restart();
     assert_eq!(kept("anna", false), (false, TAKEN));
-    assert_eq!(kept("berta", false), (true, 0));
+    assert_eq!(kept("berta", false), (true, FREE));
     gateway.process.terminate();
     drop(gateway);
     // With a rule it is anna's; what berta had is gone, and berta cannot have it again.
     let _gateway = Gateway::start(folder.path(), &yaml("      client_ids: [ 'hmi-%u-#' ]\n"));
     assert_eq!(kept("berta", false), (false, TAKEN));
-    assert_eq!(kept("anna", false), (false, 0));
-    assert_eq!(kept("anna", false), (true, 0));
+    assert_eq!(kept("anna", false), (false, FREE));
+    assert_eq!(kept("anna", false), (true, FREE));
 }

@@ -9,6 +9,8 @@ use wellhead::mqtt::{
     SubscribeOptions, TopicFilter, TopicName, Version,
 };
 
+use super::support::client::hello;
+
 #[derive(Debug, Clone)]
 struct Sent {
     number: u64,
@@ -37,15 +39,9 @@ pub fn connect(name: &str) -> Packet {
 /// A session that is kept.
 pub fn connect_as(name: &str, version: Version, properties: Properties) -> Packet {
     Packet::Connect(Box::new(Connect {
-        version,
-        is_bridge: false,
         clean_start: false,
-        keep_alive: 0,
-        client_id: name.into(),
-        will: None,
-        username: None,
-        password: None,
         properties,
+        ..hello(version, name)
     }))
 }
 

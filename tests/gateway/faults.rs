@@ -1,11 +1,14 @@
 //! Mistakes and faults: one line that names place and remedy, the right exit code, nothing lost.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use wellhead::mqtt::{Publish, QoS, Version};
+
+use super::support::client::{Client, hello, message};
 use super::support::{
     Gateway, Mosquitto, Process, free_port, mosquitto_sub, run, subscriber, wait_for,
     wait_for_port, wellhead,
@@ -522,29 +525,16 @@ fn a_disk_that_is_full_at_the_start_is_named() {
 
 /// Publishes retained messages of 60 kB at QoS 0 from one connection.
 fn retain_many(port: u16, count: usize) {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream
-        .write_all(&super::packets::connect(wellhead::mqtt::Version::V311))
-        .unwrap();
+    let mut client = Client::accepted(port, hello(Version::V311, "a"));
     for number in 0..count {
         let topic = format!("kept/{number:03}");
-        let length = 2 + topic.len() + 60_000;
-        stream
-            .write_all(&[
-                0x31,
-                ((length % 128) | 128) as u8,
-                ((length / 128 % 128) | 128) as u8,
-                (length / 16384) as u8,
-                0,
-                topic.len() as u8,
-            ])
-            .unwrap();
-        stream.write_all(topic.as_bytes()).unwrap();
-        stream.write_all(&[b'x'; 60_000]).unwrap();
+        client.publish(Publish {
+            retain: true,
+            ..message(&topic, QoS::AtMostOnce, vec![b'x'; 60_000])
+        });
     }
     // Everything is read before the end.
-    stream.write_all(b"\xc0\x00").unwrap();
-    stream.read_exact(&mut [0; 6]).unwrap();
+    client.ping();
 }
 
 #[test]

@@ -1,23 +1,18 @@
 //! Peers that mean harm: whatever they send ends their own connection and nothing else.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::packets::connect;
+use super::support::client::{Client, bytes_of, hello, message};
 use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for};
-use wellhead::mqtt::Version;
+use wellhead::mqtt::{Packet, QoS, ReasonCode, Version};
 
 fn attack(port: u16, bytes: &[u8]) {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
-        panic!("the broker is gone")
-    };
-    stream
-        .set_read_timeout(Some(Duration::from_millis(1)))
-        .unwrap();
-    let _ = stream.write_all(bytes);
-    let _ = stream.read(&mut [0; 256]);
+    let mut client = Client::dial(port).expect("the broker is there");
+    client.set_patience(Duration::from_millis(1));
+    let _ = client.send_bytes(bytes);
+    let _ = client.read_bytes(1);
 }
 
 /// Memory of a process in KiB.
@@ -93,32 +88,21 @@ fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amo
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     let pid = gateway.process.id();
-    let mut idle = Vec::new();
-    for _ in 0..150 {
-        idle.push(TcpStream::connect(("127.0.0.1", port)).unwrap());
-    }
+    let idle: Vec<Client> = (0..150).map(|_| Client::dial(port).unwrap()).collect();
     drop(idle);
     // Subscribes to everything, then never reads again.
     let mut deaf = wait_for("there is room again", || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
-        stream.write_all(&connect(Version::V311)).ok()?;
-        stream.read(&mut [0; 4]).ok().filter(|count| *count == 4)?;
-        Some(stream)
+        let (client, answer) = Client::connect(port, hello(Version::V311, "deaf")).ok()?;
+        (answer.reason == ReasonCode::SUCCESS).then_some(client)
     });
-    deaf.write_all(b"\x82\x06\x00\x01\x00\x01#\x00").unwrap();
+    deaf.subscribe(&["#"], QoS::AtMostOnce);
     let before = resident(pid);
-    let mut loud = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let mut hello = connect(Version::V311);
-    *hello.last_mut().unwrap() = b'b';
-    loud.write_all(&hello).unwrap();
+    let mut loud = Client::accepted(port, hello(Version::V311, "loud"));
     // 200 MB of QoS 0 messages of 10 kB.
-    let mut message = b"\x30\x93\x4e\x00\x01t".to_vec();
-    message.resize(message.len() + 10_000, b'x');
+    let message = Packet::Publish(message("t", QoS::AtMostOnce, vec![b'x'; 10_000]));
+    let bytes = bytes_of(&message, Version::V311);
     for _ in 0..20_000 {
-        loud.write_all(&message).unwrap();
+        loud.send_bytes(&bytes).unwrap();
     }
     let grown = resident(pid).saturating_sub(before);
     assert!(
@@ -128,39 +112,26 @@ fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amo
 }
 
 /// A client that publishes to itself at QoS 1, and how long that takes.
-struct Honest {
-    stream: TcpStream,
-    sent: u16,
-}
+struct Honest(Client);
 
 impl Honest {
     fn connect(port: u16) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        let mut hello = connect(Version::V311);
-        *hello.last_mut().unwrap() = b'h';
-        stream.write_all(&hello).unwrap();
-        stream.write_all(b"\x82\x06\x00\x01\x00\x01h\x00").unwrap();
-        stream.read_exact(&mut [0; 9]).unwrap();
-        Self { stream, sent: 0 }
+        let mut client = Client::accepted(port, hello(Version::V311, "honest"));
+        client.subscribe(&["h"], QoS::AtMostOnce);
+        Self(client)
     }
 
     /// The median of so many round trips.
     fn round_trip(&mut self, count: usize) -> Duration {
         let mut times = Vec::new();
         for _ in 0..count {
-            self.sent += 1;
-            let [high, low] = self.sent.to_be_bytes();
             let began = Instant::now();
-            self.stream
-                .write_all(&[0x32, 6, 0, 1, b'h', high, low, b'x'])
-                .unwrap();
-            // PUBACK and PUBLISH, in either order.
-            self.stream.read_exact(&mut [0; 4 + 6]).unwrap();
+            self.0.publish(message("h", QoS::AtLeastOnce, "x"));
+            // In either order.
+            let mut came = [(); 2].map(|()| self.0.read_packet().unwrap().name());
             times.push(began.elapsed());
+            came.sort_unstable();
+            assert_eq!(came, ["PUBACK", "PUBLISH"]);
         }
         times.sort();
         times[count / 2]
@@ -188,12 +159,12 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
             let mut held = Vec::new();
             while go_on.load(Ordering::Relaxed) {
                 attacks.fetch_add(1, Ordering::Relaxed);
-                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+                let Ok(mut client) = Client::dial(port) else {
                     continue;
                 };
                 let _ = match kind {
                     // A flood of CONNECT, each with another session that is to be kept.
-                    0 => stream.write_all(
+                    0 => client.send_bytes(
                         format!(
                             "\x10\x12\x00\x04MQTT\x04\x00\x00\x00\x00\x06{:06}",
                             fastrand::u32(..999_999)
@@ -201,11 +172,11 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
                         .as_bytes(),
                     ),
                     // A byte now and then.
-                    1 => stream.write_all(b"\x10"),
+                    1 => client.send_bytes(b"\x10"),
                     // Half open: nothing at all, or CONNECT and then half a packet.
-                    2 => stream.write_all(&[&connect(Version::V5)[..], b"\x30\x7f\x00"].concat()),
+                    2 => client.send_bytes(&[&connect(Version::V5)[..], b"\x30\x7f\x00"].concat()),
                     // Lengths of 256 MB, before CONNECT and after.
-                    _ => stream.write_all(
+                    _ => client.send_bytes(
                         &[
                             &connect(Version::V311)[..],
                             b"\x30\xff\xff\xff\x7f",
@@ -215,13 +186,13 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
                     ),
                 };
                 if kind == 1 || kind == 2 {
-                    held.push(stream);
+                    held.push(client);
                     if held.len() > 60 {
                         held.remove(0);
                     }
                 }
-                for stream in held.iter_mut().filter(|_| kind == 1) {
-                    let _ = stream.write_all(b"\x20");
+                for client in held.iter_mut().filter(|_| kind == 1) {
+                    let _ = client.send_bytes(b"\x20");
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }

@@ -3,11 +3,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
 
+use wellhead::mqtt::{Packet, QoS, Version};
+
 use super::remote::{Remote, Wire};
+use super::support::client::{Client, bytes_of, hello, message};
 use super::support::{Gateway, Mosquitto, Pem, free_port, run, wait_for, wait_for_port};
 
 const STATUS: &str = "$SYS/wellhead/uplink/cloud";
@@ -141,16 +144,10 @@ fn copies_are_counted_when_they_are_sent() {
 fn messages_that_do_not_come_into_the_outbox_are_counted_and_told() {
     const COUNT: u64 = 30_000;
     let site = site(free_port(), &"p".repeat(300), "");
-    let mut client = TcpStream::connect(("127.0.0.1", site.port)).unwrap();
-    client
-        .write_all(&[
-            0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c',
-        ])
-        .unwrap();
-    client.read_exact(&mut [0; 4]).unwrap();
-    client
-        .write_all(&[0x30, 4, 0, 1, b'n', b'1'].repeat(COUNT as usize))
-        .unwrap();
+    let mut client = Client::accepted(site.port, hello(Version::V311, "c"));
+    let message = Packet::Publish(message("n", QoS::AtMostOnce, "1"));
+    let bytes = bytes_of(&message, Version::V311);
+    client.send_bytes(&bytes.repeat(COUNT as usize)).unwrap();
     wait_for("every message is counted", || {
         (site.number("waiting") + site.number("dropped") == COUNT).then_some(())
     });

@@ -12,9 +12,10 @@ use futures_util::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use wellhead::mqtt::Version;
+use wellhead::mqtt::{ReasonCode, Version};
 
 use super::packets::connect;
+use super::support::client::{Client, Incoming, hello};
 use super::support::{Gateway, Pem, free_port, run, wait_for, wellhead};
 
 fn publish(arguments: &[&str]) -> (Option<i32>, String) {
@@ -32,11 +33,9 @@ fn dial(port: u16) -> TcpStream {
 
 /// Everything a listener says to these bytes, until it closes the connection.
 fn answer(port: u16, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = dial(port);
-    stream.write_all(bytes).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    answer
+    let mut client = Client::dial(port).unwrap();
+    client.send_bytes(bytes).unwrap();
+    client.read_rest().unwrap()
 }
 
 async fn web_socket(
@@ -324,22 +323,20 @@ fn the_limits_on_connections_hold() {
         folder.path(),
         &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], {limits} }}\n"),
     );
-    let dial = || dial(port);
-    let is_closed = |stream: &mut TcpStream| !matches!(stream.read(&mut [0; 1]), Ok(1));
-    let mut silent: Vec<TcpStream> = (0..10).map(|_| dial()).collect();
-    assert!(is_closed(&mut dial()), "the eleventh of one address");
-    for stream in &mut silent {
-        assert!(is_closed(stream), "who says nothing for a second");
+    let dial = || Client::dial(port).unwrap();
+    let mut silent: Vec<Client> = (0..10).map(|_| dial()).collect();
+    assert_eq!(dial().read_packet(), None, "the eleventh of one address");
+    for client in &mut silent {
+        assert_eq!(client.read_packet(), None, "who says nothing for a second");
     }
     // A CONNECT of 2 kB, of which nothing but the length has come.
     let mut large = dial();
-    large.write_all(b"\x10\x80\x10").unwrap();
-    assert!(is_closed(&mut large));
+    large.send_bytes(b"\x10\x80\x10").unwrap();
+    assert_eq!(large.read_packet(), None);
     drop(silent);
     wait_for("there is room for somebody honest", || {
-        let mut honest = dial();
-        honest.write_all(&connect(Version::V5)).unwrap();
-        (!is_closed(&mut honest)).then_some(())
+        let (_, answer) = Client::connect(port, hello(Version::V5, "honest")).ok()?;
+        (answer.reason == ReasonCode::SUCCESS).then_some(())
     });
 }
 
@@ -490,12 +487,8 @@ fn a_handshake_that_is_no_good_gets_an_http_answer() {
         (&connect(Version::V311)[..], "400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\n", "408"),
     ] {
-        let mut stream = dial(port);
-        stream.write_all(bytes).unwrap();
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).unwrap();
         assert_eq!(
-            std::str::from_utf8(&answer).unwrap(),
+            std::str::from_utf8(&answer_begins(port, bytes, 12)).unwrap(),
             format!("HTTP/1.1 {status}")
         );
     }
@@ -534,16 +527,13 @@ async fn every_packet_is_a_frame_of_its_own() {
         else {
             panic!("not a packet")
         };
-        let mut buffer = bytes::BytesMut::from(&frame[..]);
-        let progress = wellhead::mqtt::Decoder::client(Version::V311, 1 << 20).decode(&mut buffer);
-        let Ok(wellhead::mqtt::Progress::Packet(packet)) = progress else {
-            panic!("{progress:?}")
-        };
+        let mut incoming = Incoming::client(Version::V311);
+        incoming.extend(&frame);
+        let packet = incoming.next_packet().expect("a whole packet");
         assert!(
-            buffer.is_empty(),
-            "{} and {} bytes in one frame",
-            packet.name(),
-            buffer.len()
+            incoming.is_empty(),
+            "{} and more in one frame",
+            packet.name()
         );
         kinds.push(packet.name());
     }
@@ -564,9 +554,7 @@ fn who_finds_no_place_is_told_in_connack() {
         "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}', 'ws://127.0.0.1:{web}' ], max_connections: 1 }}\n"
     );
     let _gateway = Gateway::start(folder.path(), &yaml);
-    let mut first = dial(port);
-    first.write_all(&connect(Version::V311)).unwrap();
-    first.read_exact(&mut [0; 4]).unwrap();
+    let _first = Client::accepted(port, hello(Version::V311, "first"));
     assert_eq!(answer(port, &connect(Version::V5)), [0x20, 3, 0, 0x89, 0]);
     assert_eq!(answer(port, &connect(Version::V311)), [0x20, 2, 0, 3]);
     assert_eq!(answer(port, &connect(Version::V31)), [0x20, 2, 0, 3]);
@@ -585,9 +573,7 @@ fn who_finds_no_place_at_an_encrypted_listener_is_told_in_connack() {
         pem.path("server.key")
     );
     let _gateway = Gateway::start(folder.path(), &yaml);
-    let mut first = dial(plain);
-    first.write_all(&connect(Version::V311)).unwrap();
-    first.read_exact(&mut [0; 4]).unwrap();
+    let _first = Client::accepted(plain, hello(Version::V311, "first"));
     let ca = pem.path("ca.pem");
     let port = port.to_string();
     let (code, error) = publish(&[
@@ -625,7 +611,10 @@ fn connections_that_hang_up_while_they_wait_leave_their_places_to_others() {
     for _ in 0..5 {
         // Far more than there are places, one after the other: each has sent something and is gone.
         for _ in 0..40 {
-            dial(port).write_all(&connect(Version::V5)).unwrap();
+            Client::dial(port)
+                .unwrap()
+                .send_bytes(&connect(Version::V5))
+                .unwrap();
         }
         // The last of them may take a moment to go, far less than their pause.
         let mut answers = (0..20).map(|_| answer_begins(port, &connect(Version::V311), 4));
@@ -636,11 +625,9 @@ fn connections_that_hang_up_while_they_wait_leave_their_places_to_others() {
 
 /// The first bytes a listener says.
 fn answer_begins(port: u16, bytes: &[u8], count: usize) -> Vec<u8> {
-    let mut stream = dial(port);
-    stream.write_all(bytes).unwrap();
-    let mut answer = vec![0; count];
-    stream.read_exact(&mut answer).unwrap();
-    answer
+    let mut client = Client::dial(port).unwrap();
+    client.send_bytes(bytes).unwrap();
+    client.read_bytes(count).unwrap()
 }
 
 #[test]

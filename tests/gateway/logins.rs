@@ -1,18 +1,16 @@
 //! Logins by password: what a storm of them may cost, and who suffers from it.
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::BytesMut;
-
 use super::hostile::resident;
-use super::support::{Gateway, PATIENCE, free_port, wellhead};
-use wellhead::mqtt::{Connect, Packet, Properties, Version, encode};
+use super::support::client::{Client, hello};
+use super::support::{Gateway, free_port, wellhead};
+use wellhead::mqtt::{Connect, ReasonCode, Version};
 
 /// Clients that log in at a time.
 const AT_A_TIME: usize = 100;
@@ -36,35 +34,23 @@ pub fn user(name: &str) -> String {
 }
 
 /// A CONNECT of MQTT 3.1.1.
-pub fn connect(client_id: &str, user: &str, password: &str) -> BytesMut {
-    let packet = Packet::Connect(Box::new(Connect {
-        version: Version::V311,
-        is_bridge: false,
-        clean_start: true,
-        keep_alive: 0,
-        client_id: client_id.into(),
-        will: None,
+pub fn connect(client_id: &str, user: &str, password: &str) -> Connect {
+    Connect {
         username: Some(user.into()),
         password: Some(password.to_owned().into()),
-        properties: Properties::default(),
-    }));
-    let mut bytes = BytesMut::new();
-    encode(&packet, Version::V311, &mut bytes);
-    bytes
+        ..hello(Version::V311, client_id)
+    }
 }
 
-/// The code in the CONNACK that a CONNECT gets; `None` if the connection ends without one.
-pub fn log_in(port: u16, connect: &[u8]) -> Option<u8> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(connect).unwrap();
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).ok().map(|()| answer[3])
+/// The reason in the CONNACK that a CONNECT gets; `None` if the connection ends without one.
+pub fn log_in(port: u16, connect: &Connect) -> Option<ReasonCode> {
+    let (_, answer) = Client::connect(port, connect.clone()).ok()?;
+    Some(answer.reason)
 }
 
-const ACCEPTED: u8 = 0;
-const BUSY: u8 = 3;
-const WRONG: u8 = 4;
+const ACCEPTED: ReasonCode = ReasonCode::SUCCESS;
+const BUSY: ReasonCode = ReasonCode::SERVER_UNAVAILABLE;
+const WRONG: ReasonCode = ReasonCode::BAD_USER_NAME_OR_PASSWORD;
 
 #[test]
 fn a_thousand_logins_take_the_memory_of_one() {
@@ -82,7 +68,7 @@ fn a_thousand_logins_take_the_memory_of_one() {
         Arc::new(AtomicUsize::new(0)),
         Arc::new(AtomicU64::new(before)),
     );
-    let answers = Arc::new(Mutex::new(HashMap::<u8, usize>::new()));
+    let answers = Arc::new(Mutex::new(BTreeMap::<u8, usize>::new()));
     let client = || {
         let (next, most, answers) = (next.clone(), most.clone(), answers.clone());
         std::thread::spawn(move || {
@@ -98,7 +84,7 @@ fn a_thousand_logins_take_the_memory_of_one() {
                 let mut pause = Duration::from_millis(100);
                 let answer = loop {
                     let answer = log_in(port, &connect).expect("every CONNECT is answered");
-                    *answers.lock().unwrap().entry(answer).or_default() += 1;
+                    *answers.lock().unwrap().entry(answer.0).or_default() += 1;
                     if answer != BUSY {
                         break answer;
                     }

@@ -76,7 +76,7 @@ fn stormy() -> impl Strategy<Value = Vec<Step>> {
 
 /// What the far side of a session keeps and has seen.
 #[derive(Default)]
-struct Client {
+struct Reader {
     connection: Option<u64>,
     known: bool,
     owed: VecDeque<Packet>,
@@ -91,7 +91,7 @@ struct Client {
 
 struct World {
     stage: Stage,
-    clients: Vec<Client>,
+    clients: Vec<Reader>,
     publisher: Option<u64>,
     /// What the publisher has not seen acknowledged: number, topic, QoS, whether PUBREC came.
     unanswered: BTreeMap<PacketId, (u64, usize, QoS, bool)>,
@@ -119,7 +119,7 @@ impl World {
         };
         Self {
             stage: Stage::new(setup),
-            clients: (0..CLIENTS).map(|_| Client::default()).collect(),
+            clients: (0..CLIENTS).map(|_| Reader::default()).collect(),
             publisher: None,
             unanswered: BTreeMap::new(),
             next_id: 0,
@@ -305,7 +305,7 @@ impl World {
             };
             self.stage.input(Input::Written(
                 id,
-                super::stage::bytes_of(&packet, Version::V311).len(),
+                super::support::client::bytes_of(&packet, Version::V311).len(),
             ));
             self.clients[index].take(packet, self.may_repeat);
         }
@@ -343,7 +343,7 @@ impl World {
     }
 }
 
-impl Client {
+impl Reader {
     fn take(&mut self, packet: Packet, may_repeat: bool) {
         match packet {
             Packet::Publish(publish) => {

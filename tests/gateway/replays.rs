@@ -17,7 +17,8 @@ use wellhead::mqtt::{
 };
 
 use super::far_side::{connect, connect_as, subscribe};
-use super::stage::{Stage, bytes_of, tight_limits};
+use super::stage::{Stage, tight_limits};
+use super::support::client::bytes_of;
 
 const TOPICS: usize = 300;
 const FILTERS: [&str; 4] = ["#", "a/#", "+/+", "b/+"];

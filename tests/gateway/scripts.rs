@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -37,13 +37,14 @@ use wellhead::broker::engine::{Input, Peer};
 use wellhead::broker::net::{BoundListener, ClientCertificates, Tls, TlsSettings, Where};
 use wellhead::broker::{self, Forward, TapAnswer};
 use wellhead::mqtt::{
-    Ack, ConnAck, Connect, Decoder, Disconnect, Packet, PacketId, Progress, Properties, Publish,
-    QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName,
-    Unsubscribe, Version, Will,
+    Ack, ConnAck, Connect, Disconnect, Packet, PacketId, Properties, Publish, QoS, ReasonCode,
+    RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version,
+    Will,
 };
 
-use super::stage::{Stage, bytes_of, setup};
+use super::stage::{Stage, setup};
 use super::support::Pem;
+use super::support::client::{Incoming, bytes_of};
 
 type Fields<'a> = HashMap<&'a str, &'a str>;
 
@@ -545,7 +546,7 @@ impl Bench {
 struct Client {
     stream: Box<dyn Stream>,
     version: Version,
-    buffer: BytesMut,
+    incoming: Incoming,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -558,15 +559,14 @@ impl Client {
     /// The next packet; `None` if the broker closed the connection.
     async fn next(&mut self, patience: Duration) -> Option<Option<String>> {
         loop {
-            if let Ok(Progress::Packet(packet)) =
-                Decoder::client(self.version, 1 << 20).decode(&mut self.buffer)
-            {
+            if let Some(packet) = self.incoming.next_packet() {
                 return Some(Some(render(&packet)));
             }
-            match tokio::time::timeout(patience, self.stream.read_buf(&mut self.buffer)).await {
+            let mut space = [0; 4096];
+            match tokio::time::timeout(patience, self.stream.read(&mut space)).await {
                 Err(_) => return None,
                 Ok(Ok(0) | Err(_)) => return Some(None),
-                Ok(Ok(_)) => {}
+                Ok(Ok(count)) => self.incoming.extend(&space[..count]),
             }
         }
     }
@@ -694,13 +694,14 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
                     let client = Client {
                         stream: site.dial().await,
                         version: Version::V311,
-                        buffer: BytesMut::new(),
+                        incoming: Incoming::client(Version::V311),
                     };
                     clients.insert((*name).to_owned(), client);
                 }
                 let client = clients.get_mut(*name).unwrap();
                 if let Packet::Connect(connect) = &packet {
                     client.version = connect.version;
+                    client.incoming = Incoming::client(connect.version);
                 }
                 client
                     .stream

@@ -32,7 +32,7 @@ enum Event {
     Checkpoint,
 }
 
-struct Client {
+struct Station {
     far: FarSide,
     filter: TopicFilter,
     qos: QoS,
@@ -51,7 +51,7 @@ struct World {
     /// By time and a number that keeps the order of what happens at the same time.
     events: BTreeMap<(Instant, u64), Event>,
     count: u64,
-    clients: Vec<Client>,
+    clients: Vec<Station>,
     /// Number, topic, QoS, publisher.
     messages: Vec<(u64, String, QoS, usize)>,
     end: Instant,
@@ -72,7 +72,7 @@ impl World {
         });
         let mut random = fastrand::Rng::with_seed(seed);
         let filters = ["#", "a/#", "a/+/x", "+/b/#", "b/b/y"];
-        let mut client = || Client {
+        let mut client = || Station {
             far: FarSide::default(),
             filter: TopicFilter::new(filters[random.usize(..filters.len())]).unwrap(),
             qos: QoS::from_bits(random.u8(..3)).unwrap(),

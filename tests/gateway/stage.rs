@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use wellhead::broker::access::{Access, AccessRules, Hash, TopicPattern, User, Workspace};
 use wellhead::broker::engine::{
     BrokerLimits, ClientNote, Engine, Input, LeftOut, Lsn, Notice, Output, Peer, Restore, Setup,
@@ -13,7 +13,9 @@ use wellhead::broker::engine::{
 };
 use wellhead::broker::scram::ScramSecret;
 use wellhead::message::{Message, Origin};
-use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version, encode};
+use wellhead::mqtt::{Packet, TopicFilter, TopicName, Version};
+
+use super::support::client::Incoming;
 
 /// A wall clock that was set.
 const UNIX_MS: i64 = 1_800_000_000_000;
@@ -90,12 +92,24 @@ pub fn setup() -> Setup {
     }
 }
 
-#[derive(Default)]
-struct Client {
+/// What came over a connection.
+struct Arrivals {
+    /// Of the first CONNECT.
     version: Option<Version>,
-    bytes: BytesMut,
+    incoming: Incoming,
     packets: VecDeque<Packet>,
     is_closed: bool,
+}
+
+impl Arrivals {
+    fn new() -> Self {
+        Self {
+            version: None,
+            incoming: Incoming::client(Version::V311),
+            packets: VecDeque::new(),
+            is_closed: false,
+        }
+    }
 }
 
 pub struct Stage {
@@ -114,7 +128,7 @@ pub struct Stage {
     verified: Vec<(u64, bool)>,
     /// Bytes wait until [`Stage::read`].
     pub is_deaf: HashSet<u64>,
-    clients: HashMap<u64, Client>,
+    clients: HashMap<u64, Arrivals>,
     pub forwarded: VecDeque<(Arc<Message>, Option<Ticket>)>,
     pub paused: HashSet<u64>,
     pub safe: Vec<u64>,
@@ -205,7 +219,7 @@ impl Stage {
 
     pub fn open(&mut self, peer: Peer) -> u64 {
         self.next += 1;
-        self.clients.insert(self.next, Client::default());
+        self.clients.insert(self.next, Arrivals::new());
         self.input(Input::Opened(self.next, peer));
         self.next
     }
@@ -218,8 +232,9 @@ impl Stage {
     /// A packet of a client, as its bytes say it.
     pub fn send(&mut self, id: u64, packet: &Packet) {
         let client = self.clients.get_mut(&id).unwrap();
-        if let Packet::Connect(connect) = packet {
-            client.version.get_or_insert(connect.version);
+        if let (Packet::Connect(connect), None) = (packet, client.version) {
+            client.version = Some(connect.version);
+            client.incoming = Incoming::client(connect.version);
         }
         self.input(Input::Packet(id, packet.clone()));
     }
@@ -309,19 +324,11 @@ impl Stage {
         let Some(client) = self.clients.get_mut(&id) else {
             return;
         };
-        client.bytes.extend_from_slice(bytes);
-        let version = client.version.unwrap_or(Version::V311);
-        loop {
-            match Decoder::client(version, 1 << 20).decode(&mut client.bytes) {
-                Ok(Progress::Packet(packet)) => client.packets.push_back(packet),
-                Ok(Progress::NeedMore) => break,
-                Err(error) => panic!(
-                    "the broker sends what cannot be read: {error}: {:02x?}",
-                    client.bytes
-                ),
-            }
+        client.incoming.extend(bytes);
+        while let Some(packet) = client.incoming.next_packet() {
+            client.packets.push_back(packet);
         }
-        assert!(client.bytes.is_empty(), "half a packet");
+        assert!(client.incoming.is_empty(), "half a packet");
     }
 
     fn obey(&mut self, output: Output) {
@@ -373,11 +380,4 @@ impl Stage {
     pub fn is_closed(&self, id: u64) -> bool {
         self.clients.get(&id).is_none_or(|client| client.is_closed)
     }
-}
-
-/// The bytes of a packet as a client writes it.
-pub fn bytes_of(packet: &Packet, version: Version) -> BytesMut {
-    let mut bytes = BytesMut::new();
-    encode(packet, version, &mut bytes);
-    bytes
 }

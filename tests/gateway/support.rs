@@ -1,6 +1,8 @@
 //! What the tests share: processes that die with their test, free ports, waiting for something to
 //! become true.
 
+pub mod client;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use wellhead::config;
-use wellhead::mqtt::TopicName;
+use wellhead::mqtt::{ReasonCode, TopicName};
 
 use super::logins::{connect, log_in};
 use super::support::{Gateway, free_port, run, wellhead};
 
-const ACCEPTED: Option<u8> = Some(0);
-const WRONG: Option<u8> = Some(4);
+const ACCEPTED: Option<ReasonCode> = Some(ReasonCode::SUCCESS);
+const WRONG: Option<ReasonCode> = Some(ReasonCode::BAD_USER_NAME_OR_PASSWORD);
 
 #[test]
 fn users_of_mosquitto_log_in_and_their_file_is_read_again_at_reload() {
