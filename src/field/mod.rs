@@ -14,12 +14,15 @@
 //! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
 //! It knows neither topics nor brokers.
 
+mod accept;
 pub mod counts;
 pub mod decode;
 pub mod diagnostic;
+mod driver;
 pub mod formula;
 pub mod modbus;
 mod point_cache;
+mod sample;
 pub mod schedule;
 pub mod serial;
 pub mod signal;
@@ -35,7 +38,6 @@ pub mod trouble;
 pub mod typical;
 pub mod write;
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,11 +45,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
-use crate::reading::{DeviceId, Event, PointId, Value};
+use crate::reading::{DeviceId, Event, PointId};
 use crate::tasks::Stop;
 use counts::LineCounts;
 use decode::Register;
-use diagnostic::{DiagnosticRequest, DiagnosticResponse, PendingDiagnostic};
+use diagnostic::PendingDiagnostic;
 use formula::Formula;
 use modbus::manners::{Manners, Pause};
 use modbus::plan::Limits;
@@ -57,7 +59,10 @@ use modbus::unreadable::UnreadableRange;
 use signal::Signal;
 use text::TextProtocol;
 use text::parse::Extraction;
-use write::{Action, Order, Outcome, ReadBack, Rules};
+use write::{Order, Rules};
+
+pub use driver::{Driver, Job, PollError};
+pub use sample::{Sample, Values};
 
 /// The medium of a line, with its framing.
 #[derive(Debug, Clone, PartialEq)]
@@ -231,108 +236,6 @@ impl Point {
     pub fn is_derived(&self) -> bool {
         matches!(self.source, PointSource::Derived(_))
     }
-
-    /// Its register, if it is in a Modbus device.
-    pub fn register(&self) -> Option<&Register> {
-        match &self.source {
-            PointSource::Register { register, .. } => Some(register),
-            _ => None,
-        }
-    }
-}
-
-/// Points that one request reads together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    /// Index of the device in its line.
-    pub device: usize,
-    /// The interval between two reads.
-    pub every: Duration,
-    /// The planned time on the wire.
-    pub takes: Duration,
-    /// The time from the start until it is due first.
-    pub delay: Duration,
-    /// The points it brings.
-    pub points: Vec<PointId>,
-}
-
-/// The reason why a request brought no values.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PollError {
-    /// Weather: the device was silent.
-    #[error("no answer")]
-    NoAnswer,
-    /// Weather: no answer to this request in time; the text says what came instead.
-    #[error("{0}")]
-    Missed(String),
-    /// Peer: it answered with an error (a Modbus exception). The device lives.
-    #[error("{0}")]
-    Refused(String),
-    /// Peer: it answered that it is busy, and is to be asked again soon.
-    #[error("{0}")]
-    Busy(String),
-    /// Weather: something came that is not the answer to this request.
-    #[error("{0}")]
-    Garbled(String),
-    /// Weather: the wire itself is gone.
-    #[error("{0}")]
-    LineDown(String),
-}
-
-/// The values of a job: each point with its value, or with the reason for its bad quality.
-pub type Values = Vec<(PointId, Result<Value, Arc<str>>)>;
-
-/// The seam between a line's task and its wire; also where tests inject faults.
-pub trait Driver: Send {
-    /// The requests that read every point, as planned now.
-    fn jobs(&self) -> Vec<Job>;
-    /// True once after the plan has changed.
-    fn replanned(&mut self) -> bool {
-        false
-    }
-    /// Opens the wire. The error names the fault and the remedy.
-    fn connect(&mut self) -> impl Future<Output = Result<(), String>> + Send;
-    /// Does one job. Called only between `connect` and `disconnect`; safe to drop.
-    fn read(&mut self, job: usize) -> impl Future<Output = Result<Values, PollError>> + Send;
-    /// Reads as little as possible from an offline device, at another address each time; safe to
-    /// drop.
-    fn probe(
-        &mut self,
-        device: usize,
-        turn: usize,
-    ) -> impl Future<Output = Result<(), PollError>> + Send;
-    /// The longest time that a probe of this device takes.
-    fn probe_takes(&self, device: usize) -> Duration;
-    /// Waits for a device that sends without a request; safe to drop.
-    fn listen(&mut self) -> impl Future<Output = Result<(usize, Values), PollError>> + Send {
-        std::future::pending()
-    }
-    /// The values that a device has sent by itself while others were polled.
-    fn overheard(&mut self) -> Option<(usize, Values)> {
-        None
-    }
-    /// Does one request that writes.
-    fn write(
-        &mut self,
-        device: usize,
-        action: &Action,
-        read_back: Option<ReadBack>,
-        repeat: bool,
-    ) -> impl Future<Output = Outcome> + Send;
-    /// Makes a diagnostic request to any unit; safe to drop. Called only between `connect` and
-    /// `disconnect`.
-    fn ask(
-        &mut self,
-        _unit: u8,
-        _ask: &DiagnosticRequest,
-        _within: Duration,
-    ) -> impl Future<Output = DiagnosticResponse> + Send {
-        std::future::ready(DiagnosticResponse::NoLine(
-            "the devices of this line have no registers".to_owned(),
-        ))
-    }
-    /// Closes the wire.
-    fn disconnect(&mut self);
 }
 
 /// The task of one line.
@@ -387,7 +290,8 @@ impl LineTask {
                 supervisor::run(line, driver, channels).await;
             }
             _ => {
-                let driver = modbus::Modbus::new(&line, counts, folder);
+                let driver = modbus::Modbus::new(&line, counts, folder)
+                    .watched_by(channels.heartbeat.clone());
                 supervisor::run(line, driver, channels).await;
             }
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::formula::Formula;
-use super::{Device, Point, PointSource, Values};
+use super::{Device, Point, PointSource, Sample, Values};
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 
 /// Intervals without a newer value until the last one is stale.
@@ -42,6 +42,24 @@ enum Standing {
     },
     /// No value.
     None(Arc<str>),
+}
+
+impl Standing {
+    /// After a sample.
+    fn of(sample: &Sample, now: Instant) -> Self {
+        match (&sample.value, &sample.quality) {
+            (Err(why), _) | (_, Some(Quality::Bad(why))) => Self::None(Arc::clone(why)),
+            // The device itself doubts it: nothing good is computed from it.
+            (Ok(value), Some(Quality::Stale(why))) => Self::Old {
+                value: value.clone(),
+                at: now,
+                why: Arc::clone(why),
+                told: true,
+                is_bad: false,
+            },
+            (Ok(value), None | Some(Quality::Good)) => Self::Good(value.clone(), now),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -194,22 +212,20 @@ impl PointCache {
     pub(super) fn measured(&mut self, device: usize, values: Values, at: Now) -> Vec<Reading> {
         let Now { now, time } = at;
         let mut readings = Vec::with_capacity(values.len());
-        for (point, value) in values {
-            let standing = match &value {
-                Ok(value) => Standing::Good(value.clone(), now),
-                Err(why) => Standing::None(why.clone()),
-            };
+        for sample in values {
+            let point = sample.point;
             if let Some(slot) = self.slots.place(point) {
-                slot.standing = Some(standing);
+                slot.standing = Some(Standing::of(&sample, now));
                 self.fades_at = self
                     .fades_at
                     .into_iter()
                     .chain(slot.fades_at(self.pace))
                     .min();
             }
-            let (value, quality) = match value {
-                Ok(value) => (Some(value), Quality::Good),
-                Err(why) => (None, Quality::Bad(why)),
+            let time = sample.source_time.unwrap_or(time);
+            let (value, quality) = match (sample.value, sample.quality) {
+                (Err(why), _) | (_, Some(Quality::Bad(why))) => (None, Quality::Bad(why)),
+                (Ok(value), quality) => (Some(value), quality.unwrap_or(Quality::Good)),
             };
             readings.push(Reading {
                 point,
@@ -528,7 +544,10 @@ mod tests {
     fn a_value_is_stale_from_the_first_failure_and_gone_with_its_device() {
         let now = crate::time::now();
         let mut cache = last_of(None);
-        let both = vec![(A, Ok(Value::UInt(1))), (PointId(1), Ok(Value::UInt(2)))];
+        let both = vec![
+            Sample::new(A, Ok(Value::UInt(1))),
+            Sample::new(PointId(1), Ok(Value::UInt(2))),
+        ];
         assert_eq!(
             told(&cache.measured(0, both, at(now))),
             ["0 1 good", "1 2 good", "2 3 good"]
@@ -542,7 +561,7 @@ mod tests {
             told(&cache.missed(&failure(&why, true), at(now))),
             ["0 - bad", "2 - bad"]
         );
-        let readings = cache.measured(0, vec![(A, Ok(Value::UInt(5)))], at(now));
+        let readings = cache.measured(0, vec![Sample::new(A, Ok(Value::UInt(5)))], at(now));
         assert_eq!(told(&readings), ["0 5 good", "2 7 good"]);
     }
 
@@ -550,7 +569,12 @@ mod tests {
     fn with_patience_a_value_stands_until_it_is_too_old() {
         let now = crate::time::now();
         let patience = Duration::from_secs(30);
-        let both = || vec![(A, Ok(Value::UInt(1))), (PointId(1), Err("broken".into()))];
+        let both = || {
+            vec![
+                Sample::new(A, Ok(Value::UInt(1))),
+                Sample::new(PointId(1), Err("broken".into())),
+            ]
+        };
         let mut cache = last_of(Some(patience));
         cache.measured(0, both(), at(now));
         let why: Arc<str> = "no answer".into();
@@ -574,7 +598,12 @@ mod tests {
     #[test]
     fn without_patience_a_value_that_is_not_read_again_is_stale_after_some_intervals() {
         let now = crate::time::now();
-        let both = || vec![(A, Ok(Value::UInt(1))), (PointId(1), Ok(Value::UInt(2)))];
+        let both = || {
+            vec![
+                Sample::new(A, Ok(Value::UInt(1))),
+                Sample::new(PointId(1), Ok(Value::UInt(2))),
+            ]
+        };
         let mut cache = last_of(None);
         cache.measured(0, both(), at(now));
         assert!(

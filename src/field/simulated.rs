@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decode::{DataType, Register, Table};
+use super::modbus::request::{Action, requests};
 use super::signal::Waveform;
-use super::write::{Action, Outcome, ReadBack};
-use super::{Device, Driver, Job, Point, PollError, Values};
-use crate::reading::{PointId, Value};
+use super::write::{WriteRequest, Written};
+use super::{Device, Driver, Job, Point, PollError, Sample, Values};
+use crate::reading::Value;
 use crate::time::now;
 
 /// The driver of a `simulated` line.
 #[derive(Debug)]
 pub struct Simulated {
+    devices: Vec<Arc<Device>>,
     jobs: Vec<Job>,
     points: Vec<Vec<Point>>,
     /// Written values, by point; they are shown from then on.
@@ -55,6 +57,7 @@ impl Simulated {
             }
         }
         Self {
+            devices: devices.to_vec(),
             jobs,
             points,
             written: HashMap::new(),
@@ -62,12 +65,7 @@ impl Simulated {
         }
     }
 
-    fn value(
-        &self,
-        device: usize,
-        point: &Point,
-        elapsed: Duration,
-    ) -> (PointId, Result<Value, Arc<str>>) {
+    fn value(&self, device: usize, point: &Point, elapsed: Duration) -> Sample {
         let value = point.signal.value(elapsed);
         let shown = match point.register() {
             // Through the register and back, so that type, scale and words mean the same as on a
@@ -85,7 +83,36 @@ impl Simulated {
             }
             None => Ok(Value::F64((value * 1000.0).round() / 1000.0)),
         };
-        (point.id, shown)
+        Sample::new(point.id, shown)
+    }
+}
+
+impl Simulated {
+    /// Shows from now on what a request writes.
+    fn keep(&mut self, device: usize, action: &Action) {
+        let (start, count) = action.span();
+        let table = if matches!(action, Action::Bits { .. }) {
+            Table::Coil
+        } else {
+            Table::Holding
+        };
+        let words: Vec<u16> = match action {
+            Action::Words { words, .. } => words.clone(),
+            Action::Bits { bits, .. } => bits.iter().map(|bit| u16::from(*bit)).collect(),
+            Action::Mask { and, or, .. } => {
+                let before = self
+                    .written
+                    .get(&(device, table, start))
+                    .copied()
+                    .unwrap_or(0);
+                vec![(before & and) | (or & !and)]
+            }
+        };
+        self.written.extend(
+            (start..start.saturating_add(count))
+                .zip(&words)
+                .map(|(address, word)| ((device, table, address), *word)),
+        );
     }
 }
 
@@ -119,7 +146,7 @@ pub(super) fn words(
 }
 
 impl Driver for Simulated {
-    fn jobs(&self) -> Vec<Job> {
+    fn plan(&self) -> Vec<Job> {
         self.jobs.clone()
     }
 
@@ -143,37 +170,24 @@ impl Driver for Simulated {
         Ok(())
     }
 
-    async fn write(
-        &mut self,
-        device: usize,
-        action: &Action,
-        _: Option<ReadBack>,
-        _: bool,
-    ) -> Outcome {
-        let (start, count) = action.span();
-        let table = if matches!(action, Action::Bits { .. }) {
-            Table::Coil
-        } else {
-            Table::Holding
+    async fn write(&mut self, request: &WriteRequest) -> Written {
+        let Some(device) = self.devices.get(request.device).map(Arc::clone) else {
+            return Written::NotSent("no such device".to_owned());
         };
-        let words: Vec<u16> = match action {
-            Action::Words { words, .. } => words.clone(),
-            Action::Bits { bits, .. } => bits.iter().map(|bit| u16::from(*bit)).collect(),
-            Action::Mask { and, or, .. } => {
-                let before = self
-                    .written
-                    .get(&(device, table, start))
-                    .copied()
-                    .unwrap_or(0);
-                vec![(before & and) | (or & !and)]
-            }
-        };
-        self.written.extend(
-            (start..start.saturating_add(count))
-                .zip(&words)
-                .map(|(address, word)| ((device, table, address), *word)),
-        );
-        Outcome::Done(Some(words))
+        match requests(&device, &request.values) {
+            Ok(actions) => actions
+                .iter()
+                .for_each(|action| self.keep(request.device, action)),
+            Err(why) => return Written::NotSent(why),
+        }
+        let elapsed = now().saturating_duration_since(self.started);
+        let is_written = |point: &&Point| request.values.iter().any(|(id, _)| *id == point.id);
+        let points = device.points.iter().filter(is_written);
+        Written::Done(
+            points
+                .map(|point| self.value(request.device, point, elapsed))
+                .collect(),
+        )
     }
 
     fn probe_takes(&self, _: usize) -> Duration {

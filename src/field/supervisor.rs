@@ -105,7 +105,7 @@ struct Supervisor<D> {
 
 /// Polls `line` through `driver` until it is stopped.
 pub(super) async fn run<D: Driver>(line: Line, driver: D, channels: LineChannels) {
-    let jobs = driver.jobs();
+    let jobs = driver.plan();
     let schedule = Schedule::new(&jobs, line.devices.len(), now());
     let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let cache = PointCache::new(&line.devices, line.answer_within.most, now());
@@ -329,7 +329,7 @@ impl<D: Driver> Supervisor<D> {
     fn replan(&mut self) -> bool {
         let has_learned = self.driver.replanned();
         if has_learned {
-            let jobs = self.driver.jobs();
+            let jobs = self.driver.plan();
             self.schedule.replace(&self.jobs, &jobs, now());
             self.jobs = jobs;
         }

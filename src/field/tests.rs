@@ -19,8 +19,10 @@ use super::modbus::unreadable::UnreadableRanges;
 use super::point_cache::{Failure, MISSES, Now, PointCache};
 use super::schedule::{Heard, NextStep, Schedule};
 use super::signal::Signal;
-use super::write::{Action, Outcome, ReadBack};
-use super::{Device, Driver, Job, Line, Point, PointSource, PollError, Values, Wire, supervisor};
+use super::write::{WriteRequest, Written};
+use super::{
+    Device, Driver, Job, Line, Point, PointSource, PollError, Sample, Values, Wire, supervisor,
+};
 use crate::reading::{DeviceId, PointId, Quality, Reading, Timestamp, Value};
 use crate::tasks::stop_token;
 
@@ -283,7 +285,7 @@ impl World {
                     .extend(brought.iter().map(|point| (*point, self.now)));
                 let values = brought
                     .iter()
-                    .map(|point| (*point, Ok(Value::UInt(1))))
+                    .map(|point| Sample::new(*point, Ok(Value::UInt(1))))
                     .collect();
                 self.cache.measured(block.device, values, at(self.now))
             }
@@ -499,7 +501,7 @@ fn a_point_that_is_refused_is_asked_for_after_1_2_4_minutes_up_to_an_hour() {
 struct Hanging(bool);
 
 impl Driver for Hanging {
-    fn jobs(&self) -> Vec<Job> {
+    fn plan(&self) -> Vec<Job> {
         vec![Job {
             device: 0,
             every: 10 * MS,
@@ -517,7 +519,7 @@ impl Driver for Hanging {
         if std::mem::replace(&mut self.0, true) {
             std::future::pending::<()>().await;
         }
-        Ok(vec![(PointId(0), Ok(Value::UInt(1)))])
+        Ok(vec![Sample::new(PointId(0), Ok(Value::UInt(1)))])
     }
 
     async fn probe(&mut self, _: usize, _: usize) -> Result<(), PollError> {
@@ -528,8 +530,8 @@ impl Driver for Hanging {
         MS
     }
 
-    async fn write(&mut self, _: usize, _: &Action, _: Option<ReadBack>, _: bool) -> Outcome {
-        Outcome::NotSent("not here".to_owned())
+    async fn write(&mut self, _: &WriteRequest) -> Written {
+        Written::NotSent("not here".to_owned())
     }
 
     fn disconnect(&mut self) {}

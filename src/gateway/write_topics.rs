@@ -1,6 +1,7 @@
 //! The `.../set` topics, on which points and groups of points are written.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::config;
 use crate::field::write::Rules;
@@ -37,6 +38,7 @@ pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, WriteT
             let target = |members, is_group| WriteTarget {
                 line,
                 device,
+                instrument: Arc::clone(spec),
                 members,
                 is_group,
             };
@@ -63,10 +65,8 @@ fn set_topic(topic: &TopicName) -> Option<TopicName> {
 /// A point as it is written; `None` if it cannot be.
 fn member(point: &Point) -> Option<WritablePoint> {
     Some(WritablePoint {
-        name: point.name.to_string(),
-        id: point.id,
-        register: point.register()?.clone(),
         rules: Rules::clone(point.write.as_ref()?),
+        point: point.clone(),
     })
 }
 

@@ -143,10 +143,10 @@ impl LineDecoder<'_> {
         };
         values
             .into_iter()
-            .map(|(id, value)| Named {
-                name: name(id),
-                value,
-                unit: unit(id).map(ToString::to_string),
+            .map(|sample| Named {
+                name: name(sample.point),
+                value: sample.value,
+                unit: unit(sample.point).map(ToString::to_string),
             })
             .collect()
     }

@@ -5,7 +5,7 @@ use super::context::{DeviceContext, PointCheck};
 use super::{Check, at};
 use crate::config::file::{self, BitOrder};
 use crate::field::decode::{ByteOrder, DataType};
-use crate::field::write::Function;
+use crate::field::modbus::request::Function;
 use crate::report::aggregate::Show;
 
 /// The origin of a value, as far as it decides which settings have an effect.

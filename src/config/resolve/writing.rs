@@ -7,7 +7,7 @@ use super::Check;
 use super::context::{DeviceContext, PointCheck};
 use crate::config::{WriteGroup, file};
 use crate::field::decode::{DataType, Part, Register, Table};
-use crate::field::write::{ReadBack, Rules};
+use crate::field::write::{ReadBack, RegisterRules, Rules};
 use crate::field::{Device, PointSource};
 use crate::report::template::TopicTemplate;
 
@@ -45,9 +45,11 @@ impl PointCheck<'_, '_> {
             at_most_every: write.at_most_every.map(|span| span.0),
             good_for: write.good_for.map_or(DEFAULT_GOOD_FOR, |span| span.0),
             read_back,
-            function: write.function,
             repeat: write.repeat.unwrap_or(true),
-            allow_split: write.allow_split,
+            registers: RegisterRules {
+                function: write.function,
+                allow_split: write.allow_split,
+            },
         }))
     }
 

@@ -13,6 +13,7 @@
 //!
 //! `manners` (needs of some devices beyond the standard; pure), `link` (the open wire), `exchange`
 //! (one request and its traces), `write`, `diagnostic` and `identify` (requests outside the plan),
+//! `request` (values as registers; pure),
 //! `plan`, `block` and `unreadable` (the requests of the plan; pure), `owed` (late answers; pure),
 //! `timeout_estimator` (adaptive timeouts; pure), `words` (registers in requests and answers;
 //! pure), `device_cache` (facts learned about devices, on disk), `slave` (the simulator).
@@ -31,6 +32,7 @@ mod mbap_adapter;
 mod mode;
 mod owed;
 pub mod plan;
+pub mod request;
 mod rtu_adapter;
 pub mod slave;
 pub mod timeout_estimator;
@@ -49,8 +51,9 @@ use super::counts::LineCounts;
 use super::decode::Table;
 use super::diagnostic::{DiagnosticRequest, DiagnosticResponse};
 use super::trouble::Trouble;
-use super::write::{Action, Outcome, ReadBack};
+use super::write::{WriteRequest, Written};
 use super::{Device, Driver, Job, Line, PollError, Values, Wire};
+use crate::heartbeat::Heartbeat;
 use crate::time::now;
 use block::{Block, bytes_of};
 use device_cache::DeviceCache;
@@ -89,6 +92,8 @@ pub struct Modbus {
     identified: HashSet<usize>,
     counts: Arc<LineCounts>,
     cache: DeviceCache,
+    /// Beats between the requests of a long write; `None`: nobody watches.
+    heartbeat: Option<Heartbeat>,
 }
 
 impl std::fmt::Debug for Modbus {
@@ -155,12 +160,21 @@ impl Modbus {
             identified: HashSet::new(),
             counts,
             cache,
+            heartbeat: None,
         };
-        driver.plan();
+        driver.make_plan();
         driver
     }
 
-    fn plan(&mut self) {
+    /// The same driver, with a heartbeat between the requests of a long write.
+    pub fn watched_by(self, heartbeat: Heartbeat) -> Self {
+        Self {
+            heartbeat: Some(heartbeat),
+            ..self
+        }
+    }
+
+    fn make_plan(&mut self) {
         let devices = self.devices.iter().zip(&self.unreadable).enumerate();
         let blocks = devices.flat_map(|(index, (device, unreadable))| {
             plan::plan(index, device, costs(&self.wire, device), unreadable)
@@ -169,7 +183,7 @@ impl Modbus {
     }
 
     fn replan(&mut self) {
-        self.plan();
+        self.make_plan();
         self.replanned = true;
         self.cache.keep(&self.devices, &self.unreadable);
     }
@@ -305,7 +319,7 @@ impl Modbus {
 }
 
 impl Driver for Modbus {
-    fn jobs(&self) -> Vec<Job> {
+    fn plan(&self) -> Vec<Job> {
         let job = |block: &Arc<Block>| Job {
             device: block.device,
             every: block.every,
@@ -401,14 +415,8 @@ impl Driver for Modbus {
         std::future::pending().await
     }
 
-    async fn write(
-        &mut self,
-        device: usize,
-        action: &Action,
-        read_back: Option<ReadBack>,
-        repeat: bool,
-    ) -> Outcome {
-        self.write_action(device, action, read_back, repeat).await
+    async fn write(&mut self, request: &WriteRequest) -> Written {
+        self.write_values(request).await
     }
 
     async fn ask(

@@ -11,7 +11,7 @@ use tokio_modbus::{Request, Response};
 use super::block::{Block, BlockPoint};
 use super::frames;
 use crate::field::decode::{Register, Table};
-use crate::field::{PollError, Values};
+use crate::field::{PollError, Sample, Values};
 use crate::reading::Value;
 
 /// The request for `count` registers or bits from `start` on.
@@ -151,7 +151,7 @@ impl Block {
         };
         self.points
             .iter()
-            .map(|point| (point.id, value(point)))
+            .map(|point| Sample::new(point.id, value(point)))
             .collect()
     }
 }

@@ -15,9 +15,12 @@ use super::Modbus;
 use super::block::{Block, Target, bytes_of};
 use super::exchange::Question;
 use super::link::{Answer, Link};
+use super::request::{Action, Function, registers, requests};
 use super::words::FrameLengths;
-use crate::field::decode::Table;
-use crate::field::write::{Action, Function, Outcome, ReadBack};
+use crate::field::decode::{Register, Table};
+use crate::field::write::{ReadBack, WriteRequest, Written};
+use crate::field::{Sample, Values};
+use crate::reading::PointId;
 use crate::time::now;
 
 /// The time that devices get to act on a broadcast [Modbus over serial line 1.02, 2.4.1].
@@ -39,6 +42,19 @@ const BUSY_PAUSES: [Duration; 3] = [
     Duration::from_millis(100),
     Duration::from_millis(200),
 ];
+
+/// The outcome of one request that writes.
+enum Outcome {
+    /// The device confirmed it. The registers, if they were read back (bits: 0 or 1).
+    Done(Option<Vec<u16>>),
+    /// A Modbus exception.
+    Exception(u8),
+    /// It was sent, and it is unknown whether it was done: the registers, if they can be read, and
+    /// the reason.
+    Unknown(Option<Vec<u16>>, String),
+    /// It was never sent, for the reason given.
+    NotSent(String),
+}
 
 /// The outcome of one attempt to write.
 enum Confirmed {
@@ -81,9 +97,37 @@ struct MaskWrite {
 }
 
 impl Modbus {
+    /// Does the requests of a write, up to the first that fails.
+    pub(super) async fn write_values(&mut self, request: &WriteRequest) -> Written {
+        let Some(device) = self.devices.get(request.device).cloned() else {
+            return Written::NotSent("no such device".to_owned());
+        };
+        let actions = match requests(&device, &request.values) {
+            Ok(actions) => actions,
+            Err(why) => return Written::NotSent(why),
+        };
+        let points: Vec<_> = registers(&device, &request.values).collect();
+        let mut shown = Values::new();
+        for (index, action) in actions.iter().enumerate() {
+            if let Some(heartbeat) = &self.heartbeat {
+                heartbeat.beat(now());
+            }
+            let outcome = self
+                .write_action(request.device, action, request.read_back, request.repeat)
+                .await;
+            if let Outcome::Done(Some(words)) | Outcome::Unknown(Some(words), _) = &outcome {
+                shown.extend(values_in(words, action, &points));
+            }
+            if !matches!(outcome, Outcome::Done(_)) {
+                return failed(outcome, shown, index > 0);
+            }
+        }
+        Written::Done(shown)
+    }
+
     /// Writes, reads back if asked to or if nothing was answered, and repeats once if that is
     /// allowed and shows that it was not done.
-    pub(super) async fn write_action(
+    async fn write_action(
         &mut self,
         device: usize,
         action: &Action,
@@ -387,6 +431,36 @@ fn holds(action: &Action, words: &[u16]) -> bool {
         Action::Bits { bits, .. } => words.iter().map(|word| *word != 0).eq(bits.iter().copied()),
         Action::Mask { and, or, .. } => words.first().is_some_and(|word| word & !and == or & !and),
     }
+}
+
+/// The result of a write whose last request was not done. Once one was done before it, the write as
+/// a whole cannot count as not done.
+fn failed(outcome: Outcome, shown: Values, has_part: bool) -> Written {
+    let in_part =
+        |shown, why: String| Written::Unknown(shown, format!("only a part was done: {why}"));
+    match outcome {
+        Outcome::Done(_) => Written::Done(shown),
+        Outcome::Unknown(_, why) => Written::Unknown(shown, why),
+        Outcome::Exception(code) if has_part => in_part(shown, super::explain(code)),
+        Outcome::NotSent(why) if has_part => in_part(shown, why),
+        Outcome::Exception(code) => Written::Exception(code),
+        Outcome::NotSent(why) => Written::NotSent(why),
+    }
+}
+
+/// The values of those points that lie in the registers of an action.
+fn values_in(words: &[u16], action: &Action, points: &[(PointId, &Register)]) -> Values {
+    let (start, count) = action.span();
+    let value = |(id, register): &(PointId, &Register)| {
+        let from = register.address.checked_sub(start)?;
+        if from >= count {
+            return None;
+        }
+        let words = words.get(usize::from(from)..)?;
+        let words = words.get(..usize::from(register.width()))?;
+        Some(Sample::new(*id, register.decode(words, None)))
+    };
+    points.iter().filter_map(value).collect()
 }
 
 /// The request for an action, with the lengths of its frames.

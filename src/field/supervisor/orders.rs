@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use super::report::names;
 use super::{MOST_ORDERS, Stopped, Supervisor, WRITES_IN_A_ROW, beside};
-use crate::field::decode::Register;
 use crate::field::diagnostic::{DiagnosticResponse, PendingDiagnostic};
 use crate::field::modbus::explain;
 use crate::field::schedule::NextStep;
-use crate::field::write::{Action, Order, Outcome, Written};
+use crate::field::write::{Order, WriteRequest, Written};
 use crate::field::{Driver, Values};
 use crate::reading::{PointId, Timestamp};
 use crate::time::{moment, now};
@@ -51,65 +50,42 @@ impl<D: Driver> Supervisor<D> {
 
     /// Carries out an order and reports how it ended.
     pub(super) async fn write(&mut self, order: Order) -> Result<(), Stopped> {
-        let mut shown = Values::new();
-        let Ok(ended) = self.carry_out(&order, &mut shown).await else {
+        let Order {
+            request, answer, ..
+        } = order;
+        self.channels.heartbeat.beat(now());
+        let write = self.driver.write(&request);
+        let Ok(written) = beside(write, &mut self.cache, &mut self.channels).await else {
             // It may be on the wire already. The sender of the order may be gone.
-            let _ = order.answer.send(Written::Unknown(
-                shown,
+            let _ = answer.send(Written::Unknown(
+                Values::new(),
                 "the line was stopped meanwhile".to_owned(),
             ));
             return Err(Stopped);
         };
-        let (device, points) = (order.device, order.points);
-        self.log_write(device, &points, &ended);
+        self.log_write(&request, &written);
+        let shown = written.shown().to_vec();
         // The sender of the order may be gone.
-        let _ = order.answer.send(ended);
-        self.written(device, &points, shown).await
-    }
-
-    /// Does the actions of an order, up to the first that fails. `shown`: the values that were read
-    /// back.
-    async fn carry_out(&mut self, order: &Order, shown: &mut Values) -> Result<Written, Stopped> {
-        for (index, action) in order.actions.iter().enumerate() {
-            self.channels.heartbeat.beat(now());
-            let write = self
-                .driver
-                .write(order.device, action, order.read_back, order.repeat);
-            let outcome = beside(write, &mut self.cache, &mut self.channels).await?;
-            if let Outcome::Done(Some(words)) | Outcome::Unknown(Some(words), _) = &outcome {
-                shown.extend(values_in(words, action, &order.points));
-            }
-            // Once an action was done, the order as a whole cannot count as not done.
-            let in_part = |why: String| {
-                Written::Unknown(shown.clone(), format!("only a part was done: {why}"))
-            };
-            return Ok(match outcome {
-                Outcome::Done(_) => continue,
-                Outcome::Unknown(_, why) => Written::Unknown(shown.clone(), why),
-                Outcome::Exception(code) if index > 0 => in_part(explain(code)),
-                Outcome::NotSent(why) if index > 0 => in_part(why),
-                Outcome::Exception(code) => Written::Exception(code),
-                Outcome::NotSent(why) => Written::NotSent(why),
-            });
-        }
-        Ok(Written::Done(shown.clone()))
+        let _ = answer.send(written);
+        self.written(&request, shown).await
     }
 
     /// One log line for each write, at debug level.
-    fn log_write(&self, device: usize, points: &[(PointId, Register)], ended: &Written) {
+    fn log_write(&self, request: &WriteRequest, written: &Written) {
         let Some(device) = self
             .line
             .devices
-            .get(device)
+            .get(request.device)
             .filter(|_| tracing::enabled!(tracing::Level::DEBUG))
         else {
             return;
         };
-        let points: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
+        let points: Vec<PointId> = request.values.iter().map(|(id, _)| *id).collect();
         let points = names(device, &points);
-        let outcome = match ended {
+        let outcome = match written {
             Written::Done(_) => "done".to_owned(),
             Written::Exception(code) => explain(*code),
+            Written::Refused(why) => why.to_string(),
             Written::Unknown(_, why) | Written::NotSent(why) => why.clone(),
             Written::Expired => "expired".to_owned(),
         };
@@ -120,22 +96,18 @@ impl<D: Driver> Supervisor<D> {
     }
 
     /// Publishes the values that were read back; the other points are read as soon as possible.
-    async fn written(
-        &mut self,
-        device: usize,
-        points: &[(PointId, Register)],
-        shown: Values,
-    ) -> Result<(), Stopped> {
-        let unseen = points
+    async fn written(&mut self, request: &WriteRequest, shown: Values) -> Result<(), Stopped> {
+        let unseen = request
+            .values
             .iter()
             .map(|(id, _)| *id)
-            .filter(|id| !shown.iter().any(|(other, _)| other == id));
+            .filter(|id| !shown.iter().any(|sample| sample.point == *id));
         let jobs =
             unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
         for job in jobs.collect::<Vec<usize>>() {
             self.schedule.hurry(job, now());
         }
-        self.emit_values(device, shown, Timestamp::from(moment()))
+        self.emit_values(request.device, shown, Timestamp::from(moment()))
             .await
     }
 
@@ -191,19 +163,4 @@ impl<D: Driver> Supervisor<D> {
             )));
         }
     }
-}
-
-/// The values of those points that lie in the registers of an action.
-fn values_in(words: &[u16], action: &Action, points: &[(PointId, Register)]) -> Values {
-    let (start, count) = action.span();
-    let value = |(id, register): &(PointId, Register)| {
-        let from = register.address.checked_sub(start)?;
-        if from >= count {
-            return None;
-        }
-        let words = words.get(usize::from(from)..)?;
-        let words = words.get(..usize::from(register.width()))?;
-        Some((*id, register.decode(words, None)))
-    };
-    points.iter().filter_map(value).collect()
 }

@@ -224,7 +224,7 @@ impl<D: Driver> Supervisor<D> {
         let ms = took.as_secs_f64() * 1000.0;
         match outcome {
             Ok(values) => {
-                let bad = values.iter().filter(|(_, value)| value.is_err()).count();
+                let bad = values.iter().filter(|sample| sample.value.is_err()).count();
                 tracing::debug!(
                     event = "device.points_read", line = %self.line.name, device = %device.name, %points, ms, bad,
                     "points read"

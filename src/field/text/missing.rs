@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::parse::Extraction;
-use crate::field::{Device, PointSource, Values};
+use crate::field::{Device, PointSource, Sample, Values};
 use crate::reading::PointId;
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Missing {
     /// A message, or one answer made of several, brought these.
     pub(super) fn heard(&mut self, values: &Values, now: Instant) {
         for watched in &mut self.0 {
-            if values.iter().any(|(point, _)| *point == watched.point) {
+            if values.iter().any(|sample| sample.point == watched.point) {
                 (watched.since, watched.messages, watched.is_told) = (Some(now), 0, false);
             } else {
                 watched.since.get_or_insert(now);
@@ -84,7 +84,7 @@ impl Missing {
                 let (sought, count) = (&watched.sought, watched.messages);
                 let telegrams = if count == 1 { "telegram" } else { "telegrams" };
                 let why: Arc<str> = format!("no line with {sought} in {count} {telegrams}").into();
-                missing.push((watched.point, Err(why)));
+                missing.push(Sample::new(watched.point, Err(why)));
             }
         }
         missing
@@ -137,7 +137,7 @@ mod tests {
     fn told(values: &Values) -> Vec<String> {
         values
             .iter()
-            .map(|(point, value)| format!("{} {}", point.0, value.as_ref().unwrap_err()))
+            .map(|sample| format!("{} {}", sample.point.0, sample.value.as_ref().unwrap_err()))
             .collect()
     }
 
@@ -145,7 +145,9 @@ mod tests {
     fn a_point_that_never_came_or_comes_no_more_is_told_once_with_the_line_that_lacks() {
         let mut missing = Missing::new(&device(), 10 * SECOND);
         let start = crate::time::now();
-        let both: Values = [0, 1].map(|id| (PointId(id), Ok(Value::UInt(1)))).to_vec();
+        let both: Values = [0, 1]
+            .map(|id| Sample::new(PointId(id), Ok(Value::UInt(1))))
+            .to_vec();
         let first: Values = both.get(..1).unwrap().to_vec();
         assert!(
             missing.take(start + 99 * SECOND).is_empty(),

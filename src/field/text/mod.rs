@@ -34,7 +34,7 @@ use super::counts::LineCounts;
 use super::serial::{Port, dial};
 use super::trace::Happening;
 use super::trouble::Came;
-use super::write::{Action, Outcome, ReadBack};
+use super::write::{WriteRequest, Written};
 use super::{Device, Driver, Job, Line, PollError, Values, Wire};
 use crate::heartbeat::Heartbeat;
 use crate::reading::PointId;
@@ -315,7 +315,7 @@ impl Text {
 }
 
 impl Driver for Text {
-    fn jobs(&self) -> Vec<Job> {
+    fn plan(&self) -> Vec<Job> {
         let points = |device: &Device| -> Vec<PointId> {
             device
                 .points
@@ -417,8 +417,8 @@ impl Driver for Text {
         self.answer_within
     }
 
-    async fn write(&mut self, _: usize, _: &Action, _: Option<ReadBack>, _: bool) -> Outcome {
-        Outcome::NotSent("this instrument cannot be written to".to_owned())
+    async fn write(&mut self, _: &WriteRequest) -> Written {
+        Written::NotSent("this instrument cannot be written to".to_owned())
     }
 
     fn overheard(&mut self) -> Option<(usize, Values)> {

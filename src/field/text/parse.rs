@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::script::Pattern;
 use crate::field::decode::Meaning;
-use crate::field::{Device, PointSource, Values};
+use crate::field::{Device, PointSource, Sample, Values};
 use crate::reading::Value;
 
 /// The group that holds the value, where the first one does not.
@@ -425,7 +425,8 @@ pub(super) fn values(device: &Device, pattern: Option<&Pattern>, message: &[u8])
         .iter()
         .filter_map(|point| match &point.source {
             PointSource::Extracted(found) => {
-                Some((point.id, found.value(message, captures.as_ref())?))
+                let value = found.value(message, captures.as_ref())?;
+                Some(Sample::new(point.id, value))
             }
             _ => None,
         });

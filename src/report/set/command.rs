@@ -1,25 +1,21 @@
 //! The command in a payload, checked against the points that may be written. Pure.
 //!
-//! Order: the text, the value in the type of the register (scale, words, range), the limits of the
+//! Order: the text, the value in the type of its point (scale, words, range), the limits of the
 //! YAML. A command that is refused here has touched nothing.
 
 use std::time::Instant;
 
 use serde_json::{Map, Value as Json};
 
-use crate::field::decode::{DataType, Part, Register};
-use crate::field::write::{Action, Rules};
-use crate::reading::{PointId, Value};
+use crate::field::Point;
+use crate::field::write::Rules;
+use crate::reading::Value;
 
 /// One point that can be written.
 #[derive(Debug, Clone)]
 pub struct WritablePoint {
-    /// Its name in the device.
-    pub name: String,
-    /// Which point.
-    pub id: PointId,
-    /// Where it is.
-    pub register: Register,
+    /// The point.
+    pub point: Point,
     /// Which values, and how.
     pub rules: Rules,
 }
@@ -115,25 +111,6 @@ fn plain(value: Json) -> Result<Value, String> {
 }
 
 impl WritablePoint {
-    /// The request that writes `value`; the error says why it must not be written.
-    pub(super) fn action(&self, value: &Value) -> Result<Action, String> {
-        let value = self.in_its_type(value);
-        let mask = self.register.mask_of(&value);
-        let action = match mask {
-            Some(mask) => {
-                let (and, or) = mask?;
-                Action::Mask {
-                    address: self.register.address,
-                    and,
-                    or,
-                }
-            }
-            None => self.whole(self.register.encode_exactly(&value)?),
-        };
-        self.within_limits(&value)?;
-        Ok(action)
-    }
-
     /// Refuses a write that comes sooner after the last one than the rules allow.
     pub(super) fn check_pause(&self, last: Option<Instant>, now: Instant) -> Result<(), String> {
         let pause = self.rules.at_most_every.unwrap_or_default();
@@ -143,107 +120,17 @@ impl WritablePoint {
         }
         Ok(())
     }
-
-    /// The value that the device shows after an action: `value` as its registers hold it.
-    pub(super) fn shown(&self, action: &Action, value: Value) -> Value {
-        let words = match action {
-            Action::Words { words, .. } => words.clone(),
-            Action::Bits { bits, .. } => bits.iter().map(|bit| u16::from(*bit)).collect(),
-            Action::Mask { or, .. } => vec![*or],
-        };
-        self.register.decode(&words, None).unwrap_or(value)
-    }
-
-    fn whole(&self, words: Vec<u16>) -> Action {
-        let (address, function) = (self.register.address, self.rules.function);
-        if self.register.table.is_bits() {
-            Action::Bits {
-                address,
-                bits: words.into_iter().map(|word| word != 0).collect(),
-                function,
-            }
-        } else {
-            Action::Words {
-                address,
-                words,
-                function,
-            }
-        }
-    }
-
-    /// "on" for a bit is true, "12.5" for a number is 12.5.
-    fn in_its_type(&self, value: &Value) -> Value {
-        let meaning = &self.register.meaning;
-        let Value::Text(text) = value else {
-            return value.clone();
-        };
-        if meaning.kind == DataType::Text || meaning.words.iter().any(|(_, word)| word == text) {
-            return value.clone();
-        }
-        let is_bit = matches!(meaning.part, Part::Bit(_)) || meaning.kind == DataType::Bool;
-        match text.to_ascii_lowercase().as_str() {
-            "on" | "true" if is_bit => Value::Bool(true),
-            "off" | "false" if is_bit => Value::Bool(false),
-            plain => plain.parse().map_or_else(|_| value.clone(), Value::F64),
-        }
-    }
-
-    fn within_limits(&self, value: &Value) -> Result<(), String> {
-        let Some(number) = value.as_f64() else {
-            return Ok(());
-        };
-        let Rules { min, max, step, .. } = self.rules;
-        if let Some(min) = min.filter(|min| number < *min) {
-            return Err(format!(
-                "{value} is below the least that may be written, {min}"
-            ));
-        }
-        if let Some(max) = max.filter(|max| number > *max) {
-            return Err(format!(
-                "{value} is above the most that may be written, {max}"
-            ));
-        }
-        if let Some(step) = step {
-            let steps = (number - min.unwrap_or(0.0)) / step;
-            if (steps - steps.round()).abs() > 1e-6 {
-                return Err(format!("{value} is not a whole number of steps of {step}"));
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field::decode::Table;
-    use crate::field::write::Function;
+    use crate::field::PointSource;
+    use crate::field::decode::{DataType, Register, Table};
+    use crate::field::signal::Signal;
+    use crate::field::write::RegisterRules;
+    use std::sync::Arc;
     use std::time::Duration;
-
-    fn rules() -> Rules {
-        let good_for = Duration::from_secs(10);
-        let (min, max, step, at_most_every, read_back) = (None, None, None, None, None);
-        Rules {
-            min,
-            max,
-            step,
-            at_most_every,
-            good_for,
-            read_back,
-            function: Function::Auto,
-            repeat: true,
-            allow_split: false,
-        }
-    }
-
-    fn member(table: Table, address: u16, kind: DataType) -> WritablePoint {
-        WritablePoint {
-            name: "p".to_owned(),
-            id: PointId(0),
-            register: Register::new(table, address, kind),
-            rules: rules(),
-        }
-    }
 
     #[test]
     fn payloads_are_values_or_objects() {
@@ -275,67 +162,41 @@ mod tests {
 
     #[test]
     fn limits_come_after_the_type() {
-        let mut setpoint = member(Table::Holding, 19, DataType::I16);
-        setpoint.register.meaning.scale = 0.1;
-        setpoint.rules = Rules {
+        let mut register = Register::new(Table::Holding, 19, DataType::I16);
+        register.meaning.scale = 0.1;
+        let rules = Rules {
             min: Some(0.0),
             max: Some(50.0),
             step: Some(0.5),
-            ..rules()
+            at_most_every: None,
+            good_for: Duration::from_secs(10),
+            read_back: None,
+            repeat: true,
+            registers: RegisterRules::default(),
         };
-        let words = |words: &[u16]| {
-            Ok(Action::Words {
-                address: 19,
-                words: words.to_vec(),
-                function: Function::Auto,
-            })
+        let setpoint = Point {
+            source: PointSource::Register {
+                register: Arc::new(register),
+                exponent: None,
+            },
+            write: Some(Box::new(rules)),
+            ..Point::simulated("setpoint", Signal::default())
         };
-        assert_eq!(setpoint.action(&Value::F64(12.5)), words(&[125]));
-        assert_eq!(setpoint.action(&Value::Text("12.5".into())), words(&[125]));
-        assert!(
-            setpoint
-                .action(&Value::Int(51))
-                .unwrap_err()
-                .contains("above")
-        );
-        assert!(
-            setpoint
-                .action(&Value::Int(-1))
-                .unwrap_err()
-                .contains("below")
-        );
-        assert!(
-            setpoint
-                .action(&Value::F64(12.3))
-                .unwrap_err()
-                .contains("steps")
-        );
-        assert!(
-            setpoint
-                .action(&Value::Int(9_999_999))
-                .unwrap_err()
-                .contains("hold")
-        );
-        assert!(setpoint.action(&Value::Text("warm".into())).is_err());
-        let coil = member(Table::Coil, 3, DataType::Bool);
-        let bits = |bit| {
-            Ok(Action::Bits {
-                address: 3,
-                bits: vec![bit],
-                function: Function::Auto,
-            })
-        };
-        assert_eq!(coil.action(&Value::Text("ON".into())), bits(true));
-        assert_eq!(coil.action(&Value::Int(0)), bits(false));
-        let mut bit = member(Table::Holding, 4, DataType::U16);
-        bit.register.meaning.part = Part::Bit(2);
+        let refusal = |value| setpoint.accepts(&value).unwrap_err();
+        assert_eq!(setpoint.accepts(&Value::F64(12.5)), Ok(Value::F64(12.5)));
         assert_eq!(
-            bit.action(&Value::Bool(true)),
-            Ok(Action::Mask {
-                address: 4,
-                and: 0xFFFB,
-                or: 4
-            })
+            setpoint.accepts(&Value::Text("12.5".into())),
+            Ok(Value::F64(12.5))
         );
+        assert!(refusal(Value::Int(51)).contains("above"));
+        assert!(refusal(Value::Int(-1)).contains("below"));
+        assert!(refusal(Value::F64(12.3)).contains("steps"));
+        assert!(refusal(Value::Int(9_999_999)).contains("hold"));
+        assert!(setpoint.accepts(&Value::Text("warm".into())).is_err());
+        let read_only = Point {
+            write: None,
+            ..setpoint.clone()
+        };
+        assert!(read_only.accepts(&Value::Int(1)).is_err());
     }
 }

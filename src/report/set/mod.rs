@@ -28,6 +28,7 @@ use order::OrderParts;
 use pending::{PendingWrite, ReplyTo, WantedValue};
 use result::{WriteResult, WriteStatus};
 
+use crate::field::Device;
 use crate::field::write::{Order, Written};
 use crate::log::chosen;
 use crate::message::{Message, Origin};
@@ -43,6 +44,8 @@ pub struct WriteTarget {
     pub line: usize,
     /// Index of the device in its line.
     pub device: usize,
+    /// The device.
+    pub instrument: Arc<Device>,
     /// The points; several only for a group.
     pub members: Vec<WritablePoint>,
     /// The payload names its points.
@@ -55,12 +58,12 @@ impl WriteTarget {
         let point = self
             .members
             .iter()
-            .find(|member| !self.is_group || member.name == name);
+            .find(|member| !self.is_group || *member.point.name == *name);
         point.ok_or_else(|| {
             let known: Vec<&str> = self
                 .members
                 .iter()
-                .map(|member| member.name.as_str())
+                .map(|member| &*member.point.name)
                 .collect();
             WriteResult::rejected(format!(
                 "there is no point \"{name}\" in this group; choose from {}",
@@ -171,7 +174,7 @@ impl WriteService {
         let target = self.target_of(message)?;
         let parts = checked(target, message, write, last_writes)?;
         let (answer, receiver) = oneshot::channel();
-        let order = parts.order(target.device, answer)?;
+        let order = parts.order(target, answer)?;
         let line = self.targets.lines.get(target.line);
         match line.map(|line| line.try_send(order)) {
             Some(Ok(())) => Ok(receiver),
@@ -267,7 +270,7 @@ fn checked(
     let mut parts = OrderParts::new(at, command.deadline_ms, message.expires_at);
     for (name, value) in command.values {
         let point = target.point(&name)?;
-        let action = point.action(&value).map_err(|why| {
+        let accepted = point.point.accepts(&value).map_err(|why| {
             WriteResult::rejected(if name.is_empty() {
                 why
             } else {
@@ -275,15 +278,15 @@ fn checked(
             })
         })?;
         point
-            .check_pause(last_writes.get(&point.id).copied(), at)
+            .check_pause(last_writes.get(&point.point.id).copied(), at)
             .map_err(WriteResult::rejected)?;
         write.wanted.push(WantedValue {
             name,
-            point: point.id,
-            value: point.shown(&action, value),
+            point: point.point.id,
+            value: point.point.shows(accepted.clone()),
             read_back: point.rules.read_back,
         });
-        parts.add(point, action);
+        parts.add(point, accepted);
     }
     Ok(parts)
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::Value as Json;
 
 use super::result::{WriteResult, WriteStatus};
+use crate::field::Values;
 use crate::field::write::{ReadBack, Written};
 use crate::message::{Message, Publisher};
 use crate::mqtt::TopicName;
@@ -85,6 +86,10 @@ impl PendingWrite {
                 code: Some(code),
                 ..WriteResult::new(WriteStatus::Exception)
             },
+            Written::Refused(why) => WriteResult {
+                reason: Some(why.to_string()),
+                ..WriteResult::new(WriteStatus::Exception)
+            },
             Written::Unknown(values, why) => WriteResult {
                 values: self.named(values),
                 reason: Some(format!("it was sent, and not confirmed: {why}")),
@@ -96,14 +101,14 @@ impl PendingWrite {
     }
 
     /// The values that could be read back, by the names of their points.
-    fn named(&self, values: Vec<(PointId, Result<Value, Arc<str>>)>) -> Vec<(String, Value)> {
+    fn named(&self, values: Values) -> Vec<(String, Value)> {
         let name = |id: PointId| {
             let wanted = self.wanted.iter().find(|wanted| wanted.point == id);
             wanted.map(|wanted| wanted.name.clone())
         };
         values
             .into_iter()
-            .filter_map(|(id, value)| Some((name(id)?, value.ok()?)))
+            .filter_map(|sample| Some((name(sample.point)?, sample.value.ok()?)))
             .collect()
     }
 

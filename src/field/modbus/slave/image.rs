@@ -183,9 +183,8 @@ mod tests {
             at_most_every: None,
             good_for: Duration::from_secs(1),
             read_back: None,
-            function: crate::field::write::Function::default(),
             repeat: true,
-            allow_split: false,
+            registers: crate::field::write::RegisterRules::default(),
         };
         let setpoint = Point {
             write: Some(Box::new(rules)),
