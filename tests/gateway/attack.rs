@@ -13,8 +13,8 @@ use wellhead::mqtt::{
 };
 
 use super::hostile::resident;
+use super::support::Gateway;
 use super::support::client::{Client, hello, message};
-use super::support::{Gateway, free_port};
 
 /// What buffers, the journal's queue and the allocator may take besides the budget, in KiB.
 const ROOM: u64 = 40 << 10;
@@ -184,11 +184,9 @@ fn is_served(port: u16, name: &str) -> bool {
 
 fn check(name: &str, attack: fn(u16) -> Held) {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connections: 1000, max_sessions: 2000 }}\n"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "broker: { listen: [ 'mqtt://127.0.0.1:0' ], connection_rate: 100000, max_connections: 1000, max_sessions: 2000 }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     assert!(is_served(port, "before"));
     let before = resident(gateway.process.id());
     let held = attack(port);
@@ -202,7 +200,7 @@ fn check(name: &str, attack: fn(u16) -> Held) {
     let gateway = gateway.kill_and_restart();
     let restarted = resident(gateway.process.id());
     assert!(
-        is_served(port, "before"),
+        is_served(gateway.port(), "before"),
         "{name}: a session from before is refused after a restart"
     );
     println!(
@@ -251,11 +249,9 @@ fn unfinished_qos_2_stays_within_the_budget() {
 #[test]
 fn retained_messages_for_clients_that_do_not_read_take_little() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connections: 1000 }}\n"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "broker: { listen: [ 'mqtt://127.0.0.1:0' ], connection_rate: 100000, max_connections: 1000 }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     retain_many(port);
     let calm = time_of_publishes(port, 300);
     let (before, written_before) = (

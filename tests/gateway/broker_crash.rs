@@ -7,7 +7,7 @@ use wellhead::mqtt::{Packet, QoS, ReasonCode};
 
 use super::far_side::{FarSide, connect, subscribe};
 use super::support::client::Client;
-use super::support::{Gateway, free_port, run};
+use super::support::{Gateway, run};
 
 const WINDOW: usize = 20;
 
@@ -91,12 +91,12 @@ fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos
         12
     };
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let limits = "max_queued: 1000000, max_queued_size: 100MB, max_queued_total: 200MB";
     let mut gateway = Gateway::start(
         folder.path(),
-        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], {limits} }}\n"),
+        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], {limits} }}\n"),
     );
+    let port = gateway.port();
     let (mut publisher, mut subscriber) =
         (Peer::new("publisher", port), Peer::new("subscriber", port));
     while !subscriber.is_connected() {}
@@ -134,8 +134,9 @@ fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos
             }
         }
         gateway = gateway.kill_and_restart();
-        publisher.client = None;
-        subscriber.client = None;
+        for peer in [&mut publisher, &mut subscriber] {
+            (peer.client, peer.port) = (None, gateway.port());
+        }
     }
     let end = Instant::now() + Duration::from_secs(60);
     let wanted = |odd: u64| {
@@ -179,7 +180,7 @@ fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos
         .to_string();
     let (_, kept, _) = run(std::process::Command::new("mosquitto_sub").args([
         "-p",
-        &port.to_string(),
+        &gateway.port().to_string(),
         "-t",
         "numbers/0",
         "-C",
@@ -213,11 +214,11 @@ fn size_of(folder: &std::path::Path) -> u64 {
 #[test]
 fn what_is_done_with_leaves_the_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let gateway = Gateway::start(
         folder.path(),
-        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"),
+        "broker: { listen: [ 'mqtt://127.0.0.1:0' ] }\n",
     );
+    let port = gateway.port();
     let (mut publisher, mut subscriber) =
         (Peer::new("publisher", port), Peer::new("subscriber", port));
     assert!(subscriber.is_connected());
@@ -247,7 +248,7 @@ fn what_is_done_with_leaves_the_disk() {
         "{most} bytes for a session that keeps up"
     );
     println!("{most} bytes at most");
-    let _gateway = gateway.kill_and_restart();
-    subscriber.client = None;
+    let gateway = gateway.kill_and_restart();
+    (subscriber.client, subscriber.port) = (None, gateway.port());
     assert!(subscriber.is_connected(), "the session is still there");
 }

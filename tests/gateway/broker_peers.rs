@@ -3,16 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::support::{
-    Gateway, Mosquitto, Process, free_port, mosquitto_sub, peer, python, run, wait_for,
-};
+use super::support::{Gateway, Mosquitto, Process, mosquitto_sub, peer, python, run, wait_for};
 
 fn broker(folder: &Path) -> (Gateway, String) {
-    let port = free_port();
-    let yaml = format!(
-        "site: yard\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], sys_every: 100ms }}\n"
-    );
-    (Gateway::start(folder, &yaml), port.to_string())
+    let yaml = "site: yard\nbroker: { listen: [ 'mqtt://127.0.0.1:0' ], sys_every: 100ms }\n";
+    let gateway = Gateway::start(folder, yaml);
+    let port = gateway.port().to_string();
+    (gateway, port)
 }
 
 fn publish(port: &str, arguments: &[&str]) {

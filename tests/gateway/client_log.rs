@@ -12,7 +12,7 @@ use wellhead::mqtt::{ConnAck, Connect, Disconnect, Packet, Properties, QoS, Reas
 use super::logins::user;
 use super::remote::Remote;
 use super::support::client::{Client, bytes_of, hello, message};
-use super::support::{Gateway, Process, free_port, run, wait_for, wellhead};
+use super::support::{Gateway, Process, run, wait_for, wellhead};
 
 /// A client of MQTT 5; the reason in the CONNACK.
 fn connect(port: u16, client_id: &str, user: Option<(&str, &str)>) -> (Client, ReasonCode) {
@@ -30,13 +30,14 @@ fn publish(client: &mut Client, topic: &str, payload: impl Into<Bytes>) {
 }
 
 fn gateway(folder: &Path, more: &str) -> (Gateway, u16) {
-    let port = free_port();
     let rules = "      read: [ 'plant/#' ]\n      write: [ 'plant/#' ]\n";
     let yaml = format!(
-        "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  max_packet: 2kB\n  allow_anonymous: true\n{more}  users:\n{}{rules}",
+        "broker:\n  listen: [ 'mqtt://127.0.0.1:0' ]\n  max_packet: 2kB\n  allow_anonymous: true\n{more}  users:\n{}{rules}",
         user("anna")
     );
-    (Gateway::start(folder, &yaml), port)
+    let gateway = Gateway::start(folder, &yaml);
+    let port = gateway.port();
+    (gateway, port)
 }
 
 #[test]
@@ -148,11 +149,9 @@ fn wait_until_counted(gateway: &Gateway, event: &str, all: u64) {
 #[test]
 fn client_identifiers_without_end_cause_neither_many_lines_nor_long_ones() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connect: 256kB, max_packet: 256kB }}\n"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "broker: { listen: [ 'mqtt://127.0.0.1:0' ], connection_rate: 100000, max_connect: 256kB, max_packet: 256kB }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     for number in 0..300 {
         let name = "\u{85}\u{e0001}name of a peer ".repeat(2800);
         let (mut client, reason) = connect(port, &format!("{number} {name}"), None);
@@ -180,12 +179,10 @@ fn client_identifiers_without_end_cause_neither_many_lines_nor_long_ones() {
 #[test]
 fn writes_that_are_rejected_flood_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "site: x\nlines: [ {{ name: bench, simulated: {{}} }} ]\ndevices: [ {{ name: d, line: bench, points: {{ p: {{ holding: 0, type: u16, every: 100ms, write: {{ max: 5 }} }} }} }} ]\n\
-         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ write: [ '#' ] }} }}\n"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "site: x\nlines: [ { name: bench, simulated: {} } ]\ndevices: [ { name: d, line: bench, points: { p: { holding: 0, type: u16, every: 100ms, write: { max: 5 } } } } ]\n\
+         broker: { listen: [ 'mqtt://127.0.0.1:0' ], anonymous: { write: [ '#' ] } }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let (mut client, _) = connect(port, "hmi", None);
     // In blocks, so that no queue is full: this is about lines.
     for _ in 0..12 {
@@ -338,9 +335,8 @@ fn topics_and_payloads_move_no_terminal() {
     let (_gateway, port) = gateway(folder.path(), "");
     // A pipe gets payloads as they are; a terminal must not.
     let command = format!(
-        "{} sub t/# -n 1 --file {}/gateway.yaml",
-        env!("CARGO_BIN_EXE_wellhead"),
-        folder.path().display()
+        "{} sub t/# -n 1 --to mqtt://127.0.0.1:{port}",
+        env!("CARGO_BIN_EXE_wellhead")
     );
     let mut terminal = Command::new("script");
     let mut sub = Process::start(
@@ -397,37 +393,36 @@ fn an_administrator_ends_a_session_that_keeps_a_client_identifier() {
 #[test]
 fn a_client_identifier_goes_to_the_user_whose_rule_names_it_even_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = |rule: &str| {
         let (anna, berta) = (user("anna"), user("berta"));
         format!(
-            "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  users:\n{anna}{rule}{berta}outbox: {{ folder: data }}\n"
+            "broker:\n  listen: [ 'mqtt://127.0.0.1:0' ]\n  users:\n{anna}{rule}{berta}outbox: {{ folder: data }}\n"
         )
     };
     let gateway = Gateway::start(folder.path(), &yaml(""));
-    let kept = |name: &str, clean_start: bool| {
+    let kept = |gateway: &Gateway, name: &str| {
         let hello = Connect {
-            clean_start,
+            clean_start: false,
             username: Some(name.into()),
             password: Some("secret".into()),
             ..hello(Version::V311, "hmi-anna-1")
         };
-        let (_, answer) = Client::connect(port, hello).unwrap();
+        let (_, answer) = Client::connect(gateway.port(), hello).unwrap();
         (answer.session_present, answer.reason)
     };
     const FREE: ReasonCode = ReasonCode::SUCCESS;
     const TAKEN: ReasonCode = ReasonCode::CLIENT_IDENTIFIER_NOT_VALID;
-    assert_eq!(kept("berta", false), (false, FREE));
-    assert_eq!(kept("anna", false), (false, TAKEN));
+    assert_eq!(kept(&gateway, "berta"), (false, FREE));
+    assert_eq!(kept(&gateway, "anna"), (false, TAKEN));
     // The session has its user again after a kill -9.
     let mut gateway = gateway.kill_and_restart();
-    assert_eq!(kept("anna", false), (false, TAKEN));
-    assert_eq!(kept("berta", false), (true, FREE));
+    assert_eq!(kept(&gateway, "anna"), (false, TAKEN));
+    assert_eq!(kept(&gateway, "berta"), (true, FREE));
     gateway.process.terminate();
     drop(gateway);
     // With a rule it is anna's; what berta had is gone, and berta cannot have it again.
-    let _gateway = Gateway::start(folder.path(), &yaml("      client_ids: [ 'hmi-%u-#' ]\n"));
-    assert_eq!(kept("berta", false), (false, TAKEN));
-    assert_eq!(kept("anna", false), (false, FREE));
-    assert_eq!(kept("anna", false), (true, FREE));
+    let gateway = Gateway::start(folder.path(), &yaml("      client_ids: [ 'hmi-%u-#' ]\n"));
+    assert_eq!(kept(&gateway, "berta"), (false, TAKEN));
+    assert_eq!(kept(&gateway, "anna"), (false, FREE));
+    assert_eq!(kept(&gateway, "anna"), (true, FREE));
 }

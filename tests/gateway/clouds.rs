@@ -36,8 +36,7 @@ use wellhead::tasks::{detach, stop_token};
 use wellhead::uplink::{self, UplinkChannels};
 
 use super::support::{
-    ALARM, Gateway, Pem, Process, free_port, gateway_with_uplink, mosquitto_sub, run, wait_for,
-    wellhead,
+    ALARM, Gateway, Pem, Process, gateway_with_uplink, mosquitto_sub, run, wait_for, wellhead,
 };
 
 const ALPN: &[u8] = b"x-amzn-mqtt-ca";
@@ -467,14 +466,9 @@ fn publish(port: u16, arguments: &[&str]) {
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
-fn gateway(folder: &Path, local: u16, uplink: &str) -> Gateway {
+fn gateway(folder: &Path, uplink: &str) -> Gateway {
     let send = "send: [ { filter: 'alarm/#', class: alarm }, { filter: 'a/#', prefix: plant/ } ]";
-    gateway_with_uplink(
-        folder,
-        local,
-        "x",
-        &format!("    {send}\n    {uplink}\n{ALARM}"),
-    )
+    gateway_with_uplink(folder, "x", &format!("    {send}\n    {uplink}\n{ALARM}"))
 }
 
 /// The status of the uplink.
@@ -515,7 +509,6 @@ fn aws_iot_core_gets_what_it_takes_and_as_often_as_it_takes_it() {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
     let cloud = Cloud::start(Kind::Aws, &pem);
-    let local = free_port();
     let filters: Vec<String> = (0..19)
         .map(|number| format!("{{ filter: 'cmd/{number}/#', qos: 2 }}"))
         .collect();
@@ -525,7 +518,8 @@ fn aws_iot_core_gets_what_it_takes_and_as_often_as_it_takes_it() {
         pem.yaml(),
         filters.join(", ")
     );
-    let gateway = gateway(folder.path(), local, &uplink);
+    let gateway = gateway(folder.path(), &uplink);
+    let local = gateway.port();
     publish(local, &["-q", "2", "-t", "alarm/x", "-m", "alarm"]);
     publish(local, &["-q", "1", "-r", "-t", "a/x", "-m", "kept"]);
     let (topic, alarm) = cloud.wait_for_message("alarm");
@@ -556,7 +550,6 @@ fn aws_iot_core_gets_at_most_a_hundred_messages_a_second() {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
     let cloud = Cloud::start(Kind::Aws, &pem);
-    let local = free_port();
     let lines = folder.path().join("lines");
     fs::write(
         &lines,
@@ -565,15 +558,15 @@ fn aws_iot_core_gets_at_most_a_hundred_messages_a_second() {
             .collect::<String>(),
     )
     .unwrap();
-    let _gateway = gateway(
+    let gateway = gateway(
         folder.path(),
-        local,
         &format!(
             "profile: aws-iot\n    to: mqtts://localhost:{}\n    {}",
             cloud.port,
             pem.yaml()
         ),
     );
+    let local = gateway.port();
     let began = Instant::now();
     let (code, ..) = run(Command::new("sh").args([
         "-c",
@@ -599,16 +592,15 @@ fn an_aws_policy_without_retained_messages_leaves_will_state_and_messages_withou
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
     let cloud = Cloud::start_with(Kind::Aws, &pem, false);
-    let local = free_port();
     let gateway = gateway(
         folder.path(),
-        local,
         &format!(
             "profile: aws-iot\n    to: mqtts://localhost:{}\n    {}",
             cloud.port,
             pem.yaml()
         ),
     );
+    let local = gateway.port();
     publish(local, &["-q", "1", "-r", "-t", "a/x", "-m", "kept"]);
     let (_, kept) = cloud.wait_for_message("kept");
     assert!(!kept.retain, "{kept:?}");
@@ -638,13 +630,13 @@ fn azure_iot_hub_gets_tokens_and_one_topic_with_everything_in_its_bag() {
     let pem = Pem::make(folder.path());
     let cloud = Cloud::start(Kind::Azure, &pem);
     fs::write(folder.path().join("device.key"), BASE64.encode(KEY)).unwrap();
-    let local = free_port();
     let uplink = format!(
         "profile: azure-iot-hub\n    to: mqtts://localhost:{}\n    ca: {}\n    password_file: device.key\n    receive: [ {{ filter: 'cmd/#', qos: 2 }} ]",
         cloud.port,
         pem.path("ca.pem")
     );
-    let gateway = gateway(folder.path(), local, &uplink);
+    let gateway = gateway(folder.path(), &uplink);
+    let local = gateway.port();
     publish(local, &["-q", "2", "-t", "alarm/x", "-m", "alarm"]);
     publish(local, &["-q", "1", "-r", "-t", "a/b c", "-m", "{\"v\":1}"]);
     let (topic, alarm) = cloud.wait_for_message("alarm");

@@ -10,8 +10,8 @@ use wellhead::mqtt::{Publish, QoS, Version};
 
 use super::support::client::{Client, hello, message};
 use super::support::{
-    Gateway, Mosquitto, Process, free_port, mosquitto_sub, run, subscriber, wait_for,
-    wait_for_port, wellhead,
+    Gateway, Mosquitto, NOBODY, Process, free_port, mosquitto_sub, run, subscriber, wait_for,
+    wellhead,
 };
 
 /// `wellhead run` on a file that cannot work.
@@ -75,7 +75,7 @@ fn a_port_in_use_is_named_with_its_remedy() {
 #[test]
 fn a_second_gateway_on_the_same_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let yaml = with_uplink("state", free_port());
+    let yaml = with_uplink("state", NOBODY);
     let _first = Gateway::start(folder.path(), &yaml);
     check(
         &refused(folder.path(), &yaml),
@@ -89,7 +89,7 @@ fn a_folder_that_cannot_be_used_is_named() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "in the way").unwrap();
     check(
-        &refused(folder.path(), &with_uplink("file/state", free_port())),
+        &refused(folder.path(), &with_uplink("file/state", NOBODY)),
         1,
         &["file/state", "Not a directory"],
     );
@@ -119,17 +119,15 @@ fn certificates_that_are_missing_or_wrong_are_named() {
 #[test]
 fn a_serial_device_that_is_absent_stops_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "site: x
-lines: [ {{ name: bus, serial: /dev/serial/by-id/nothing }}, {{ name: bench, simulated: {{}} }} ]
+    let yaml = "site: x
+lines: [ { name: bus, serial: /dev/serial/by-id/nothing }, { name: bench, simulated: {} } ]
 devices:
-  - {{ name: gone, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 100ms }} }} }}
-  - {{ name: here, line: bench, points: {{ p: {{ every: 100ms }} }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
-"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
+  - { name: gone, line: bus, unit: 1, points: { p: { holding: 0, type: u16, every: 100ms } } }
+  - { name: here, line: bench, points: { p: { every: 100ms } } }
+broker: { listen: [ 'mqtt://127.0.0.1:0' ] }
+";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let value = |topic: &str, count: &str| {
         run(Command::new("mosquitto_sub").args([
             "-p",
@@ -175,10 +173,9 @@ fn a_remote_that_refuses_the_password_is_told_once_with_its_remedy_and_nothing_i
             passwords.display()
         );
         let remote = Mosquitto::start_with(folder.path(), &listener, "");
-        let local = free_port();
         let yaml = format!(
             "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state-{protocol} }}
 uplinks:
   - {{ name: cloud, to: 'mqtt://127.0.0.1:{}', protocol: {protocol}, user: site, password_file: secret, retry: {{ first: 50ms, longest: 200ms }}, send: [ {{ filter: '#' }} ] }}
@@ -187,6 +184,7 @@ uplinks:
         );
         fs::write(&secret, "wrong\n").unwrap();
         let mut gateway = Gateway::start(folder.path(), &yaml);
+        let local = gateway.port();
         gateway
             .process
             .wait_for_event("uplink.down", &["`user`", "`password`"]);
@@ -305,12 +303,8 @@ impl Drop for SmallDisk {
 fn a_full_disk_acknowledges_nothing_says_so_and_recovers_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(&folder.path().join("disk"), 26);
-    let remote_port = free_port();
-    let local = free_port();
-    let yaml = with_uplink("disk/state", remote_port)
-        .replace("127.0.0.1:0", &format!("127.0.0.1:{local}"));
-    let mut gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(local);
+    let mut gateway = Gateway::start(folder.path(), &with_uplink("disk/state", NOBODY));
+    let local = gateway.port();
     let ballast = disk.0.join("ballast");
     fs::write(&ballast, vec![1; 13 << 20]).unwrap();
     let payload = "x".repeat(20_000);
@@ -347,9 +341,8 @@ fn a_full_disk_acknowledges_nothing_says_so_and_recovers_by_itself() {
 
     // Everything that was acknowledged is delivered.
     let remote = Mosquitto::start(folder.path(), "");
-    let yaml = yaml.replace(&remote_port.to_string(), &remote.port.to_string());
     let reader = subscriber(folder.path(), remote.port, "t");
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let _gateway = Gateway::start(folder.path(), &with_uplink("disk/state", remote.port));
     let numbers = || -> Vec<u32> {
         reader
             .output()
@@ -384,18 +377,14 @@ fn a_full_disk_drains_while_a_publisher_waits_for_room() {
     let disk = SmallDisk::mount(&folder.path().join("disk"), 64);
     let remote = Mosquitto::start(folder.path(), "");
     let link = super::support::Link::to(remote.port);
-    let local = free_port();
     let reader = subscriber(folder.path(), remote.port, "t");
-    let yaml = with_uplink("disk/state", link.port)
-        .replace("127.0.0.1:0", &format!("127.0.0.1:{local}"))
-        .replace(
-            "name: cloud,",
-            "name: cloud, retry: { first: 100ms, longest: 200ms },",
-        );
+    let yaml = with_uplink("disk/state", link.port).replace(
+        "name: cloud,",
+        "name: cloud, retry: { first: 100ms, longest: 200ms },",
+    );
     link.cut();
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(local);
-    let mut publisher = publish_90_mb(folder.path(), local);
+    let mut publisher = publish_90_mb(folder.path(), gateway.port());
     gateway.process.wait_for_event("outbox.write_failed", &[]);
     // It stays full for a while: the publisher tries on and on.
     std::thread::sleep(std::time::Duration::from_secs(4));
@@ -444,22 +433,20 @@ fn publish_90_mb(folder: &Path, port: u16) -> Process {
 fn drains_on_a_full_disk(qos: u8) {
     let folder = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(&folder.path().join("disk"), 64);
-    let (remote_port, local) = (free_port(), free_port());
-    let yaml = with_uplink("disk/state", remote_port)
-        .replace("127.0.0.1:0", &format!("127.0.0.1:{local}"))
-        .replace("filter: '#'", "filter: '#', class: c")
-        + &format!("classes: {{ c: {{ qos: {qos} }} }}\n");
-    let mut gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(local);
-    let mut publisher = publish_90_mb(folder.path(), local);
+    let yaml = |remote: u16| {
+        with_uplink("disk/state", remote).replace("filter: '#'", "filter: '#', class: c")
+            + &format!("classes: {{ c: {{ qos: {qos} }} }}\n")
+    };
+    let mut gateway = Gateway::start(folder.path(), &yaml(NOBODY));
+    let mut publisher = publish_90_mb(folder.path(), gateway.port());
     gateway.process.wait_for_event("outbox.write_failed", &[]);
     publisher.kill_9();
     // A restart on a full disk: the reserve lets it open what waits.
     gateway.process.kill_9();
     let remote = Mosquitto::start(folder.path(), "");
     let reader = subscriber(folder.path(), remote.port, "t");
-    let yaml = yaml.replace(&remote_port.to_string(), &remote.port.to_string());
-    let gateway = Gateway::start(folder.path(), &yaml);
+    let gateway = Gateway::start(folder.path(), &yaml(remote.port));
+    let local = gateway.port();
     let number = |line: &str| {
         line.split(' ')
             .nth(2)
@@ -516,7 +503,7 @@ fn a_disk_that_is_full_at_the_start_is_named() {
     let mut ballast = fs::File::create(disk.0.join("ballast")).unwrap();
     while Write::write(&mut ballast, &[1; 4096]).is_ok() {}
     check(
-        &refused(folder.path(), &with_uplink("disk/state", free_port())),
+        &refused(folder.path(), &with_uplink("disk/state", NOBODY)),
         1,
         &["no space left", "disk/state", "outbox.folder"],
     );

@@ -140,7 +140,6 @@ impl Bench {
     /// A gateway and a simulator on the same file; the line is `wire`.
     fn start(wire: impl Fn(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
         let devices: String = [1, 2]
             .iter()
             .map(|unit| {
@@ -151,10 +150,11 @@ impl Bench {
             })
             .collect();
         let yaml = format!(
-            "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 150ms }}\ndevices:\n{devices}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n",
+            "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 150ms }}\ndevices:\n{devices}broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n",
             wire(folder.path())
         );
         let (simulator, gateway) = simulated(folder.path(), &yaml);
+        let port = gateway.port();
         let subscriber = Process::start(
             mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]),
             &folder.path().join("subscriber.log"),
@@ -268,8 +268,7 @@ fn on_rtu_no_fault_makes_a_wrong_value() {
 
 #[test]
 fn on_rtu_over_tcp_no_fault_makes_a_wrong_value() {
-    let port = free_port();
-    let mut bench = Bench::start(|_| format!("rtu_over_tcp: '127.0.0.1:{port}'"));
+    let mut bench = Bench::start(|_| "rtu_over_tcp: '127.0.0.1:0'".to_owned());
     bench.play(&ON_THE_WIRE);
 }
 
@@ -286,8 +285,7 @@ fn on_ascii_no_fault_makes_a_wrong_value() {
 
 #[test]
 fn on_modbus_tcp_no_fault_makes_a_wrong_value() {
-    let port = free_port();
-    let mut bench = Bench::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
+    let mut bench = Bench::start(|_| "modbus_tcp: '127.0.0.1:0'".to_owned());
     bench.play(&ON_TCP);
 }
 
@@ -295,9 +293,8 @@ fn on_modbus_tcp_no_fault_makes_a_wrong_value() {
 /// same.
 #[test]
 fn with_any_identifier_accepted_no_fault_makes_a_wrong_value() {
-    let port = free_port();
     let mut bench = Bench::start(|_| {
-        format!("modbus_tcp: '127.0.0.1:{port}', accept: {{ unit: any, transaction: any }}")
+        "modbus_tcp: '127.0.0.1:0', accept: { unit: any, transaction: any }".to_owned()
     });
     bench.play_over(&["wrong-transaction", "wrong-unit"], &ON_TCP);
 }
@@ -506,21 +503,19 @@ fn good_values(subscriber: &Process, topic: &str, from: usize) -> usize {
 #[test]
 fn a_register_that_is_refused_for_a_moment_is_read_again_at_its_own_pace() {
     let folder = tempfile::tempdir().unwrap();
-    let (server, port) = (free_port(), free_port());
-    let yaml = format!(
-        "site: x
-lines: [ {{ name: bus, modbus_tcp: '127.0.0.1:{server}' }} ]
+    let yaml = "site: x
+lines: [ { name: bus, modbus_tcp: '127.0.0.1:0' } ]
 devices:
   - name: d
     line: bus
     unit: 1
     points:
-      alone: {{ holding: 0, type: u16, every: 100ms, simulate: {{ shape: constant, from: 7 }} }}
-      other: {{ input: 0, type: u16, every: 100ms, simulate: {{ shape: constant, from: 8 }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
-"
-    );
-    let (mut simulator, _gateway) = simulated(folder.path(), &yaml);
+      alone: { holding: 0, type: u16, every: 100ms, simulate: { shape: constant, from: 7 } }
+      other: { input: 0, type: u16, every: 100ms, simulate: { shape: constant, from: 8 } }
+broker: { listen: [ 'mqtt://127.0.0.1:0' ] }
+";
+    let (mut simulator, gateway) = simulated(folder.path(), yaml);
+    let port = gateway.port();
     let subscriber = Process::start(
         mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]),
         &folder.path().join("subscriber.log"),
@@ -607,8 +602,7 @@ fn on_rtu_the_reason_says_what_came_instead_of_an_answer() {
 
 #[test]
 fn on_rtu_over_tcp_the_reason_says_what_came_instead_of_an_answer() {
-    let port = free_port();
-    let mut bench = Bench::start(|_| format!("rtu_over_tcp: '127.0.0.1:{port}'"));
+    let mut bench = Bench::start(|_| "rtu_over_tcp: '127.0.0.1:0'".to_owned());
     bench.says("crc", &["telegrams with a wrong checksum"]);
     bench.says("wrong-unit", &["answered instead"]);
     bench.says("exception=11", &["exception 11"]);
@@ -632,8 +626,7 @@ fn on_ascii_the_reason_says_what_came_instead_of_an_answer() {
 
 #[test]
 fn on_modbus_tcp_the_reason_says_what_came_instead_of_an_answer() {
-    let port = free_port();
-    let mut bench = Bench::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
+    let mut bench = Bench::start(|_| "modbus_tcp: '127.0.0.1:0'".to_owned());
     bench.says("wrong-transaction", &["transaction id"]);
     bench.says("wrong-unit", &["answered instead"]);
     bench.says("wrong-function", &["another function"]);
@@ -699,13 +692,14 @@ fn slow_slave(at_once: AtOnce) -> u16 {
 fn what_is_peeked_at_leaves_no_answer_behind_for_the_next_poll_whatever_came_instead() {
     for at_once in [AtOnce::Noise, AtOnce::Echo] {
         let folder = tempfile::tempdir().unwrap();
-        let (wire, port) = (slow_slave(at_once), free_port());
+        let wire = slow_slave(at_once);
         let yaml = format!(
             "site: x\nlines: [ {{ name: bus, rtu_over_tcp: '127.0.0.1:{wire}', answer_within: 1s }} ]\n\
              devices: [ {{ name: d, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 20ms }} }} }} ]\n\
-             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+             broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n"
         );
-        let _gateway = Gateway::start(folder.path(), &yaml);
+        let gateway = Gateway::start(folder.path(), &yaml);
+        let port = gateway.port();
         let log = folder.path().join("subscriber.log");
         let subscriber = Process::start(
             mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/d/p", "-v"]),

@@ -86,7 +86,7 @@ fn start_server(folder: &Path, place: &str) -> Process {
 #[test]
 fn a_pymodbus_tcp_server_is_read_right_and_an_absent_device_stops_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let (server_port, port, dead_port) = (free_port(), free_port(), free_port());
+    let (server_port, dead_port) = (free_port(), free_port());
     let _server = start_server(folder.path(), &server_port.to_string());
     let yaml = format!(
         "site: x
@@ -98,10 +98,11 @@ devices:
   - {{ name: one, line: tcp, unit: 1, profile: server }}
   - {{ name: two, line: tcp, unit: 2, profile: server }}
   - {{ name: gone, line: dead, unit: 1, points: {{ p: {{ holding: 0, type: u16 }} }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 "
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     check_values(port, "one", 1);
     check_values(port, "two", 2);
     assert_eq!(value(port, "x/gone/availability"), "offline");
@@ -122,7 +123,6 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
 #[test]
 fn a_pymodbus_rtu_server_is_read_right_and_survives_being_unplugged() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let (near, far) = (folder.path().join("near"), folder.path().join("far"));
     let plug = |near: &Path, far: &Path| {
         let mut socat = Command::new("socat");
@@ -144,11 +144,12 @@ lines: [ {{ name: bus, serial: '{}', speed: 19200 8N1, answer_within: 1s }} ]
 devices:
   - {{ name: one, line: bus, unit: 1, profile: server }}
   - {{ name: two, line: bus, unit: 2, profile: server }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 ",
         near.display()
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     check_values(port, "one", 1);
     check_values(port, "two", 2);
     server.kill_9();

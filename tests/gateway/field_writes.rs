@@ -32,13 +32,13 @@ struct Plant {
 impl Plant {
     fn start(wire: impl Fn(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
         let yaml = format!(
             "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 200ms }}\ndevices:\n  - name: d\n    line: bus\n    unit: 1\n    identify: true\n    points:{POINTS}\
-             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#', '$SYS/#' ], write: [ '#' ] }} }}\n",
+             broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], anonymous: {{ read: [ '#', '$SYS/#' ], write: [ '#' ] }} }}\n",
             wire(folder.path())
         );
         let (simulator, gateway) = simulated(folder.path(), &yaml);
+        let port = gateway.port();
         let plant = Self {
             simulator,
             gateway,
@@ -281,8 +281,7 @@ fn check_faulty_writes(plant: &mut Plant) {
 
 #[test]
 fn writes_over_tcp_are_checked_confirmed_and_told() {
-    let port = free_port();
-    let plant = Plant::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
+    let plant = Plant::start(|_| "modbus_tcp: '127.0.0.1:0'".to_owned());
     check_writes(&plant);
     check_retained_writes(&plant);
 }
@@ -312,7 +311,7 @@ fn writes_over_rtu_are_never_confirmed_by_accident() {
 #[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_pymodbus_server_is_written_to() {
     let folder = tempfile::tempdir().unwrap();
-    let (server_port, port) = (free_port(), free_port());
+    let server_port = free_port();
     let server = Process::start(
         python()
             .arg("-u")
@@ -334,10 +333,11 @@ devices:
       float: {{ holding: 16, type: f32, every: 100ms, write: {{ function: exchange }} }}
       coil: {{ coil: 1, every: 100ms, write: {{ read_back: true }} }}
       absent: {{ holding: 500, type: u16, write: {{}} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}
 "
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let set = |point: &str, payload: &str| {
         let arguments = [
             "-V",
@@ -395,15 +395,13 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], w
 #[test]
 fn an_answer_goes_where_whoever_asked_may_look() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "site: x
-lines: [ {{ name: bench, simulated: {{}} }} ]
-devices: [ {{ name: d, line: bench, points: {{ p: {{ holding: 0, type: u16, every: 100ms, write: {{}} }} }} }} ]
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ 'mine/#', 'x/#' ], write: [ 'x/d/p/set' ] }} }}
-"
-    );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "site: x
+lines: [ { name: bench, simulated: {} } ]
+devices: [ { name: d, line: bench, points: { p: { holding: 0, type: u16, every: 100ms, write: {} } } } ]
+broker: { listen: [ 'mqtt://127.0.0.1:0' ], anonymous: { read: [ 'mine/#', 'x/#' ], write: [ 'x/d/p/set' ] } }
+";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let port = port.to_string();
     let set = |response: &str| {
         let arguments = [
@@ -456,15 +454,13 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ 'mine/#'
 #[test]
 fn nobody_writes_without_permission_nor_what_is_not_allowed() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "site: x
-lines: [ {{ name: bench, simulated: {{}} }} ]
-devices: [ {{ name: d, line: bench, points: {{ p: {{ holding: 0, type: u16, every: 100ms, write: {{}} }}, q: {{ holding: 1, type: u16, every: 100ms }} }} }} ]
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
-"
-    );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "site: x
+lines: [ { name: bench, simulated: {} } ]
+devices: [ { name: d, line: bench, points: { p: { holding: 0, type: u16, every: 100ms, write: {} }, q: { holding: 1, type: u16, every: 100ms } } } ]
+broker: { listen: [ 'mqtt://127.0.0.1:0' ] }
+";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let publish = |arguments: &[&str]| {
         run(Command::new("mosquitto_pub")
             .args(["-V", "5", "-p", &port.to_string(), "-q", "1", "-d"])

@@ -8,9 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::support::{
-    Gateway, Link, Mosquitto, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port,
-};
+use super::support::{Gateway, Link, Mosquitto, Process, mosquitto_sub, run, wait_for};
 
 /// A Modbus TCP instrument that answers every request with the register 7, or hangs up.
 struct Instrument {
@@ -126,12 +124,12 @@ fn publish(port: u16, topic: &str, payload: &str) {
     assert_eq!(code, Some(0), "{error}");
 }
 
-fn yaml(local: u16, instrument: u16, remote: u16, send: &str) -> String {
+fn yaml(instrument: u16, remote: u16, send: &str) -> String {
     format!(
         "site: x
 lines: [ {{ name: bus, modbus_tcp: '127.0.0.1:{instrument}', answer_within: 100ms }} ]
 devices: [ {{ name: d, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 100ms }} }} }} ]
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 health: {{ every: 1s }}
 uplinks:
@@ -148,13 +146,10 @@ fn lines_losses_and_the_status_of_the_gateway_go_north() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "max_packet_size 2000\n");
     let reader = Reader::start(folder.path(), remote.port, &["far/#"]);
-    let (local, instrument) = (free_port(), Instrument::start());
+    let instrument = Instrument::start();
     let send = "{ filter: '#', prefix: far/ }, { filter: '$SYS/wellhead/#', prefix: far/ }";
-    let _gateway = Gateway::start(
-        folder.path(),
-        &yaml(local, instrument.port, remote.port, send),
-    );
-    wait_for_port(local);
+    let gateway = Gateway::start(folder.path(), &yaml(instrument.port, remote.port, send));
+    let local = gateway.port();
     reader.wait_for(&[
         "far/x/gateway/line/bus",
         "\"state\":\"up\"",
@@ -194,13 +189,10 @@ fn losses_reach_the_remote_without_a_rule_and_a_status_goes_below_the_site() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "max_packet_size 2000\n");
     let reader = Reader::start(folder.path(), remote.port, &["#"]);
-    let (local, instrument) = (free_port(), Instrument::start());
+    let instrument = Instrument::start();
     let send = "{ filter: [ 'plant/#', '$SYS/wellhead/#' ] }";
-    let _gateway = Gateway::start(
-        folder.path(),
-        &yaml(local, instrument.port, remote.port, send),
-    );
-    wait_for_port(local);
+    let gateway = Gateway::start(folder.path(), &yaml(instrument.port, remote.port, send));
+    let local = gateway.port();
     publish(local, "plant/a", &"x".repeat(5000));
     reader.wait_for(&[" x/gateway/uplink/cloud/losses ", "\"dead\":1"]);
     reader.wait_for(&[" x/wellhead/report "]);
@@ -224,10 +216,10 @@ fn what_happens_while_the_link_is_down_costs_one_message_a_topic_and_a_line_that
     let remote = Mosquitto::start(folder.path(), "");
     let link = Link::to(remote.port);
     let reader = Reader::start(folder.path(), remote.port, &["x/#"]);
-    let (local, instrument) = (free_port(), Instrument::start());
-    let text = yaml(local, instrument.port, link.port, "{ filter: '#' }");
+    let instrument = Instrument::start();
+    let text = yaml(instrument.port, link.port, "{ filter: '#' }");
     let gateway = Gateway::start(folder.path(), &text);
-    wait_for_port(local);
+    let local = gateway.port();
     let here = Reader::start(
         folder.path(),
         local,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::packets::connect;
 use super::support::client::{Client, bytes_of, hello, message};
-use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for};
+use super::support::{Gateway, Process, mosquitto_sub, wait_for};
 use wellhead::mqtt::{Packet, QoS, ReasonCode, Version};
 
 fn attack(port: u16, bytes: &[u8]) {
@@ -28,11 +28,11 @@ pub fn resident(pid: i32) -> u64 {
 #[test]
 fn random_bytes_and_broken_packets_disturb_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let gateway = Gateway::start(
         folder.path(),
-        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000 }}\n"),
+        "broker: { listen: [ 'mqtt://127.0.0.1:0' ], connection_rate: 100000 }\n",
     );
+    let port = gateway.port();
     let honest = folder.path().join("honest");
     let numbers = "i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); sleep 0.01; done";
     let mut subscriber = Process::start(
@@ -82,11 +82,9 @@ fn random_bytes_and_broken_packets_disturb_nobody() {
 #[test]
 fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amount() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "site: yard\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 100 }}\n"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "site: yard\nbroker: { listen: [ 'mqtt://127.0.0.1:0' ], max_connections: 100 }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let pid = gateway.process.id();
     let idle: Vec<Client> = (0..150).map(|_| Client::dial(port).unwrap()).collect();
     drop(idle);
@@ -144,10 +142,9 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml =
-        format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 2000 }}\n");
-    let gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "broker: { listen: [ 'mqtt://127.0.0.1:0' ], connection_rate: 2000 }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let mut honest = Honest::connect(port);
     let calm = honest.round_trip(300);
     let before = resident(gateway.process.id());

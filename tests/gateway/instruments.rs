@@ -57,12 +57,12 @@ fn answers(pairs: Vec<(Vec<u8>, Vec<u8>)>) -> u16 {
 #[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn check(port: u16, device: &str, expected: &[(&str, &str)], damaged: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let broker = free_port();
     let yaml = format!(
         "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{port}', answer_within: 2s }} ]\ndevices: [ {{ name: d, line: wire, {device} }} ]\n\
-         broker: {{ listen: [ 'mqtt://127.0.0.1:{broker}' ] }}\n"
+         broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n"
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let broker = gateway.port();
     for (point, value) in expected {
         let topic = format!("x/d/{point}");
         wait_for(
@@ -364,13 +364,14 @@ fn wait_for_reason(gateway: &Gateway, port: u16, topic: &str, part: &str) {
 #[test]
 fn a_point_that_no_telegram_brings_is_bad_with_the_line_that_lacks() {
     let folder = tempfile::tempdir().unwrap();
-    let (wire, port) = (talks(dsmr("01.193", 0).into_bytes()), free_port());
+    let wire = talks(dsmr("01.193", 0).into_bytes());
     let yaml = format!(
         "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{wire}' }} ]\n\
          devices: [ {{ name: d, line: wire, profile: dsmr, text: {{ silent_after: 1s }}, only: [ tariff, current_l3 ] }} ]\n\
-         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+         broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n"
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     wait_for_reason(&gateway, port, "x/d/current_l3", "71.7.0");
     let tariff = run(Command::new("mosquitto_sub").args([
         "-p",
@@ -390,10 +391,7 @@ fn a_point_that_no_telegram_brings_is_bad_with_the_line_that_lacks() {
 fn of_several_requests_those_that_are_not_answered_leave_their_points_bad_and_the_others_good() {
     let folder = tempfile::tempdir().unwrap();
     // Neither the first nor the last request is known to this instrument.
-    let (wire, port) = (
-        answers(vec![(b"B\r".to_vec(), b"B=2\r\n".to_vec())]),
-        free_port(),
-    );
+    let wire = answers(vec![(b"B\r".to_vec(), b"B=2\r\n".to_vec())]);
     let yaml = format!(
         "site: x
 lines: [ {{ name: wire, tcp: '127.0.0.1:{wire}', answer_within: 100ms }} ]
@@ -402,10 +400,11 @@ devices:
     line: wire
     text: {{ request: [ 'A\\r', 'B\\r', 'C\\r' ], every: 300ms }}
     points: {{ a: {{ find: 'A=(\\d)' }}, b: {{ find: 'B=(\\d)' }}, c: {{ byte: 2, type: u8, when: '^C=' }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 "
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     for point in ["a", "c"] {
         wait_for_reason(
             &gateway,
@@ -441,12 +440,13 @@ fn a_weight_in_another_unit_than_that_of_the_point_is_never_good() {
         "",
     );
     let folder = tempfile::tempdir().unwrap();
-    let (wire, port) = (talks(b"+500 lb\r\n".to_vec()), free_port());
+    let wire = talks(b"+500 lb\r\n".to_vec());
     let yaml = format!(
         "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{wire}' }} ]\ndevices: [ {{ name: d, line: wire, {unit} }} ]\n\
-         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+         broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n"
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     wait_for_reason(&gateway, port, "x/d/weight", "lb");
 }
 
@@ -480,7 +480,6 @@ fn a_scale_on_a_terminal_talks_in_lines_and_falls_silent() {
     wait_for("the pair of terminals", || {
         (near.exists() && far.exists()).then_some(())
     });
-    let port = free_port();
     let yaml = format!(
         "site: x
 lines: [ {{ name: rs232, serial: '{}', speed: 4800 8N1 }} ]
@@ -490,11 +489,12 @@ devices:
     each_line: '^(?P<weight>[+-]\\s*\\d+\\.\\d+)\\s*(?P<unit>kg|g)'
     text: {{ silent_after: 500ms }}
     points: {{ weight: {{ unit: kg, deadband: 0.5 }}, shown: {{ from: unit, words: {{ kg: kilograms, g: grams }}, deadband: 0 }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 ",
         near.display()
     );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let value = |topic: &str| {
         run(Command::new("mosquitto_sub").args([
             "-p",
@@ -532,7 +532,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
 #[test]
 fn the_simulator_plays_plain_instruments_too() {
     let folder = tempfile::tempdir().unwrap();
-    let (asked, talking, port) = (free_port(), free_port(), free_port());
+    let (asked, talking) = (free_port(), free_port());
     let yaml = format!(
         "site: x
 lines:
@@ -555,7 +555,7 @@ devices:
     each_line: '^T=(?P<t>-?[0-9.]+)'
     text: {{ simulate: 'T={{t}}\\r\\n' }}
     points: {{ t: {{ simulate: {{ shape: constant, from: -3.25 }} }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 "
     );
     let file = folder.path().join("simulator.yaml");
@@ -566,6 +566,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     );
     simulator.wait_for_output("line talking: plain instruments on");
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let value = |topic: &str| {
         run(Command::new("mosquitto_sub").args([
             "-p",
@@ -617,13 +618,14 @@ fn a_meter_that_pushes_binary_is_offline_with_the_name_of_its_protocol() {
     };
     for list in NORWEGIAN {
         let folder = tempfile::tempdir().unwrap();
-        let (wire, port) = (talks(bytes(list)), free_port());
+        let wire = talks(bytes(list));
         let yaml = format!(
             "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{wire}' }} ]\n\
              devices: [ {{ name: d, line: wire, profile: dsmr, text: {{ silent_after: 1s }}, only: [ energy_import ] }} ]\n\
-             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+             broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n"
         );
         let gateway = Gateway::start(folder.path(), &yaml);
+        let port = gateway.port();
         wait_for_reason(&gateway, port, "x/d/energy_import", "DLMS in HDLC");
     }
 }

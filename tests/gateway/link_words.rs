@@ -11,7 +11,7 @@ use wellhead::mqtt::{Packet, QoS, Version};
 
 use super::remote::{Remote, Wire};
 use super::support::client::{Client, bytes_of, hello, message};
-use super::support::{Gateway, Mosquitto, Pem, free_port, run, wait_for, wait_for_port};
+use super::support::{Gateway, Mosquitto, NOBODY, Pem, run, wait_for};
 
 const STATUS: &str = "$SYS/wellhead/uplink/cloud";
 const UP: &str = "event=uplink.up ";
@@ -25,10 +25,9 @@ struct Site {
 
 fn site(remote: u16, prefix: &str, extra: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_packet: 1MB }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], max_packet: 1MB }}
 outbox: {{ folder: state }}
 uplinks:
   - name: cloud
@@ -39,7 +38,7 @@ uplinks:
 "
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let port = gateway.port();
     Site {
         gateway,
         port,
@@ -143,7 +142,7 @@ fn copies_are_counted_when_they_are_sent() {
 #[test]
 fn messages_that_do_not_come_into_the_outbox_are_counted_and_told() {
     const COUNT: u64 = 30_000;
-    let site = site(free_port(), &"p".repeat(300), "");
+    let site = site(NOBODY, &"p".repeat(300), "");
     let mut client = Client::accepted(site.port, hello(Version::V311, "c"));
     let message = Packet::Publish(message("n", QoS::AtMostOnce, "1"));
     let bytes = bytes_of(&message, Version::V311);
@@ -222,9 +221,8 @@ fn what_is_probably_wrong_is_said() {
             format!("  - {{ name: u{number}, client_id: u{number}, to: '{scheme}://localhost:{port}', {ca}send: [] }}\n")
         })
         .collect();
-    let local = free_port();
     let yaml = format!(
-        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}\noutbox: {{ folder: state }}\nuplinks:\n{uplinks}"
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks:\n{uplinks}"
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     for (number, (_, _, words)) in cases.iter().enumerate() {

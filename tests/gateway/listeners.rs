@@ -61,14 +61,9 @@ async fn web_socket(
 }
 
 fn web_socket_broker(folder: &Path) -> (Gateway, u16) {
-    let port = free_port();
-    (
-        Gateway::start(
-            folder,
-            &format!("broker: {{ listen: [ 'ws://127.0.0.1:{port}' ] }}\n"),
-        ),
-        port,
-    )
+    let gateway = Gateway::start(folder, "broker: { listen: [ 'ws://127.0.0.1:0' ] }\n");
+    let port = gateway.port();
+    (gateway, port)
 }
 
 #[tokio::test]
@@ -151,15 +146,14 @@ async fn a_text_frame_ends_a_web_socket() {
 fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
-    let port = free_port();
     let yaml = format!(
-        "broker:\n  listen: [ 'mqtts://127.0.0.1:{port}' ]\n  tls: {{ cert: {}, key: {}, client_ca: {}, login: certificate }}\n  users: [ {{ name: client, write: [ 'dev/%u/#' ] }} ]\n",
+        "broker:\n  listen: [ 'mqtts://127.0.0.1:0' ]\n  tls: {{ cert: {}, key: {}, client_ca: {}, login: certificate }}\n  users: [ {{ name: client, write: [ 'dev/%u/#' ] }} ]\n",
         pem.path("server.pem"),
         pem.path("server.key"),
         pem.path("ca.pem")
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    let (port, ca) = (port.to_string(), pem.path("ca.pem"));
+    let (port, ca) = (gateway.port().to_string(), pem.path("ca.pem"));
     let base = [
         "-p",
         &port,
@@ -244,7 +238,6 @@ fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
 #[test]
 fn a_password_made_by_passwd_opens_the_broker_and_no_other_does() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let made = Command::new("sh")
         .arg("-c")
         .arg(format!(
@@ -263,8 +256,9 @@ fn a_password_made_by_passwd_opens_the_broker_and_no_other_does() {
         .lines()
         .map(|line| format!("    {line}\n"))
         .collect::<String>();
-    let yaml = format!("broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  users:\n{users}");
+    let yaml = format!("broker:\n  listen: [ 'mqtt://127.0.0.1:0' ]\n  users:\n{users}");
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let port = port.to_string();
     for version in ["311", "5"] {
         let login = |user: &str, password: &str| {
@@ -317,12 +311,12 @@ fn a_unix_socket_is_served_and_replaced_after_a_kill() {
 #[test]
 fn the_limits_on_connections_hold() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let limits = "max_connections: 20, max_connections_per_address: 10, connection_rate: 1000, connect_within: 1s, max_connect: 1kB";
-    let _gateway = Gateway::start(
+    let gateway = Gateway::start(
         folder.path(),
-        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], {limits} }}\n"),
+        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], {limits} }}\n"),
     );
+    let port = gateway.port();
     let dial = || Client::dial(port).unwrap();
     let mut silent: Vec<Client> = (0..10).map(|_| dial()).collect();
     assert_eq!(dial().read_packet(), None, "the eleventh of one address");
@@ -343,11 +337,11 @@ fn the_limits_on_connections_hold() {
 #[test]
 fn an_unknown_version_is_answered_in_the_form_its_client_understands() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let _gateway = Gateway::start(
+    let gateway = Gateway::start(
         folder.path(),
-        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"),
+        "broker: { listen: [ 'mqtt://127.0.0.1:0' ] }\n",
     );
+    let port = gateway.port();
     let answer = |bytes: &[u8]| answer(port, bytes);
     for level in [6, 7, 0x7F, 0xFF] {
         let got = answer(
@@ -415,11 +409,9 @@ fn upgrade(port: u16, method: &str, headers: &[&str]) -> String {
 #[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn a_handshake_that_is_no_good_gets_an_http_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "broker: {{ listen: [ 'ws://127.0.0.1:{port}' ], connect_within: 1s, allow_origins: [ 'https://hmi.example.net' ] }}\n"
-    );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "broker: { listen: [ 'ws://127.0.0.1:0' ], connect_within: 1s, allow_origins: [ 'https://hmi.example.net' ] }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let big = format!("X-Big: {}", "x".repeat(20_000));
     let cases: &[(&str, &[&str], &str)] = &[
         ("GET", &[], "101"),
@@ -602,11 +594,10 @@ fn who_finds_no_place_at_an_encrypted_listener_is_told_in_connack() {
 #[test]
 fn connections_that_hang_up_while_they_wait_leave_their_places_to_others() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let yaml = format!(
-        "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 10, connection_rate: 1 }}\n"
-    );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let yaml =
+        "broker: { listen: [ 'mqtt://127.0.0.1:0' ], max_connections: 10, connection_rate: 1 }\n";
+    let gateway = Gateway::start(folder.path(), yaml);
+    let port = gateway.port();
     let mut served = 0;
     for _ in 0..5 {
         // Far more than there are places, one after the other: each has sent something and is gone.
@@ -634,10 +625,9 @@ fn answer_begins(port: u16, bytes: &[u8], count: usize) -> Vec<u8> {
 fn a_revoked_certificate_is_refused_and_the_list_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
-    let port = free_port();
     fs::copy(pem.path("none-revoked.pem"), pem.path("crl.pem")).unwrap();
     let yaml = format!(
-        "broker:\n  listen: [ 'mqtts://127.0.0.1:{port}' ]\n  tls: {{ cert: {}, key: {}, client_ca: {}, crl: {} }}\n",
+        "broker:\n  listen: [ 'mqtts://127.0.0.1:0' ]\n  tls: {{ cert: {}, key: {}, client_ca: {}, crl: {} }}\n",
         pem.path("server.pem"),
         pem.path("server.key"),
         pem.path("ca.pem"),
@@ -645,7 +635,7 @@ fn a_revoked_certificate_is_refused_and_the_list_is_read_again() {
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     let (port, ca, cert, key) = (
-        port.to_string(),
+        gateway.port().to_string(),
         pem.path("ca.pem"),
         pem.path("client.pem"),
         pem.path("client.key"),
@@ -712,12 +702,12 @@ fn missing_certificates_are_named() {
 #[test]
 fn only_a_rule_that_names_it_lets_somebody_write_to_an_instrument() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = format!(
-        "site: s\nlines: [ {{ name: bench, simulated: {{}} }} ]\ndevices: [ {{ name: d, line: bench, unit: 1, points: {{ flow: {{ holding: 0, type: u16 }} }} }} ]\nbroker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  allow_anonymous: true\n  users: [ {{ name: anna, password: '{}', write: [ '+/+/+/set' ] }} ]\n",
+        "site: s\nlines: [ {{ name: bench, simulated: {{}} }} ]\ndevices: [ {{ name: d, line: bench, unit: 1, points: {{ flow: {{ holding: 0, type: u16 }} }} }} ]\nbroker:\n  listen: [ 'mqtt://127.0.0.1:0' ]\n  allow_anonymous: true\n  users: [ {{ name: anna, password: '{}', write: [ '+/+/+/set' ] }} ]\n",
         super::stage::SECRET
     );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let port = port.to_string();
     let code = |more: &[&str]| {
         let base = ["-p", &port, "-V", "5", "-q", "1", "-m", "1", "-d"];

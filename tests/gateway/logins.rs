@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::hostile::resident;
 use super::support::client::{Client, hello};
-use super::support::{Gateway, free_port, wellhead};
+use super::support::{Gateway, wellhead};
 use wellhead::mqtt::{Connect, ReasonCode, Version};
 
 /// Clients that log in at a time.
@@ -55,12 +55,12 @@ const WRONG: ReasonCode = ReasonCode::BAD_USER_NAME_OR_PASSWORD;
 #[test]
 fn a_thousand_logins_take_the_memory_of_one() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = format!(
-        "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  failed_logins: 100000\n  connection_rate: 100000\n  users:\n{}",
+        "broker:\n  listen: [ 'mqtt://127.0.0.1:0' ]\n  failed_logins: 100000\n  connection_rate: 100000\n  users:\n{}",
         user("anna")
     );
     let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let pid = gateway.process.id();
     let before = resident(pid);
     let logins = 1000;
@@ -113,14 +113,14 @@ fn a_thousand_logins_take_the_memory_of_one() {
 #[test]
 fn a_program_that_guesses_on_this_machine_does_not_keep_the_others_out() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     // A low rate, so that one busy loop goes beyond it.
     let yaml = format!(
-        "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  failed_logins: 3\n  connection_rate: 5\n  users:\n{}{}",
+        "broker:\n  listen: [ 'mqtt://127.0.0.1:0' ]\n  failed_logins: 3\n  connection_rate: 5\n  users:\n{}{}",
         user("hmi"),
         user("historian")
     );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let (is_over, guesses) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::support::{Gateway, Process, free_port, run, wait_for, wellhead};
+use super::support::{Gateway, Process, beside, free_port, run, wait_for, wellhead};
 
 struct Bench {
     _simulator: Process,
@@ -36,7 +36,6 @@ fn file(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
 impl Bench {
     fn start(plan: &Plan<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
         let yaml = |line: &str| {
             format!(
                 "site: x\nlines: [ {{ name: bus, {line} }} ]\ndevices: [ {{ name: d, line: bus, unit: 1, {} }} ]\n",
@@ -48,16 +47,15 @@ impl Bench {
         command.arg("simulate").arg(path);
         command.args(plan.faults.iter().flat_map(|fault| ["--fault", fault]));
         let simulator = Process::start(&mut command, &folder.path().join("simulator.log"));
-        simulator.wait_for_output("line bus:");
         let text = format!(
-            "{}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n",
-            yaml(plan.gateway)
+            "{}broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n",
+            beside(&simulator, &yaml(plan.gateway))
         );
         let gateway = Gateway::start(folder.path(), &text);
         Self {
             _simulator: simulator,
+            port: gateway.port().to_string(),
             _gateway: gateway,
-            port: port.to_string(),
             _folder: folder,
         }
     }
@@ -90,8 +88,7 @@ const POINT: &str =
 #[test]
 fn a_device_that_needs_silence_gets_it() {
     let pause = "pause: { between: 60ms, after_connect: 300ms }";
-    let tcp = format!("modbus_tcp: '127.0.0.1:{}'", free_port());
-    for wire in [tcp, format!("rtu_over_tcp: '127.0.0.1:{}'", free_port())] {
+    for wire in ["modbus_tcp: '127.0.0.1:0'", "rtu_over_tcp: '127.0.0.1:0'"] {
         let line = format!("{wire}, {pause}");
         // A busy machine may show the device a connection, or the end of its own answer, later than
         // the gateway.
@@ -110,14 +107,11 @@ fn a_device_that_needs_silence_gets_it() {
 
 #[test]
 fn a_device_that_needs_silence_is_not_heard_without_it() {
-    let wire = format!(
-        "modbus_tcp: '127.0.0.1:{}', answer_within: 100ms",
-        free_port()
-    );
+    let wire = "modbus_tcp: '127.0.0.1:0', answer_within: 100ms";
     let simulator = format!("{wire}, pause: {{ between: 5s }}");
     let bench = Bench::start(&Plan {
         simulator: &simulator,
-        gateway: &wire,
+        gateway: wire,
         device: POINT,
         faults: &[],
     });
@@ -126,14 +120,11 @@ fn a_device_that_needs_silence_is_not_heard_without_it() {
 
 #[test]
 fn what_a_device_says_of_pauses_goes_before_its_line() {
-    let line = format!(
-        "modbus_tcp: '127.0.0.1:{}', answer_within: 100ms, pause: {{ between: 10s, after_connect: 60s }}",
-        free_port()
-    );
+    let line = "modbus_tcp: '127.0.0.1:0', answer_within: 100ms, pause: { between: 10s, after_connect: 60s }";
     let device = format!("pause: {{ between: 0ms, after_connect: 0ms }}, {POINT}");
     let bench = Bench::start(&Plan {
-        simulator: &line,
-        gateway: &line,
+        simulator: line,
+        gateway: line,
         device: &device,
         faults: &[],
     });
@@ -171,11 +162,11 @@ fn a_device_with_one_client_is_left_to_others_in_between() {
 
 #[test]
 fn a_busy_device_is_asked_again_within_the_interval() {
-    let line = format!("modbus_tcp: '127.0.0.1:{}'", free_port());
+    let line = "modbus_tcp: '127.0.0.1:0'";
     let device = POINT.replace("50ms", "1h");
     let bench = Bench::start(&Plan {
-        simulator: &line,
-        gateway: &line,
+        simulator: line,
+        gateway: line,
         device: &device,
         faults: &["exception=6 for 2", "exception=5 after 2 for 1"],
     });
@@ -193,14 +184,11 @@ fn a_busy_device_is_asked_again_within_the_interval() {
 
 #[test]
 fn a_first_answer_may_be_slower_than_the_rest() {
-    let line = format!(
-        "modbus_tcp: '127.0.0.1:{}', answer_within: 300ms, first_answer_within: 10s",
-        free_port()
-    );
+    let line = "modbus_tcp: '127.0.0.1:0', answer_within: 300ms, first_answer_within: 10s";
     let device = POINT.replace("50ms", "1h");
     let bench = Bench::start(&Plan {
-        simulator: &line,
-        gateway: &line,
+        simulator: line,
+        gateway: line,
         device: &device,
         faults: &["delay=1500ms for 1"],
     });
@@ -219,7 +207,7 @@ fn records_of_files_are_read_on_every_wire() {
         )
     };
     let wires = [
-        format!("modbus_tcp: '127.0.0.1:{}'", free_port()),
+        "modbus_tcp: '127.0.0.1:0'".to_owned(),
         serial("rtu"),
         serial("ascii"),
     ];
@@ -257,11 +245,11 @@ fn records_of_files_are_read_on_every_wire() {
 
 #[test]
 fn a_file_that_a_device_does_not_have_is_told() {
-    let line = format!("modbus_tcp: '127.0.0.1:{}'", free_port());
+    let line = "modbus_tcp: '127.0.0.1:0'";
     let device = "points: { p: { file: 4, record: 0, type: u16, every: 100ms } }";
     let bench = Bench::start(&Plan {
-        simulator: &line,
-        gateway: &line,
+        simulator: line,
+        gateway: line,
         device,
         faults: &["exception=2"],
     });

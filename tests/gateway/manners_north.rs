@@ -7,18 +7,16 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use super::remote::Remote;
-use super::support::{
-    Gateway, Mosquitto, PATIENCE, Pem, free_port, gateway_with_uplink, run, wait_for,
-};
+use super::support::{Gateway, Mosquitto, PATIENCE, Pem, gateway_with_uplink, run, wait_for};
 
 /// A gateway whose uplink goes to `to`, with these keys.
 fn site(to: &str, uplink: &str) -> (Gateway, u16, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let keys = format!(
         "    to: {to}\n    presence: false\n    retry: {{ first: 50ms, longest: 200ms }}\n    {uplink}"
     );
-    let gateway = gateway_with_uplink(folder.path(), port, "seven", &keys);
+    let gateway = gateway_with_uplink(folder.path(), "seven", &keys);
+    let port = gateway.port();
     (gateway, port, folder)
 }
 

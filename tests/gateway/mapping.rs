@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::remote::{Remote, Wire};
 use super::support::{
-    Gateway, Mosquitto, Process, free_port, gateway_with_uplink, mosquitto_sub, run, simulated,
-    wait_for, wait_for_port, wellhead,
+    Gateway, Mosquitto, NOBODY, Process, gateway_with_uplink, mosquitto_sub, run, simulated,
+    wait_for, wellhead,
 };
 
 struct Site {
@@ -20,11 +20,11 @@ struct Site {
 /// A gateway whose uplink to `remote` has these keys.
 fn site(remote: u16, uplink: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let keys = format!(
         "    to: mqtt://127.0.0.1:{remote}\n    retry: {{ first: 50ms, longest: 200ms }}\n    presence: false\n{uplink}"
     );
-    let gateway = gateway_with_uplink(folder.path(), port, "seven", &keys);
+    let gateway = gateway_with_uplink(folder.path(), "seven", &keys);
+    let port = gateway.port();
     Site {
         gateway,
         port,
@@ -131,17 +131,16 @@ fn a_command_under_the_name_that_a_point_has_at_the_remote_reaches_it_and_its_re
  {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "");
-    let (bus, port) = (free_port(), free_port());
     let yaml = format!(
         "site: x
-lines: [ {{ name: bus, modbus_tcp: '127.0.0.1:{bus}', answer_within: 200ms }} ]
+lines: [ {{ name: bus, modbus_tcp: '127.0.0.1:0', answer_within: 200ms }} ]
 devices:
   - name: d
     line: bus
     points:
       level: {{ holding: 0, type: u16, every: 100ms, deadband: 0, simulate: {{ shape: constant, from: 20 }}, write: {{ min: 0, max: 50 }} }}
       fixed: {{ holding: 1, type: u16, every: 100ms, deadband: 0, simulate: {{ shape: constant, from: 3 }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ 'x/#' ] }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], anonymous: {{ read: [ '#' ], write: [ 'x/#' ] }} }}
 uplinks:
   - name: one
     to: mqtt://127.0.0.1:{0}
@@ -157,7 +156,7 @@ uplinks:
         remote.port
     );
     let (_simulator, gateway) = simulated(folder.path(), &yaml);
-    wait_for_port(port);
+    let port = gateway.port();
     wait_for("both links", || {
         (gateway.process.events("uplink.up", &[]).len() >= 2).then_some(())
     });
@@ -225,10 +224,7 @@ uplinks:
 
 #[test]
 fn a_client_is_told_that_its_topic_is_too_deep_at_the_remote() {
-    let site = site(
-        free_port(),
-        "    send: [ { filter: '#', prefix: oil/co/ } ]",
-    );
+    let site = site(NOBODY, "    send: [ { filter: '#', prefix: oil/co/ } ]");
     let deep = ["x"; 200].join("/");
     for qos in ["1", "2"] {
         let (_, output, error) = run(Command::new("mosquitto_pub").args([
@@ -258,9 +254,9 @@ fn next(wire: &mut Wire) -> (String, String) {
 
 #[test]
 fn what_waits_keeps_its_topic_and_new_rules_are_for_new_messages() {
-    let (remote, dead) = (Remote::listen(), free_port());
+    let remote = Remote::listen();
     let site = site(
-        dead,
+        NOBODY,
         "    send: [ { filter: 'plant/#', to: 'oilco/{site}/#', qos: 1 } ]",
     );
     publish(site.port, &["-q", "2", "-t", "plant/a//b", "-m", "1"]);
@@ -283,7 +279,7 @@ fn what_waits_keeps_its_topic_and_new_rules_are_for_new_messages() {
     let yaml = fs::read_to_string(&file).unwrap();
     fs::write(
         &file,
-        yaml.replace(&format!(":{dead}\n"), &format!(":{}\n", remote.port)),
+        yaml.replace(&format!(":{NOBODY}\n"), &format!(":{}\n", remote.port)),
     )
     .unwrap();
     let site = Site {

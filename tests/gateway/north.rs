@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::remote::{Remote, Wire};
 use super::support::{
-    Gateway, Mosquitto, PATIENCE, free_port, run, subscriber, wait_for, wait_for_port, wellhead,
+    Gateway, Mosquitto, NOBODY, PATIENCE, free_port, run, subscriber, wait_for, wait_for_port,
+    wellhead,
 };
 
 const PUBACK: u8 = 0x40;
@@ -25,10 +26,9 @@ struct Site {
 /// added to its file.
 fn site(remote: u16, extra: &str, outbox: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_packet: 1MB }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], max_packet: 1MB }}
 outbox: {{ folder: state{outbox} }}
 classes:
   alarm: {{ qos: 2, lane: alarm }}
@@ -49,7 +49,7 @@ uplinks:
 "
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let port = gateway.port();
     Site {
         gateway,
         port,
@@ -120,8 +120,7 @@ fn complete(wire: &mut Wire, id: u16) {
 #[test]
 fn alarms_go_first_and_the_backlog_last() {
     let remote = Remote::listen();
-    let dead = free_port();
-    let site = site(dead, "", "");
+    let site = site(NOBODY, "", "");
     for number in 0..3 {
         site.publish("bulk/x", &format!("bulk {number}"));
         site.publish("live/x", &format!("live {number}"));
@@ -137,7 +136,7 @@ fn alarms_go_first_and_the_backlog_last() {
     assert!(gateway.process.terminate().success());
     fs::write(
         folder.path().join("gateway.yaml"),
-        yaml.replace(&format!(":{dead}\n"), &format!(":{}\n", remote.port)),
+        yaml.replace(&format!(":{NOBODY}\n"), &format!(":{}\n", remote.port)),
     )
     .unwrap();
     let _gateway = Gateway::restart(folder.path());
@@ -471,7 +470,7 @@ fn flood(site: &Site, count: u32, size: usize) -> Option<i32> {
 
 #[test]
 fn over_its_size_an_outbox_drops_the_oldest_and_tells_the_gap() {
-    let site = site(free_port(), "", ", keep: { size: 16MB }");
+    let site = site(NOBODY, "", ", keep: { size: 16MB }");
     let gaps = subscriber(site.folder.path(), site.port, GAP);
     assert_eq!(flood(&site, 300, 100_000), Some(0));
     let gap = site.wait_until_told(GAP, "\"reason\":\"full\"");
@@ -518,7 +517,7 @@ fn over_its_size_an_outbox_drops_the_oldest_and_tells_the_gap() {
 
 #[test]
 fn over_its_size_an_outbox_refuses_or_drops_the_newest_as_told() {
-    let refusing = site(free_port(), "", ", keep: { size: 16MB }, when_full: refuse");
+    let refusing = site(NOBODY, "", ", keep: { size: 16MB }, when_full: refuse");
     flood(&refusing, 300, 100_000);
     refusing.gateway.process.wait_for_event("outbox.full", &[]);
     let port = refusing.port.to_string();
@@ -537,11 +536,7 @@ fn over_its_size_an_outbox_refuses_or_drops_the_newest_as_told() {
         "what was refused was never taken: {told}"
     );
 
-    let dropping = site(
-        free_port(),
-        "",
-        ", keep: { size: 16MB }, when_full: drop-newest",
-    );
+    let dropping = site(NOBODY, "", ", keep: { size: 16MB }, when_full: drop-newest");
     assert_eq!(flood(&dropping, 300, 100_000), Some(0));
     let gap = dropping.wait_until_told(GAP, "full-newest");
     assert!(!gap.contains("\"first\":1,"), "the oldest are kept: {gap}");
@@ -553,10 +548,9 @@ fn a_backup_is_used_after_its_time_carries_its_classes_and_rests_again() {
     let mut first = Mosquitto::start(folder.path(), "");
     let second = Mosquitto::start(folder.path(), "");
     let reader = subscriber(folder.path(), second.port, "#");
-    let port = free_port();
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 classes: {{ alarm: {{ qos: 2, lane: alarm }} }}
 lines: [ {{ name: bench, simulated: {{}} }} ]
@@ -569,7 +563,7 @@ uplinks:
         first.port, second.port
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let port = gateway.port();
     let state = |uplink: &str| {
         run(Command::new("mosquitto_sub").args([
             "-p",
@@ -604,10 +598,9 @@ uplinks:
 fn a_backup_that_only_its_rate_holds_back_rests_as_soon_as_the_other_link_is_up() {
     let (first, second) = (Remote::listen(), Remote::listen());
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 uplinks:
   - {{ name: cloud, to: 'mqtt://127.0.0.1:{}', presence: false, send: [ {{ filter: '#' }} ] }}
@@ -616,7 +609,7 @@ uplinks:
         first.port, second.port
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let port = gateway.port();
     let mut backup = second.accept(false, &[]);
     let site = Site {
         gateway,
@@ -637,10 +630,9 @@ uplinks:
 #[test]
 fn several_addresses_are_tried_in_order_and_an_interface_can_be_named() {
     let remote = Remote::listen();
-    let dead = free_port();
     let folder = tempfile::tempdir().unwrap();
     let yaml = format!(
-        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: [ 'mqtt://127.0.0.1:{dead}', 'mqtt://127.0.0.1:{}' ], tcp: {{ interface: lo, nodelay: false }}, send: [ {{ filter: '#' }} ] }} ]\n",
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: [ 'mqtt://127.0.0.1:{NOBODY}', 'mqtt://127.0.0.1:{}' ], tcp: {{ interface: lo, nodelay: false }}, send: [ {{ filter: '#' }} ] }} ]\n",
         remote.port
     );
     let _gateway = Gateway::start(folder.path(), &yaml);
@@ -651,7 +643,7 @@ fn several_addresses_are_tried_in_order_and_an_interface_can_be_named() {
         &place,
         &yaml
             .replace("interface: lo", "interface: nowhere0")
-            .replace(&format!("'mqtt://127.0.0.1:{dead}', "), ""),
+            .replace(&format!("'mqtt://127.0.0.1:{NOBODY}', "), ""),
     );
     gateway
         .process
@@ -663,17 +655,16 @@ fn messages_of_the_remote_arrive_once_although_the_link_is_cut() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "max_queued_messages 0\n");
     let link = super::support::Link::to(remote.port);
-    let port = free_port();
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', retry: {{ first: 50ms, longest: 100ms }}, receive: [ {{ filter: 'cmd/#', qos: 2 }} ], send: [ {{ filter: 'up/#' }} ] }} ]
 ",
         link.port
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let port = gateway.port();
     gateway.process.wait_for_event("uplink.up", &[]);
     let mut command = super::support::mosquitto_sub();
     command.args([
@@ -809,7 +800,6 @@ fn web_socket_and_web_socket_over_tls_carry_messages() {
         };
         let (remote, port) = web_socket_listener(folder.path(), &tls);
         let reader = subscriber(folder.path(), remote.port, "#");
-        let local = free_port();
         let (scheme, ca) = if is_tls {
             (
                 "wss",
@@ -819,10 +809,10 @@ fn web_socket_and_web_socket_over_tls_carry_messages() {
             ("ws", String::new())
         };
         let yaml = format!(
-            "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: '{scheme}://127.0.0.1:{port}/mqtt', {ca}send: [ {{ filter: '#' }} ] }} ]\n"
+            "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: '{scheme}://127.0.0.1:{port}/mqtt', {ca}send: [ {{ filter: '#' }} ] }} ]\n"
         );
-        let _gateway = Gateway::start(folder.path(), &yaml);
-        wait_for_port(local);
+        let gateway = Gateway::start(folder.path(), &yaml);
+        let local = gateway.port();
         let lines: String = (0..200)
             .map(|number| format!("{number} {}\n", "x".repeat(3000)))
             .collect();
@@ -1008,12 +998,10 @@ fn a_repetition_of_the_remote_is_recognised_after_a_kill_9() {
     };
     assert_eq!(kinds(&mut wire, 5).as_deref(), Some(&[0, 7][..]), "PUBREC");
     let Site {
-        gateway,
-        port,
-        folder,
+        gateway, folder, ..
     } = site;
-    let _gateway = gateway.kill_and_restart();
-    wait_for_port(port);
+    let gateway = gateway.kill_and_restart();
+    let port = gateway.port();
     let mut reader = super::support::mosquitto_sub();
     reader.args(["-d", "-p", &port.to_string(), "-t", "cmd/#", "-F", "got %p"]);
     let reader = super::support::Process::start(&mut reader, &folder.path().join("reader"));

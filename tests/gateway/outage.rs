@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::support::{
-    Gateway, Link, Mosquitto, Process, free_port, peer, python, subscriber, wait_for, wait_for_port,
+    Gateway, Link, Mosquitto, Process, free_port, peer, python, subscriber, wait_for,
 };
 
 /// What the subscriber got: sequence number, topic, payload.
@@ -89,13 +89,13 @@ fn publish_numbers(port: u16, from: u64, count: u64) -> u64 {
     acknowledged
 }
 
-fn yaml(modbus: u16, local: u16, remote: u16) -> String {
+fn yaml(modbus: u16, remote: u16) -> String {
     format!(
         "site: x
 lines: [ {{ name: tcp, modbus_tcp: '127.0.0.1:{modbus}', answer_within: 2s }} ]
 devices:
   - {{ name: meter, line: tcp, unit: 1, points: {{ counter: {{ at: 40001, type: u32, every: 20ms }}, fixed: {{ holding: 10, type: u16, every: 100ms, deadband: 0 }} }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 uplinks:
   - name: cloud
@@ -121,31 +121,28 @@ fn start_server(folder: &Path, port: u16) -> Process {
 #[test]
 fn every_message_reaches_mosquitto_over_an_outage_and_a_kill_9() {
     let folder = tempfile::tempdir().unwrap();
-    let (modbus, local) = (free_port(), free_port());
+    let modbus = free_port();
     let _server = start_server(folder.path(), modbus);
     let mut remote = Mosquitto::start(folder.path(), "");
     let subscriber = subscriber(folder.path(), remote.port, "far/#");
     let link = Link::to(remote.port);
-    let mut gateway = Gateway::start(folder.path(), &yaml(modbus, local, link.port));
-    wait_for_port(local);
+    let mut gateway = Gateway::start(folder.path(), &yaml(modbus, link.port));
     wait_for("the first readings arrive", || {
         (arrivals(&subscriber).len() > 20).then_some(())
     });
-    let mut acknowledged = publish_numbers(local, 0, 10);
+    let mut acknowledged = publish_numbers(gateway.port(), 0, 10);
 
     link.cut();
     gateway.process.wait_for_event("uplink.down", &[]);
-    acknowledged = publish_numbers(local, acknowledged, 20);
+    acknowledged = publish_numbers(gateway.port(), acknowledged, 20);
     gateway = gateway.kill_and_restart();
-    wait_for_port(local);
-    acknowledged = publish_numbers(local, acknowledged, 20);
+    acknowledged = publish_numbers(gateway.port(), acknowledged, 20);
     remote.stop();
     link.restore();
-    acknowledged = publish_numbers(local, acknowledged, 10);
+    acknowledged = publish_numbers(gateway.port(), acknowledged, 10);
     gateway = gateway.kill_and_restart();
-    wait_for_port(local);
     remote.resume();
-    acknowledged = publish_numbers(local, acknowledged, 10);
+    acknowledged = publish_numbers(gateway.port(), acknowledged, 10);
     assert_eq!(acknowledged, 70, "local life goes on without a link");
 
     let wanted: BTreeSet<String> = (0..acknowledged).map(|number| number.to_string()).collect();
@@ -191,12 +188,11 @@ fn every_message_reaches_mosquitto_over_an_outage_and_a_kill_9() {
 #[test]
 fn a_remote_that_hangs_without_closing_is_noticed_and_nothing_is_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let (modbus, local) = (free_port(), free_port());
+    let modbus = free_port();
     let _server = start_server(folder.path(), modbus);
     let remote = Mosquitto::start(folder.path(), "");
     let subscriber = subscriber(folder.path(), remote.port, "far/#");
-    let yaml =
-        yaml(modbus, local, remote.port).replace("    retry:", "    keep_alive: 5s\n    retry:");
+    let yaml = yaml(modbus, remote.port).replace("    retry:", "    keep_alive: 5s\n    retry:");
     let mut gateway = Gateway::start(folder.path(), &yaml);
     wait_for("the first readings arrive", || {
         (arrivals(&subscriber).len() > 20).then_some(())
@@ -216,19 +212,18 @@ fn a_remote_that_hangs_without_closing_is_noticed_and_nothing_is_lost() {
 #[test]
 fn what_waits_is_sent_while_it_stops() {
     let folder = tempfile::tempdir().unwrap();
-    let local = free_port();
     let remote = Mosquitto::start(folder.path(), "");
     let subscriber = subscriber(folder.path(), remote.port, "far/#");
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', send: [ {{ filter: '#', prefix: far/ }} ] }} ]
 ",
         remote.port
     );
     let mut gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(local);
+    let local = gateway.port();
     let mut publisher = Command::new("mosquitto_pub")
         .args(["-p", &local.to_string(), "-q", "1", "-t", "n", "-l"])
         .stdin(Stdio::piped())

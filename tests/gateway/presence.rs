@@ -6,17 +6,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::remote::{Packet, Publish, Remote, Wire};
-use super::support::{
-    Gateway, Mosquitto, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port,
-};
+use super::support::{Gateway, Mosquitto, Process, mosquitto_sub, run, wait_for};
 
 const CONNACK: [u8; 5] = [0x20, 3, 1, 0, 0];
 const QUICK: &str = "retry: { first: 50ms, longest: 200ms }";
 
-fn yaml(local: u16, remote: u16, extra: &str) -> String {
+fn yaml(remote: u16, extra: &str) -> String {
     format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 uplinks:
   - name: cloud
@@ -36,9 +34,8 @@ struct Site {
 
 fn site(remote: u16, extra: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
-    let local = free_port();
-    let gateway = Gateway::start(folder.path(), &yaml(local, remote, extra));
-    wait_for_port(local);
+    let gateway = Gateway::start(folder.path(), &yaml(remote, extra));
+    let local = gateway.port();
     Site {
         gateway,
         local,
@@ -163,10 +160,8 @@ fn mosquitto_shows_online_then_offline_after_a_kill_and_after_an_orderly_stop() 
                 (lines.len() >= count).then_some(lines)
             })
         };
-        let local = free_port();
         let extra = format!("protocol: {protocol}\n    presence: {{ offline_after: 0s }}");
-        let yaml =
-            yaml(local, remote.port, &extra).replace("site: x", &format!("site: '{protocol}'"));
+        let yaml = yaml(remote.port, &extra).replace("site: x", &format!("site: '{protocol}'"));
         let mut gateway = Gateway::start(&place, &yaml);
         let online = got(1)[0].clone();
         assert!(
@@ -494,10 +489,9 @@ fn a_message_at_which_the_remote_closes_is_not_mistaken_for_a_state_that_is_answ
 fn the_last_state_does_not_exceed_what_the_remote_takes_at_a_time() {
     let remote = Remote::listen();
     let folder = tempfile::tempdir().unwrap();
-    let local = free_port();
-    let yaml = yaml(local, remote.port, "").replace("site: x", "site: x\nshutdown_grace: 1s");
+    let yaml = yaml(remote.port, "").replace("site: x", "site: x\nshutdown_grace: 1s");
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(local);
+    let local = gateway.port();
     let site = Site {
         gateway,
         local,
@@ -524,11 +518,7 @@ fn a_reload_that_ends_the_connection_leaves_no_online_behind() {
     let (old, new) = (Remote::listen(), Remote::listen());
     let site = site(old.port, "");
     let reload = |port: u16, extra: &str| {
-        fs::write(
-            site.folder.path().join("gateway.yaml"),
-            yaml(site.local, port, extra),
-        )
-        .unwrap();
+        fs::write(site.folder.path().join("gateway.yaml"), yaml(port, extra)).unwrap();
         site.gateway.process.signal(rustix::process::Signal::HUP);
     };
     let online = |remote: &Remote| {
@@ -625,7 +615,7 @@ fn presence_that_is_switched_off_or_moved_while_it_runs_leaves_no_wrong_state_be
     acknowledge(&mut wire, &state);
     fs::write(
         site.folder.path().join("gateway.yaml"),
-        yaml(site.local, remote.port, "presence: false"),
+        yaml(remote.port, "presence: false"),
     )
     .unwrap();
     site.gateway.process.signal(rustix::process::Signal::HUP);

@@ -6,9 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::brokers::{Broker, Kind};
-use super::support::{
-    Gateway, Link, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port,
-};
+use super::support::{Gateway, Link, Process, mosquitto_sub, run, wait_for};
 
 /// Messages of each QoS that are in flight when a side is killed.
 const BATCH: usize = 30;
@@ -97,10 +95,9 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let broker = Broker::start(expected.kind, folder.path());
         let link = Link::to(broker.port);
-        let local = free_port();
         let yaml = format!(
             "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 uplinks:
   - name: cloud
@@ -115,7 +112,7 @@ uplinks:
             link.port, expected.protocol
         );
         let gateway = Gateway::start(folder.path(), &yaml);
-        wait_for_port(local);
+        let local = gateway.port();
         gateway.process.wait_for_event("uplink.up", &[]);
         Self {
             gateway: Some(gateway),
@@ -357,8 +354,9 @@ uplinks:
             self.broker.port,
             &["-q", "1", "-t", "cmd/x", "-m", "meanwhile"],
         );
-        self.gateway = Some(Gateway::restart(self.folder.path()));
-        wait_for_port(self.local);
+        let gateway = Gateway::restart(self.folder.path());
+        self.local = gateway.port();
+        self.gateway = Some(gateway);
         self.check_batch(&reader, "g");
         let reader = self.local_reader();
         wait_for("what came meanwhile", || {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use super::support::{Gateway, Mosquitto, Process, free_port, run, subscriber, wait_for, wellhead};
+use super::support::{
+    Gateway, Mosquitto, NOBODY, Process, free_port, run, subscriber, wait_for, wellhead,
+};
 
 struct Site {
     folder: tempfile::TempDir,
@@ -16,6 +18,7 @@ struct Site {
 /// Two lines to a simulator, a broker and an uplink to `remote`.
 fn site(remote: u16) -> Site {
     let folder = tempfile::tempdir().unwrap();
+    // The commands find the broker by the port in the file.
     let (one, two, port) = (free_port(), free_port(), free_port());
     let yaml = format!(
         "site: x
@@ -110,7 +113,7 @@ impl Site {
 
 #[test]
 fn a_changed_device_restarts_its_line_and_nothing_else() {
-    let mut site = site(free_port());
+    let mut site = site(NOBODY);
     // A client with its session, and messages that wait for a remote that is not there.
     let client = subscriber(site.folder.path(), site.port, "x/a/level");
     for number in 0..5 {
@@ -168,7 +171,7 @@ fn a_changed_device_restarts_its_line_and_nothing_else() {
 
 #[test]
 fn lines_devices_and_points_come_and_go_with_their_topics() {
-    let mut site = site(free_port());
+    let mut site = site(NOBODY);
     wait_for("a value", || (site.value("x/b/flow") == 50).then_some(()));
     let (code, out, error) = site.reload(
         "name: b, line: two, points: { flow:",
@@ -234,7 +237,7 @@ fn lines_devices_and_points_come_and_go_with_their_topics() {
 
 #[test]
 fn writes_reach_what_the_file_says_now() {
-    let mut site = site(free_port());
+    let mut site = site(NOBODY);
     let write = |site: &Site, point: &str, value: &str| {
         run(wellhead()
             .args(["write", "b", point, value, "--file"])
@@ -310,7 +313,7 @@ fn rules_of_uplinks_and_rights_of_clients_change_without_anybody_being_cut_off()
 
 #[test]
 fn a_bad_file_changes_nothing_and_what_cannot_change_is_named() {
-    let mut site = site(free_port());
+    let mut site = site(NOBODY);
     wait_for("a value", || (site.value("x/b/flow") == 50).then_some(()));
     let good = site.yaml.clone();
     let (code, _, error) = site.reload(
@@ -361,13 +364,12 @@ fn an_uplink_goes_to_its_new_address_with_everything_that_waits() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "");
     let far = subscriber(folder.path(), remote.port, "up/#");
-    let dead = free_port();
-    let mut site = site(dead);
+    let mut site = site(NOBODY);
     for number in 0..20 {
         site.publish("up/x", &number.to_string());
     }
     let (code, out, error) = site.reload(
-        &format!("to: mqtt://127.0.0.1:{dead}"),
+        &format!("to: mqtt://127.0.0.1:{NOBODY}"),
         &format!("to: mqtt://127.0.0.1:{}", remote.port),
     );
     assert!(

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::remote::{Publish, Remote, Wire};
 use super::support::{
-    ALARM, Gateway, Link, Mosquitto, PATIENCE, Process, free_port, gateway_with_uplink,
-    mosquitto_sub, run, wait_for,
+    ALARM, Gateway, Link, Mosquitto, PATIENCE, Process, gateway_with_uplink, mosquitto_sub, run,
+    wait_for,
 };
 
 const QUICK: &str = "retry: { first: 50ms, longest: 200ms }";
@@ -20,11 +20,11 @@ struct Site {
 }
 
 fn site(folder: &Path, remote: u16, extra: &str) -> Site {
-    let local = free_port();
     let keys = format!(
         "    to: mqtt://127.0.0.1:{remote}\n    {QUICK}\n    {extra}\n    send: [ {{ filter: 'alarm/#', class: alarm }} ]\n{ALARM}"
     );
-    let gateway = gateway_with_uplink(folder, local, "x", &keys);
+    let gateway = gateway_with_uplink(folder, "x", &keys);
+    let local = gateway.port();
     Site { gateway, local }
 }
 

@@ -39,7 +39,8 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 
 /// A port nobody has at the moment, and that no other test of this run was given. It is below those
 /// that the kernel gives to connections: none of them can have it before the program that it is
-/// for.
+/// for. For programs of others, for several that must know it before they start, and for what
+/// comes back to its port; a gateway listens at port 0, and [`Gateway::port`] is what it was given.
 pub fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -56,15 +57,16 @@ pub fn free_port() -> u16 {
 /// A class for alarms, as a section of a file.
 pub const ALARM: &str = "classes: { alarm: { qos: 2, lane: alarm } }";
 
-/// A gateway of a site with a broker on `port` and an uplink with these keys, each line of which is
-/// indented by four blanks.
-pub fn gateway_with_uplink(folder: &Path, port: u16, site: &str, uplink: &str) -> Gateway {
+/// A port of this machine at which nobody listens.
+pub const NOBODY: u16 = 1;
+
+/// A gateway of a site with a broker and an uplink with these keys, each line of which is indented
+/// by four blanks.
+pub fn gateway_with_uplink(folder: &Path, site: &str, uplink: &str) -> Gateway {
     let yaml = format!(
-        "site: {site}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\noutbox: {{ folder: state }}\nuplinks:\n  - name: cloud\n{uplink}\n"
+        "site: {site}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks:\n  - name: cloud\n{uplink}\n"
     );
-    let gateway = Gateway::start(folder, &yaml);
-    wait_for_port(port);
-    gateway
+    Gateway::start(folder, &yaml)
 }
 
 /// Waits until somebody listens.
@@ -141,8 +143,8 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The lines of its log about an event that have all of these parts: fields, as `name=value`, or
-    /// pieces of their values.
+    /// The lines of its log about an event that have all of these parts: fields, as `name=value`,
+    /// or pieces of their values.
     pub fn events(&self, event: &str, parts: &[&str]) -> Vec<String> {
         let field = format!("event={event}");
         let has_all = |line: &&str| {
@@ -150,7 +152,9 @@ impl Process {
                 && parts.iter().all(|part| line.contains(part))
         };
         let output = self.output();
-        output.lines().filter(has_all).map(str::to_owned).collect()
+        // The last line may be on its way.
+        let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().filter(has_all).map(str::to_owned).collect()
     }
 
     /// Waits for such a line, and returns the first.
@@ -314,6 +318,14 @@ impl Gateway {
             (!started.is_empty()).then_some(())
         });
         gateway
+    }
+
+    /// The port of its only listener, as the system gave it to `listen: ...:0`. After a restart it
+    /// is another one.
+    pub fn port(&self) -> u16 {
+        let line = self.process.wait_for_event("broker.listening", &[]);
+        let (_, port) = line.rsplit_once(':').unwrap();
+        port.trim_end().parse().unwrap()
     }
 
     /// kill -9, and start again on the same file.
@@ -502,6 +514,21 @@ impl Pem {
     }
 }
 
+/// Where a line of a file is served by a simulator that was told to take any port.
+pub const ANY: &str = "tcp: '127.0.0.1:0'";
+
+/// The file for a gateway beside a simulator that serves the line `bus` of it: its port is there
+/// instead of [`ANY`].
+pub fn beside(simulator: &Process, yaml: &str) -> String {
+    let output = wait_for("the line bus", || {
+        let output = simulator.output();
+        let (_, line) = output.split_once("line bus: ")?;
+        Some(line.split_once('\n')?.0.to_owned())
+    });
+    let (_, port) = output.rsplit_once(':').unwrap_or_default();
+    yaml.replacen(ANY, &format!("tcp: '127.0.0.1:{port}'"), 1)
+}
+
 /// A simulator and a gateway on the same file, which has a line named `bus`.
 pub fn simulated(folder: &Path, yaml: &str) -> (Process, Gateway) {
     let file = folder.join("simulator.yaml");
@@ -510,8 +537,9 @@ pub fn simulated(folder: &Path, yaml: &str) -> (Process, Gateway) {
         wellhead().arg("simulate").arg(&file),
         &folder.join("simulator.log"),
     );
-    simulator.wait_for_output("line bus:");
-    (simulator, Gateway::start(folder, yaml))
+    let yaml = beside(&simulator, yaml);
+    let gateway = Gateway::start(folder, &yaml);
+    (simulator, gateway)
 }
 
 /// `mosquitto_sub`, with what it prints visible at once.

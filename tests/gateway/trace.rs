@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::support::{Gateway, Process, free_port, run, wait_for, wellhead};
+use super::support::{Gateway, NOBODY, Process, run, wait_for, wellhead};
 use super::tools::bench;
 
 /// No line is wider than a terminal of 80 columns.
@@ -133,8 +133,7 @@ fn a_trace_shows_what_plain_instruments_say_and_refuses_lines_without_a_wire() {
         }
     });
     let yaml = format!(
-        "site: x\nlines: [ {{ name: scale, tcp: '127.0.0.1:{port}' }}, {{ name: bench, simulated: {{}} }} ]\ndevices:\n  - {{ name: lorries, line: scale, each_line: '(?P<weight>[+-]\\d+\\.\\d+) kg', points: {{ weight: {{ unit: kg }} }} }}\n  - {{ name: tank, line: bench, points: {{ level: {{ simulate: {{}} }} }} }}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{}' ] }}\n",
-        free_port()
+        "site: x\nlines: [ {{ name: scale, tcp: '127.0.0.1:{port}' }}, {{ name: bench, simulated: {{}} }} ]\ndevices:\n  - {{ name: lorries, line: scale, each_line: '(?P<weight>[+-]\\d+\\.\\d+) kg', points: {{ weight: {{ unit: kg }} }} }}\n  - {{ name: tank, line: bench, points: {{ level: {{ simulate: {{}} }} }} }}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n",
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     gateway
@@ -163,10 +162,8 @@ fn a_trace_shows_what_plain_instruments_say_and_refuses_lines_without_a_wire() {
 fn status_says_what_the_service_manager_shows_and_its_exit_code_says_whether_that_is_well() {
     let folder = tempfile::tempdir().unwrap();
     let yaml = format!(
-        "site: x\nlines: [ {{ name: bench, simulated: {{}} }}, {{ name: gone, serial: {} }} ]\ndevices:\n  - {{ name: tank, line: bench, points: {{ level: {{ every: 100ms, simulate: {{}} }} }} }}\n  - {{ name: far, line: gone, unit: 1, points: {{ z: {{ holding: 0, type: u16 }} }} }}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{}' ] }}\nuplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', send: [ {{ filter: '#' }} ] }} ]\n",
+        "site: x\nlines: [ {{ name: bench, simulated: {{}} }}, {{ name: gone, serial: {} }} ]\ndevices:\n  - {{ name: tank, line: bench, points: {{ level: {{ every: 100ms, simulate: {{}} }} }} }}\n  - {{ name: far, line: gone, unit: 1, points: {{ z: {{ holding: 0, type: u16 }} }} }}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\nuplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{NOBODY}', send: [ {{ filter: '#' }} ] }} ]\n",
         folder.path().join("gone").display(),
-        free_port(),
-        free_port(),
     );
     let status = |arguments: &[&str]| {
         run(wellhead()
@@ -221,11 +218,8 @@ fn status_says_what_the_service_manager_shows_and_its_exit_code_says_whether_tha
         "{error}"
     );
     // With everything up.
-    let yaml = format!(
-        "site: x\nlines: [ {{ name: bench, simulated: {{}} }} ]\ndevices: [ {{ name: tank, line: bench, points: {{ level: {{ every: 100ms, simulate: {{}} }} }} }} ]\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{}' ] }}\n",
-        free_port()
-    );
-    let _gateway = Gateway::start(folder.path(), &yaml);
+    let yaml = "site: x\nlines: [ { name: bench, simulated: {} } ]\ndevices: [ { name: tank, line: bench, points: { level: { every: 100ms, simulate: {} } } } ]\nbroker: { listen: [ 'mqtt://127.0.0.1:0' ] }\n";
+    let _gateway = Gateway::start(folder.path(), yaml);
     wait_for("all is well", || (status(&[]).0 == Some(0)).then_some(()));
 }
 

@@ -7,7 +7,6 @@ use std::process::Command;
 
 use super::support::{
     Gateway, Mosquitto, Pem, Process, free_port, mosquitto_sub, run, subscriber, wait_for,
-    wait_for_port,
 };
 
 fn publish(port: u16, arguments: &[&str]) {
@@ -17,10 +16,10 @@ fn publish(port: u16, arguments: &[&str]) {
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
-fn gateway(folder: &Path, local: u16, remote: &str, extra: &str) -> Gateway {
+fn gateway(folder: &Path, remote: &str, extra: &str) -> Gateway {
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
 outbox: {{ folder: state }}
 classes: {{ cheap: {{ qos: 0 }} }}
 uplinks:
@@ -36,7 +35,6 @@ uplinks:
 "
     );
     let gateway = Gateway::start(folder, &yaml);
-    wait_for_port(local);
     gateway.process.wait_for_event("uplink.up", &[]);
     gateway
 }
@@ -134,13 +132,12 @@ fn both_protocol_versions_carry_messages_both_ways_and_nothing_goes_in_circles()
     for protocol in ["5", "3.1.1"] {
         let folder = tempfile::tempdir().unwrap();
         let remote = Mosquitto::start(folder.path(), "");
-        let local = free_port();
-        let _gateway = gateway(
+        let gateway = gateway(
             folder.path(),
-            local,
             &format!("mqtt://127.0.0.1:{}", remote.port),
             &format!("protocol: {protocol}"),
         );
+        let local = gateway.port();
         messages_both_ways(folder.path(), local, remote.port);
     }
 }
@@ -158,14 +155,13 @@ fn tls_with_client_certificates_carries_messages_and_a_foreign_authority_is_refu
     for protocol in ["5", "3.1.1"] {
         let place = folder.path().join(protocol);
         fs::create_dir(&place).unwrap();
-        let local = free_port();
         let extra = format!("protocol: {protocol}\n    {}", pem.yaml());
-        let _gateway = gateway(
+        let gateway = gateway(
             &place,
-            local,
             &format!("mqtts://127.0.0.1:{}", remote.port),
             &extra,
         );
+        let local = gateway.port();
         messages_both_ways(&place, local, plain);
     }
     let place = folder.path().join("foreign");
@@ -190,13 +186,12 @@ fn a_small_receive_maximum_and_packet_size_are_obeyed() {
         "max_inflight_messages 3\nmax_packet_size 2000\n",
     );
     let reader = subscriber(folder.path(), remote.port, "far/#");
-    let local = free_port();
     let gateway = gateway(
         folder.path(),
-        local,
         &format!("mqtt://127.0.0.1:{}", remote.port),
         "",
     );
+    let local = gateway.port();
     publish(local, &["-q", "1", "-t", "a/up", "-m", &"x".repeat(5000)]);
     let numbers: String = (0..500).map(|number| format!("{number}\n")).collect();
     let file = folder.path().join("numbers");

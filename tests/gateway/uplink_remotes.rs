@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::remote::{Remote, SilentPort, Wire};
-use super::support::{
-    Gateway, Link, Mosquitto, Pem, free_port, run, wait_for, wait_for_port, wellhead,
-};
+use super::support::{Gateway, Link, Mosquitto, Pem, free_port, run, wait_for, wellhead};
 
 const PUBACK: u8 = 0x40;
 const STATUS: &str = "$SYS/wellhead/uplink/cloud";
@@ -36,10 +34,9 @@ fn site_that_sends(filter: &str, remote: u16, extra: &str) -> Site {
 
 fn site_to(to: &str, filter: &str, extra: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = format!(
         "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_packet: 1MB }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], max_packet: 1MB }}
 outbox: {{ folder: state }}
 classes: {{ alarm: {{ qos: 2, lane: alarm }} }}
 uplinks:
@@ -50,7 +47,7 @@ uplinks:
 "
     );
     let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let port = gateway.port();
     Site {
         gateway,
         port,
@@ -737,11 +734,11 @@ fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     let Site {
         mut gateway,
         folder,
-        port,
+        ..
     } = site;
     assert!(gateway.process.terminate().success());
     let gateway = Gateway::restart(folder.path());
-    wait_for_port(port);
+    let port = gateway.port();
     let mut wire = remote.accept_v4(true);
     let site = Site {
         gateway,
@@ -797,11 +794,11 @@ fn over_mqtt_3_1_1_a_filter_that_the_session_has_covers_others() {
     let Site {
         mut gateway,
         folder,
-        port,
+        ..
     } = site;
     assert!(gateway.process.terminate().success());
     let gateway = Gateway::restart(folder.path());
-    wait_for_port(port);
+    let port = gateway.port();
     let mut wire = remote.accept_v4(true);
     let site = Site {
         gateway,
@@ -959,13 +956,12 @@ fn two_gateways_with_one_client_identifier_do_not_fight_and_say_why() {
 fn the_class_normal_lowers_qos_2_without_a_section_that_says_so() {
     let remote = Remote::listen();
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let yaml = format!(
-        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\nuplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', send: [ {{ filter: '#', class: normal }} ] }} ]\n",
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\nuplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', send: [ {{ filter: '#', class: normal }} ] }} ]\n",
         remote.port
     );
-    let _gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let port = gateway.port();
     let mut wire = remote.accept(false, &[]);
     for (qos, expected) in [("2", 1), ("1", 1), ("0", 0)] {
         let (code, _, error) = run(Command::new("mosquitto_pub").args([

@@ -8,7 +8,7 @@ use wellhead::config;
 use wellhead::mqtt::{ReasonCode, TopicName};
 
 use super::logins::{connect, log_in};
-use super::support::{Gateway, free_port, run, wellhead};
+use super::support::{Gateway, run, wellhead};
 
 const ACCEPTED: Option<ReasonCode> = Some(ReasonCode::SUCCESS);
 const WRONG: Option<ReasonCode> = Some(ReasonCode::BAD_USER_NAME_OR_PASSWORD);
@@ -16,7 +16,6 @@ const WRONG: Option<ReasonCode> = Some(ReasonCode::BAD_USER_NAME_OR_PASSWORD);
 #[test]
 fn users_of_mosquitto_log_in_and_their_file_is_read_again_at_reload() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let file = folder.path().join("users.passwd");
     let file_name = file.to_str().unwrap();
     let change = |arguments: &[&str]| {
@@ -30,10 +29,11 @@ fn users_of_mosquitto_log_in_and_their_file_is_read_again_at_reload() {
         text.contains("anna:$7$") && text.contains("bert:$6$"),
         "{text}"
     );
-    let _gateway = Gateway::start(
+    let gateway = Gateway::start(
         folder.path(),
-        &format!("broker: {{ listen: mqtt://127.0.0.1:{port}, users_file: users.passwd }}\n"),
+        "broker: { listen: mqtt://127.0.0.1:0, users_file: users.passwd }\n",
     );
+    let port = gateway.port();
     let answer = |user: &str, password: &str| log_in(port, &connect("c", user, password));
     for user in ["anna", "bert"] {
         assert_eq!(
