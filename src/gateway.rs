@@ -1,7 +1,7 @@
 //! Wires modules together, as the only place: channels, order of start, order of stop.
 //!
-//! * Start (`wire`): outboxes, listeners and certificates first, because they can fail on a person's
-//!   mistake; then every task at once.
+//! * Start (`wire`): outboxes, listeners and certificates first, because they can fail on a
+//!   person's mistake; then every task at once.
 //! * Run (`run`): a task that ends without an order stops everything in the same way as an order
 //!   does, and is an error. Commands are answered (`requests`); the health is published (`health`,
 //!   `bulletin`, `dispatch`).

@@ -137,8 +137,9 @@ impl Decoder {
     }
 }
 
-/// [MQTT-2.1.3-1]: the packet type exists and the flag bits are what they must be; [MQTT-3.1.0-1]: CONNECT comes first. MQTT 3.1 has
-/// flags that it does not use, and says nothing of their values.
+/// [MQTT-2.1.3-1]: the packet type exists and the flag bits are what they must be;
+/// [MQTT-3.1.0-1]: CONNECT comes first. MQTT 3.1 has flags that it does not use, and says nothing
+/// of their values.
 fn check_header(header: u8, version: Option<Version>) -> Result<(), DecodeError> {
     let (kind, flags) = (header >> 4, header & 0x0F);
     if version.is_none() && kind != 1 {

@@ -3,6 +3,7 @@
 //! table and who stands out.
 
 mod circles;
+mod comments;
 mod log_words;
 mod measures;
 pub mod paths;
@@ -26,6 +27,7 @@ const TUPLE_PARAMETERS: usize = 0;
 const LARGE_FILES: usize = 0;
 const SHARED_NAMES: usize = 0;
 const CIRCLES: usize = 0;
+const WIDE_COMMENTS: usize = 0;
 
 /// The value that `percent` of all values do not exceed.
 fn percentile(values: &mut [usize], percent: usize) -> usize {
@@ -153,4 +155,9 @@ fn tests_wait_for_events_and_not_for_words() {
         .filter(|event| !known.contains(&event.text))
         .collect();
     hold("events that nothing logs", 0, &unknown);
+}
+
+#[test]
+fn comments_fit_the_page() {
+    hold("wide comments", WIDE_COMMENTS, &comments::wide_comments());
 }
