@@ -248,7 +248,6 @@ fn a_mosquitto_that_is_a_bridge_to_us_carries_messages_both_ways_and_none_in_cir
                 &far_port,
                 &["-q", "1", "-t", &format!("{version}/south"), "-m", "s"],
             );
-            std::thread::sleep(std::time::Duration::from_millis(100));
             (there.output().contains("/north n") && here.output().contains("/south s"))
                 .then_some(())
         });

@@ -17,7 +17,7 @@ use wellhead::tasks::stop_token;
 use wellhead::time::unix_ms;
 use wellhead::uplink::{self, UplinkChannels};
 
-use super::support::{Link, Mosquitto, Pem, Process, peer, python, wait_for};
+use super::support::{Link, Mosquitto, Pem, Process, peer, python, run};
 
 const FILE: &str = "WELLHEAD_EXACT_FILE";
 const FROM: &str = "WELLHEAD_EXACT_FROM";
@@ -260,11 +260,13 @@ uplinks:
             break;
         }
     }
-    wait_for("the subscriber has printed everything", || {
-        let before = subscriber.output().len();
-        std::thread::sleep(Duration::from_millis(300));
-        (subscriber.output().len() == before).then_some(())
-    });
+    // The subscriber gets it behind everything else.
+    let port = subscriber_port.to_string();
+    let (code, _, error) =
+        run(Command::new("mosquitto_pub")
+            .args(["-p", &port, "-q", "2", "-t", "far/end", "-m", "end"]));
+    assert_eq!(code, Some(0), "{error}");
+    subscriber.wait_for_output(" far/end end");
     compare(
         plan,
         &reported,

@@ -195,7 +195,9 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
             }
         }));
     }
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for("the attack is under way", || {
+        (attacks.load(Ordering::Relaxed) > 20).then_some(())
+    });
     let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
         20_000
     } else {
