@@ -196,13 +196,9 @@ fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
         fs::copy(new.path(name), pem.path(name)).unwrap();
     }
     gateway.process.signal(Signal::HUP);
-    wait_for("the certificates are read again", || {
-        gateway
-            .process
-            .output()
-            .contains("event=broker.certificates_reloaded")
-            .then_some(())
-    });
+    gateway
+        .process
+        .wait_for_event("broker.certificates_reloaded", &[]);
     assert_ne!(
         publish(&[&base[..], &with, &["-t", "dev/client/a"]].concat()).0,
         Some(0),
@@ -210,13 +206,9 @@ fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
     );
     fs::write(pem.path("server.pem"), "nonsense").unwrap();
     gateway.process.signal(Signal::HUP);
-    wait_for("a bad file is told", || {
-        gateway
-            .process
-            .output()
-            .contains("event=broker.certificates_unusable")
-            .then_some(())
-    });
+    gateway
+        .process
+        .wait_for_event("broker.certificates_unusable", &[]);
     let ca = new.path("ca.pem");
     let fresh = [
         "-p",
@@ -661,23 +653,15 @@ fn a_revoked_certificate_is_refused_and_the_list_is_read_again() {
     assert_eq!(publish(&arguments).0, Some(0), "not revoked");
     fs::copy(pem.path("client-revoked.pem"), pem.path("crl.pem")).unwrap();
     gateway.process.signal(Signal::HUP);
-    wait_for("the list is read again", || {
-        gateway
-            .process
-            .output()
-            .contains("event=broker.certificates_reloaded")
-            .then_some(())
-    });
+    gateway
+        .process
+        .wait_for_event("broker.certificates_reloaded", &[]);
     assert_ne!(publish(&arguments).0, Some(0), "revoked");
     fs::copy(pem.path("ca.pem"), pem.path("crl.pem")).unwrap();
     gateway.process.signal(Signal::HUP);
-    wait_for("a bad list is told", || {
-        gateway
-            .process
-            .output()
-            .contains("event=broker.certificates_unusable")
-            .then_some(())
-    });
+    gateway
+        .process
+        .wait_for_event("broker.certificates_unusable", &[]);
     assert_ne!(publish(&arguments).0, Some(0), "still revoked");
 }
 
