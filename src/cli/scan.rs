@@ -1,6 +1,7 @@
 //! `wellhead scan`: finds the devices on a line, with their speeds and addresses.
 
 mod likeness;
+mod meters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -45,7 +46,8 @@ const MOST_REASONS: usize = 5;
   wellhead scan /dev/ttyUSB0 --units 1-10        a line that is in no file
   wellhead scan /dev/ttyUSB0 --speed all         at every usual speed and parity
   wellhead scan /dev/ttyUSB0 --profile siemens-pac2200   with the speed and unit such a device is delivered with
-  wellhead scan 192.168.1.20 --yaml              a block for gateway.yaml")]
+  wellhead scan 192.168.1.20 --yaml              a block for gateway.yaml
+  wellhead scan /dev/ttyUSB0 --mbus              meters on an M-Bus, at 2400 8E1")]
 pub(super) struct Scan {
     /// A line of the YAML file, a serial device, or the address of a Modbus TCP device
     line: String,
@@ -62,6 +64,10 @@ pub(super) struct Scan {
     /// Do not match profiles by register values on devices without identification
     #[arg(long)]
     quick: bool,
+    /// Look for meters on an M-Bus: at primary addresses (`--units`; default 1-250), then by their
+    /// identification
+    #[arg(long, conflicts_with = "profile")]
+    mbus: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -106,6 +112,9 @@ pub(super) struct FoundDevice {
 /// Scans a line and prints what was found.
 pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
     let line = scan.via.line(&scan.line)?;
+    if scan.mbus {
+        return meters::scan(scan, &line);
+    }
     let factory = delivered(scan)?;
     let speeds = speeds(scan, &line, &factory)?;
     let units = match &scan.units {

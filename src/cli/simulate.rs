@@ -18,8 +18,7 @@ use crate::field::modbus::slave::{
     FaultInjector, Image, InjectedFault, Tally, TransmissionMode, WirePace, serve_frames, serve_tcp,
 };
 use crate::field::serial::{Port, Speed};
-use crate::field::text::simulator;
-use crate::field::{Device, Line, Wire};
+use crate::field::{self, Device, Line, Wire};
 use crate::tasks::{OwnThread, Stop, Tasks, detach, stop_token};
 use crate::units::Span;
 
@@ -206,8 +205,8 @@ impl LineServer<'_> {
                     .await
             }
             Wire::Tcp(address) => {
-                let travels = Travels::Text(self.line.devices.clone());
-                self.start_tcp(address, travels, "plain instruments", tasks)
+                let travels = Travels::Plain(self.line.devices.clone());
+                self.start_tcp(address, travels, self.line.protocol().name(), tasks)
                     .await
             }
             Wire::Serial(port) => self.start_serial(port, tasks),
@@ -240,13 +239,13 @@ impl LineServer<'_> {
 
     fn start_serial(&self, port: &Port, tasks: &mut Tasks) -> Result<(), String> {
         let Self { line, thread, .. } = self;
-        let is_text = line.devices.iter().any(|device| device.protocol.is_some());
+        let is_modbus = line.protocol().is_modbus();
         let what = match port.ascii {
-            _ if is_text => "plain instruments",
+            _ if !is_modbus => line.protocol().name(),
             true => "Modbus ASCII",
             false => "Modbus RTU",
         };
-        let served = self.served(port, is_text);
+        let served = self.served(port);
         let (path, stop) = (Path::new(&port.path), self.stop.clone());
         let _inside = thread.handle().enter();
         // A path that exists is a real device, by whatever name; only a link to nothing is
@@ -270,7 +269,7 @@ impl LineServer<'_> {
         Ok(())
     }
 
-    fn served(&self, port: &Port, is_text: bool) -> Served {
+    fn served(&self, port: &Port) -> Served {
         let devices = &self.line.devices;
         let framing = if port.ascii {
             TransmissionMode::Ascii
@@ -279,7 +278,11 @@ impl LineServer<'_> {
         };
         Served {
             image: Image::new(devices),
-            instruments: devices.iter().filter(|_| is_text).cloned().collect(),
+            instruments: if self.line.protocol().is_modbus() {
+                Vec::new()
+            } else {
+                devices.clone()
+            },
             play: self.play.clone(),
             how: (framing, self.play.pace(Some(port.speed))),
         }
@@ -289,7 +292,7 @@ impl LineServer<'_> {
 /// A server on one serial wire.
 pub(super) struct Served {
     image: Image,
-    /// Plain instruments, served instead of the image if there are any.
+    /// Devices without registers, served instead of the image if there are any.
     instruments: Vec<Arc<Device>>,
     play: Play,
     how: (TransmissionMode, WirePace),
@@ -312,7 +315,7 @@ impl Served {
                 let (mode, pace) = self.how;
                 serve_frames(&self.image, &self.play.faults, mode, pace, wire).await
             } else {
-                simulator::play(&self.instruments, &self.play.faults, wire).await
+                field::play(&self.instruments, &self.play.faults, wire).await
             }
         };
         tokio::select! {
@@ -327,7 +330,8 @@ impl Served {
 pub(super) enum Travels {
     Tcp,
     Frames(TransmissionMode),
-    Text(Vec<Arc<Device>>),
+    /// Bytes of devices without registers.
+    Plain(Vec<Arc<Device>>),
 }
 
 /// A server of simulated devices on a TCP port.
@@ -405,7 +409,7 @@ async fn serve(
     match travels {
         Travels::Tcp => serve_tcp(image, &play.faults, pace, stream).await,
         Travels::Frames(framing) => serve_frames(image, &play.faults, framing, pace, stream).await,
-        Travels::Text(devices) => simulator::play(&devices, &play.faults, stream).await,
+        Travels::Plain(devices) => field::play(&devices, &play.faults, stream).await,
     }
 }
 

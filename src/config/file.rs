@@ -19,6 +19,7 @@ use point_defaults::with_point_defaults;
 mod broker;
 mod health;
 mod manners;
+mod meter;
 mod point;
 mod point_defaults;
 mod text;
@@ -30,6 +31,7 @@ pub(super) use broker::{
 };
 pub(super) use health::{Health, HowHealthy};
 pub(super) use manners::{AcceptConfig, Compared, PauseConfig};
+pub(super) use meter::{MbusConfig, RecordConfig, SmlConfig};
 pub(super) use point::{BitOrder, HowReadBack, PointConfig, ReadBackConfig, Writable, WriteConfig};
 pub(super) use point_defaults::{Defaults, POINT_DEFAULTS, PointDefaults};
 pub(super) use text::TextConfig;
@@ -334,6 +336,10 @@ with_point_defaults! {
         pub(in crate::config) each_line: Option<Pattern>,
         /// Protocol of a plain serial instrument. It overrides that of the profile key by key.
         pub(in crate::config) text: Option<TextConfig>,
+        /// A meter on an M-Bus: its address.
+        pub(in crate::config) mbus: Option<MbusConfig>,
+        /// A meter that sends SML by itself; `{}` if there is nothing to say about it.
+        pub(in crate::config) sml: Option<SmlConfig>,
         /// The address of a plain instrument: `{address}` in requests.
         pub(in crate::config) address: Option<String>,
         /// Byte and word order of all points. Default ABCD.

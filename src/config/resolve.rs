@@ -16,6 +16,7 @@ mod inheritance;
 mod line;
 mod lints;
 mod manners;
+mod meter;
 mod point;
 mod presence;
 mod rates;

@@ -10,7 +10,7 @@ impl Point {
     pub fn accepts(&self, value: &Value) -> Result<Value, String> {
         let wanted = match &self.source {
             PointSource::Register { register, .. } => request::wanted(register, value)?,
-            PointSource::Simulated | PointSource::Extracted(_) | PointSource::Derived(_) => {
+            _ => {
                 return Err("this point cannot be written".to_owned());
             }
         };
@@ -25,9 +25,7 @@ impl Point {
     pub fn shows(&self, accepted: Value) -> Value {
         match &self.source {
             PointSource::Register { register, .. } => request::shown(register, accepted),
-            PointSource::Simulated | PointSource::Extracted(_) | PointSource::Derived(_) => {
-                accepted
-            }
+            _ => accepted,
         }
     }
 }

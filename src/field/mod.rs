@@ -8,11 +8,11 @@
 //! * Nothing is written without an order, and every order gets a result.
 //!
 //! `decode` (registers and bytes to values; pure), `schedule` (the next request; pure),
-//! `point_cache` (the last value of each point; pure), `modbus` and `text` (the drivers),
-//! `supervisor` (the task of a line), `diagnostic` (requests of people at a terminal).
+//! `point_cache` (the last value of each point; pure), `driver` (the seam), `modbus`, `text`,
+//! `mbus`, `sml` and `simulated` (what is behind it), `protocol` (their table), `supervisor` (the
+//! task of a line), `diagnostic` (requests of people at a terminal).
 //!
-//! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
-//! It knows neither topics nor brokers.
+//! To add a protocol: see `protocol`. It knows neither topics nor brokers.
 
 mod accept;
 pub mod counts;
@@ -20,13 +20,18 @@ pub mod decode;
 pub mod diagnostic;
 mod driver;
 pub mod formula;
+pub mod mbus;
+pub mod meter_units;
 pub mod modbus;
 mod point_cache;
+mod protocol;
 mod sample;
 pub mod schedule;
 pub mod serial;
 pub mod signal;
 pub mod simulated;
+pub mod sml;
+mod stream;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -51,15 +56,18 @@ use counts::LineCounts;
 use decode::Register;
 use diagnostic::PendingDiagnostic;
 use formula::Formula;
+use mbus::spec::RecordSelector;
 use modbus::manners::{Manners, Pause};
 use modbus::plan::Limits;
 use modbus::slave::Model;
 use modbus::timeout_estimator::AnswerWithin;
 use modbus::unreadable::UnreadableRange;
 use signal::Signal;
-use text::TextProtocol;
+use sml::spec::ObisSelector;
 use text::parse::Extraction;
 use write::{Order, Rules};
+
+pub use protocol::{DeviceProtocol, play};
 
 pub use driver::{Driver, Job, PollError};
 pub use sample::{Sample, Values};
@@ -146,8 +154,8 @@ pub struct Device {
     /// The timeout of its first answer, after the line was opened or the device was silent for
     /// long; `None`: that of any other answer.
     pub first_answer_within: Option<Duration>,
-    /// Its protocol, if it is a plain instrument.
-    pub protocol: Option<Arc<TextProtocol>>,
+    /// What it speaks.
+    pub protocol: DeviceProtocol,
     /// In the order of the YAML.
     pub points: Vec<Point>,
     /// The SunSpec models that a simulator shows.
@@ -192,6 +200,10 @@ pub enum PointSource {
     },
     /// The messages of a plain instrument.
     Extracted(Box<Extraction>),
+    /// A record of a meter on an M-Bus.
+    Record(Box<RecordSelector>),
+    /// A value of a meter that sends SML.
+    Obis(Box<ObisSelector>),
     /// Other points of its device.
     Derived(Formula),
 }
@@ -209,7 +221,7 @@ impl Device {
             holes: Vec::new(),
             pause: Pause::default(),
             first_answer_within: None,
-            protocol: None,
+            protocol: DeviceProtocol::default(),
             points: Vec::new(),
             models: Vec::new(),
         }
@@ -260,40 +272,21 @@ pub struct LineTask {
 }
 
 impl LineTask {
-    /// Polls until it is stopped.
+    /// Polls with the driver of its protocol until it is stopped.
     pub async fn run(self) {
-        let Self {
-            line,
-            events,
-            counts,
-            folder,
-            orders,
-            diagnostics,
-            heartbeat,
-            stop,
-        } = self;
+        protocol::run(self).await;
+    }
+
+    /// Polls with a driver until it is stopped.
+    pub async fn run_with<D: Driver>(self, driver: D) {
         let channels = supervisor::LineChannels {
-            events,
-            counts: Arc::clone(&counts),
-            orders,
-            diagnostics,
-            heartbeat,
-            stop,
+            events: self.events,
+            counts: self.counts,
+            orders: self.orders,
+            diagnostics: self.diagnostics,
+            heartbeat: self.heartbeat,
+            stop: self.stop,
         };
-        match &line.wire {
-            Wire::Simulated => {
-                let driver = simulated::Simulated::new(&line.devices);
-                supervisor::run(line, driver, channels).await;
-            }
-            _ if line.devices.iter().any(|device| device.protocol.is_some()) => {
-                let driver = text::Text::new(&line, counts, channels.heartbeat.clone());
-                supervisor::run(line, driver, channels).await;
-            }
-            _ => {
-                let driver = modbus::Modbus::new(&line, counts, folder)
-                    .watched_by(channels.heartbeat.clone());
-                supervisor::run(line, driver, channels).await;
-            }
-        }
+        supervisor::run(self.line, driver, channels).await;
     }
 }

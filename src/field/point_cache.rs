@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::formula::Formula;
-use super::{Device, Point, PointSource, Sample, Values};
+use super::{Device, DeviceProtocol, Point, PointSource, Sample, Values};
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 
 /// Intervals without a newer value until the last one is stale.
@@ -445,10 +445,13 @@ fn whole_seconds(time: Duration) -> Duration {
 /// The time for which a value is good by the interval of its point.
 fn usual(device: &Device, point: &Point) -> Duration {
     match &device.protocol {
-        None => point.every.saturating_mul(MISSES),
-        Some(protocol) if protocol.is_polled() => protocol.every.saturating_mul(MISSES),
+        DeviceProtocol::Modbus | DeviceProtocol::Mbus(_) => point.every.saturating_mul(MISSES),
+        DeviceProtocol::Text(protocol) if protocol.is_polled() => {
+            protocol.every.saturating_mul(MISSES)
+        }
         // That it may be silent for; a little more, so that it is offline before.
-        Some(protocol) => protocol.every + protocol.every / 2,
+        DeviceProtocol::Text(protocol) => protocol.every + protocol.every / 2,
+        DeviceProtocol::Sml(meter) => point.every.max(meter.silent_after) * 3 / 2,
     }
 }
 

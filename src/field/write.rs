@@ -1,6 +1,5 @@
 //! Writes to instruments: their limits, and the orders that lines get.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -104,10 +103,8 @@ pub struct Order {
 pub enum Written {
     /// It was done: the values of the points, if they were read back.
     Done(Values),
-    /// The device refused it with a Modbus exception.
-    Exception(u8),
-    /// The device refused it, for the reason given.
-    Refused(Arc<str>),
+    /// The device refused it: its code, if its protocol has codes, and what that means.
+    Refused(Option<u8>, String),
     /// It was sent, and it is unknown whether it was done: the values of the points, if they can be
     /// read, and the reason.
     Unknown(Values, String),
@@ -122,7 +119,7 @@ impl Written {
     pub fn shown(&self) -> &[super::Sample] {
         match self {
             Self::Done(values) | Self::Unknown(values, _) => values,
-            Self::Exception(_) | Self::Refused(_) | Self::NotSent(_) | Self::Expired => &[],
+            Self::Refused(..) | Self::NotSent(_) | Self::Expired => &[],
         }
     }
 }

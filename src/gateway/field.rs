@@ -210,10 +210,7 @@ impl Field {
         ));
         let heartbeat = line.heartbeat(now());
         health.heartbeats.watch(&heartbeat);
-        let framing = Framing::of(
-            &line.wire,
-            line.devices.iter().any(|device| device.protocol.is_some()),
-        );
+        let framing = Framing::of(&line.wire, !line.protocol().is_modbus());
         let running = RunningLine {
             stop: switch,
             orders,

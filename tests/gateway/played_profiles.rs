@@ -16,7 +16,7 @@ use wellhead::field::decode::Table;
 use wellhead::field::modbus::slave::{FaultInjector, Image, WirePace, serve_tcp};
 use wellhead::field::modbus::unreadable::UnreadableRange;
 use wellhead::field::text::{TextProtocol, simulator};
-use wellhead::field::{Device, Line, LineTask, Point, PointSource};
+use wellhead::field::{Device, DeviceProtocol, Line, LineTask, Point, PointSource};
 use wellhead::reading::{Event, Quality, Value};
 use wellhead::tasks::{StopSwitch, stop_token};
 use wellhead::time::now;
@@ -272,12 +272,12 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
         device.holes.extend(gaps(&device));
     }
     // A busy machine may take longer than an instrument: the line says how long.
-    device.protocol = device.protocol.map(|talk| {
-        Arc::new(TextProtocol {
+    if let Some(talk) = device.protocol.text() {
+        device.protocol = DeviceProtocol::Text(Arc::new(TextProtocol {
             answer_within: None,
-            ..TextProtocol::clone(&talk)
-        })
-    });
+            ..TextProtocol::clone(talk)
+        }));
+    }
     played.line.devices = vec![Arc::new(device)];
     let devices = played.line.devices.clone();
     let image = Image::new(&devices);
@@ -347,7 +347,7 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
 async fn serve(stream: TcpStream, image: Image, devices: Vec<Arc<Device>>) {
     let faults = Arc::new(Mutex::new(FaultInjector::default()));
     // Ends when the engine closes the connection.
-    if devices[0].protocol.is_some() {
+    if !devices[0].protocol.is_modbus() {
         drop(simulator::play(&devices, &faults, stream).await);
     } else {
         drop(serve_tcp(&image, &faults, WirePace::default(), stream).await);

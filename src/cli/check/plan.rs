@@ -9,7 +9,7 @@ use crate::config::{self, SetBy};
 use crate::field::decode::Table;
 use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Device, Line, Point, PointSource, Wire};
+use crate::field::{Device, DeviceProtocol, Line, Point, PointSource, Wire};
 use crate::report::deadband::Deadband;
 use crate::units::{Price, Span};
 
@@ -161,8 +161,8 @@ fn span(span: Duration) -> String {
 fn interval(device: &Device, point: &Point) -> Option<String> {
     match (&point.source, &device.protocol) {
         (PointSource::Derived(_), _) => None,
-        (_, Some(talk)) => talk.is_polled().then(|| span(talk.every)),
-        (_, None) => Some(span(point.every)),
+        (_, DeviceProtocol::Text(talk)) => talk.is_polled().then(|| span(talk.every)),
+        _ => Some(span(point.every)),
     }
 }
 

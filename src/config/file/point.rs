@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
 use super::PointDefaults;
+use super::meter::RecordConfig;
 use super::point_defaults::point_defaults_of;
 use super::value::{BrokenValue, DeadbandConfig, Factor, FromZero, OneOrMore, Printed, RawWord};
 use crate::field::decode::{ByteOrder, Characters, DataType};
@@ -177,6 +178,10 @@ macro_rules! point {
             pub(in crate::config) find: Option<OneOrMore<Pattern>>,
             /// Of a plain instrument: the first byte, from zero; below zero from the end.
             pub(in crate::config) byte: Option<isize>,
+            /// Of a meter on an M-Bus: which of its records is the value.
+            pub(in crate::config) mbus: Option<RecordConfig>,
+            /// Of a meter that sends SML: the OBIS code of the value, such as 1-0:1.8.0*255.
+            pub(in crate::config) obis: Option<String>,
             $($(#[$attribute])* pub(in crate::config) $key: Option<$kind>,)*
             /// Keys that are taken away from the profile.
             #[serde(default, rename = "(taken away)")]
@@ -204,6 +209,8 @@ macro_rules! point {
                     from: place.from.clone().filter(|_| stays("from")),
                     find: place.find.clone().filter(|_| stays("find")),
                     byte: place.byte.filter(|_| stays("byte")),
+                    mbus: place.mbus.clone().filter(|_| stays("mbus")),
+                    obis: place.obis.clone().filter(|_| stays("obis")),
                     $($key: own.$key.or(base.$key.filter(|_| stays(typed(stringify!($key))))),)*
                     removed: own.removed,
                 }
@@ -325,6 +332,8 @@ impl PointConfig {
             self.from.is_some(),
             self.find.is_some(),
             self.byte.is_some(),
+            self.mbus.is_some(),
+            self.obis.is_some(),
         ]
         .contains(&true)
     }

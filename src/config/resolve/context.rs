@@ -27,6 +27,8 @@ pub(super) struct DeviceContext<'a> {
     pub(super) simulated: bool,
     /// A plain instrument.
     pub(super) is_text: bool,
+    /// A meter on an M-Bus, or one that sends SML.
+    pub(super) is_meter: bool,
     /// Its profile is part of the same file.
     pub(super) is_in_file: bool,
     /// Its profile comes with the program; its register numbers are trusted.

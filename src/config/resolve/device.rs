@@ -9,7 +9,7 @@ use super::registry::{PointRegistry, next_id};
 use super::{Check, at};
 use crate::config::{file, profiles, suggestion};
 use crate::field::modbus::plan::Limits;
-use crate::field::{Device, Line, Wire};
+use crate::field::{Device, DeviceProtocol, Line, Wire};
 use crate::reading::DeviceId;
 use crate::report::template::TopicTemplate;
 
@@ -53,6 +53,7 @@ pub(super) fn device(
         is_text: device.each_line.is_some()
             || device.text.is_some()
             || profile.is_some_and(|profile| profile.text.is_some()),
+        is_meter: device.mbus.is_some() || device.sml.is_some(),
         is_in_file,
         is_of_the_program,
         known: OnceCell::new(),
@@ -147,14 +148,25 @@ impl DeviceContext<'_> {
         resolved
     }
 
+    /// What it speaks; notes a line of another kind.
+    fn protocol(&self, check: &mut Check<'_>, line: &Line) -> DeviceProtocol {
+        if self.is_meter {
+            return self.meter(check, line).unwrap_or_default();
+        }
+        let talk = self.talk(check, line);
+        talk.map_or(DeviceProtocol::Modbus, |talk| {
+            DeviceProtocol::Text(Arc::new(talk))
+        })
+    }
+
     /// Address, limits and timing.
     fn without_points(&self, check: &mut Check<'_>, id: DeviceId, line: &Line) -> Device {
         let device = self.device;
-        let talk = self.talk(check, line);
+        let protocol = self.protocol(check, line);
         let (unit, is_broadcast) = self.unit(check, &line.wire);
         let mut resolved = Device::new(id, &device.name, unit);
         resolved.is_broadcast = is_broadcast;
-        resolved.protocol = talk.map(Arc::new);
+        resolved.protocol = protocol;
         resolved.identify = device
             .identify
             .or(self.base("identify").and_then(|profile| profile.identify))
@@ -232,7 +244,7 @@ impl DeviceContext<'_> {
     /// The Modbus address, and whether it addresses all devices of the line; 0 for a plain
     /// instrument.
     fn unit(&self, check: &mut Check<'_>, wire: &Wire) -> (u8, bool) {
-        if self.is_text {
+        if self.is_text || self.is_meter {
             return (0, false);
         }
         let is_bus = matches!(

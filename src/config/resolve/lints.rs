@@ -8,7 +8,7 @@ use super::register_address::RegisterAddress;
 use super::{Check, at};
 use crate::config::traffic::load;
 use crate::field::decode::{Part, Register, Table};
-use crate::field::{Device, Line, Point, PointSource, Wire};
+use crate::field::{Device, DeviceProtocol, Line, Point, PointSource, Wire};
 use crate::report::PointReport;
 use crate::report::deadband::Deadband;
 use crate::units::Span;
@@ -151,9 +151,9 @@ impl DeviceContext<'_> {
     fn soon_stale(&self, check: &mut Check<'_>, device: &Device, point: &Point) {
         let every = match &device.protocol {
             _ if matches!(point.source, PointSource::Derived(_)) => return,
-            Some(talk) if !talk.is_polled() => return,
-            Some(talk) => talk.every,
-            None => point.every,
+            DeviceProtocol::Text(talk) if !talk.is_polled() => return,
+            DeviceProtocol::Text(talk) => talk.every,
+            _ => point.every,
         };
         let Some(stale_after) = point.stale_after.filter(|stale_after| *stale_after < every) else {
             return;
@@ -267,7 +267,7 @@ pub(super) fn duplicate_devices(
             .devices
             .iter()
             .enumerate()
-            .filter(|(_, device)| device.protocol.is_none() && !device.is_broadcast)
+            .filter(|(_, device)| device.protocol.is_modbus() && !device.is_broadcast)
         {
             let known = by_unit.entry(device.unit).or_default();
             let duplicate = known.first_shared(device);

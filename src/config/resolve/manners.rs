@@ -122,6 +122,13 @@ impl DeviceContext<'_> {
             .base("pause")
             .and_then(|profile| profile.pause.as_ref());
         let path = self.manner_path("pause", self.device.pause.is_some());
+        if self.is_meter {
+            let why = "a meter has no pauses; remove it";
+            if self.device.pause.is_some() || base.is_some() {
+                check.fault(&path, why);
+            }
+            return Pause::default();
+        }
         if self.is_text {
             let why =
                 "a plain instrument has no pauses; remove it, or write `wait` into its script";
@@ -177,7 +184,9 @@ impl DeviceContext<'_> {
         if check.is_faulty(&path) {
             return None;
         }
-        if self.is_text {
+        if self.is_meter {
+            check.fault(&path, "a meter has no first answer; remove it");
+        } else if self.is_text {
             check.fault(&path, "a plain instrument has no first answer; remove it");
         } else if first < line.answer_within.most && !self.simulated {
             check.fault(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::PointCheck;
+use super::meter::meter_unit;
 use super::register_address::RegisterAddress;
 use super::registry::{PointRegistry, next_id};
 use super::unused::ValueShape;
@@ -30,7 +31,10 @@ impl PointCheck<'_, '_> {
         let class = self.class();
         let source = self.shared_source(points)?;
         let id = PointId(next_id(points.reports.len()));
-        let report = self.report(topic, class, points);
+        let mut report = self.report(topic, class, points);
+        report.unit = report
+            .unit
+            .or_else(|| meter_unit(&source).map(|unit| points.named(unit)));
         points.set_by.push(self.context.set_by(self.name, spec));
         points.reports.push(report);
         self.check_spans();
@@ -72,6 +76,7 @@ impl PointCheck<'_, '_> {
         let name = self.name;
         let (context, device) = (self.context, self.context.device);
         let is_as_in_profile = !context.is_text
+            && !context.is_meter
             && !context.simulated
             && device.byte_order.is_none()
             && device.removed.is_empty()
@@ -99,8 +104,18 @@ impl PointCheck<'_, '_> {
                 .formula(text)
                 .map(|formula| PointSource::Derived(formula.rounded(spec.decimals)));
         }
+        if self.context.is_meter {
+            return self.of_meter();
+        }
         if self.context.is_text {
             return self.found();
+        }
+        if let Some(key) = self.meter_key() {
+            self.fault(
+                key,
+                "only meters have this; add `mbus:` or `sml:` to the device, or remove it",
+            );
+            return None;
         }
         let is_of_messages = spec.from.is_some()
             || spec.find.is_some()

@@ -83,7 +83,7 @@ fn meaning(point: &Point) -> Option<&Meaning> {
     match &point.source {
         PointSource::Register { register, .. } => Some(&register.meaning),
         PointSource::Extracted(found) => Some(&found.meaning),
-        PointSource::Simulated | PointSource::Derived(_) => None,
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Plain instruments: requests, scripts, framing, and their placeholders.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::DeviceContext;
@@ -14,7 +15,7 @@ use crate::field::text::checksum::Checksum;
 use crate::field::text::frame::MessageFraming;
 use crate::field::text::script::{Pattern, ScriptStep};
 use crate::field::text::telegram::Placeholder;
-use crate::field::{Line, Wire};
+use crate::field::{Device, DeviceProtocol, Line, Wire};
 
 const DEFAULT_POLL: Duration = Duration::from_secs(10);
 const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
@@ -122,13 +123,18 @@ impl DeviceContext<'_> {
     }
 
     fn check_line_of_modbus(&self, check: &mut Check<'_>, line: &Line) {
-        let has_instruments =
-            !self.simulated && line.devices.iter().any(|other| other.protocol.is_some());
-        if has_instruments || matches!(line.wire, Wire::Tcp(_)) {
-            check.fault(
-                &at!["devices", self.index, "line"],
-                format!("line {} has plain instruments; give the device `each_line:` or `text:`, or put it on another line", line.name),
-            );
+        let is_other = |other: &&Arc<Device>| !self.simulated && !other.protocol.is_modbus();
+        let (name, here) = (&line.name, at!["devices", self.index, "line"]);
+        match line.devices.iter().find(is_other).map(|other| &other.protocol) {
+            Some(DeviceProtocol::Mbus(_) | DeviceProtocol::Sml(_)) => check.fault(
+                &here,
+                format!("line {name} has meters; give the device `mbus:` or `sml:`, or put it on another line"),
+            ),
+            None if !matches!(line.wire, Wire::Tcp(_)) => {}
+            _ => check.fault(
+                &here,
+                format!("line {name} has plain instruments; give the device `each_line:` or `text:`, or put it on another line"),
+            ),
         }
     }
 
@@ -143,13 +149,15 @@ impl DeviceContext<'_> {
                 ),
             );
         }
-        if !self.simulated && line.devices.iter().any(|other| other.protocol.is_none()) {
+        let other = line
+            .devices
+            .iter()
+            .find(|other| !self.simulated && other.protocol.text().is_none());
+        if let Some(other) = other {
+            let (line, others) = (&line.name, other.protocol.name());
             check.fault(
                 &here,
-                format!(
-                    "line {} has Modbus devices; put plain instruments on a line of their own",
-                    line.name
-                ),
+                format!("line {line} has {others}; put plain instruments on a line of their own"),
             );
         }
     }

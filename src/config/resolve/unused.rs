@@ -15,6 +15,8 @@ pub(super) enum ValueShape {
     Made,
     /// Other points.
     Computed,
+    /// A value of a meter.
+    Metered,
     /// Text of an instrument.
     Written(DataType),
     /// Bytes of a frame.
@@ -50,6 +52,7 @@ impl PointCheck<'_, '_> {
 fn rows(spec: &file::PointConfig, shape: ValueShape) -> Vec<UnusedSetting> {
     match shape {
         ValueShape::Made => nowhere(spec, NO_REGISTER).to_vec(),
+        ValueShape::Metered => metered(spec).to_vec(),
         ValueShape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
         ValueShape::Written(kind) => [
             written(spec).as_slice(),
@@ -82,13 +85,21 @@ impl DeviceContext<'_> {
     /// of its own.
     pub(super) fn check_device_used(&self, check: &mut Check<'_>) {
         let device = self.device;
-        let no_registers = "a plain instrument has no registers; remove it";
+        let no_registers = if self.is_meter {
+            "a meter has no registers; remove it"
+        } else {
+            "a plain instrument has no registers; remove it"
+        };
         let plain: [UnusedSetting; 6] = [
             (device.base.is_some(), "base", no_registers),
             (
                 device.identify.is_some(),
                 "identify",
-                "a plain instrument does not know these functions; remove it",
+                if self.is_meter {
+                    "a meter does not know these functions; remove it"
+                } else {
+                    "a plain instrument does not know these functions; remove it"
+                },
             ),
             (
                 device.max_registers.is_some(),
@@ -104,7 +115,7 @@ impl DeviceContext<'_> {
             "address",
             "`address` is for plain instruments; write `unit:` for a Modbus device",
         )];
-        let rows = if self.is_text {
+        let rows = if self.is_text || self.is_meter {
             plain.as_slice()
         } else {
             modbus.as_slice()
@@ -113,6 +124,61 @@ impl DeviceContext<'_> {
             check.fault(&at!["devices", self.index, *key], *why);
         }
     }
+}
+
+/// Settings of registers, bytes and text that values of meters do not have.
+fn metered(spec: &file::PointConfig) -> [UnusedSetting; 26] {
+    const METERED: &str = "a meter says itself what its values are; remove it";
+    let [
+        kind,
+        order,
+        bit,
+        bits,
+        mask,
+        bit_order,
+        flags,
+        scale,
+        offset,
+        scale_from,
+        broken,
+        words,
+        _,
+        _,
+        length,
+        characters,
+        zone,
+        array,
+        as_text,
+    ] = nowhere(spec, METERED);
+    let other = |is_typed, key| (is_typed, key, METERED);
+    [
+        kind,
+        order,
+        bit,
+        bits,
+        mask,
+        bit_order,
+        flags,
+        scale,
+        offset,
+        scale_from,
+        broken,
+        words,
+        length,
+        characters,
+        zone,
+        array,
+        as_text,
+        other(spec.at.is_some(), "at"),
+        other(spec.holding.is_some(), "holding"),
+        other(spec.input.is_some(), "input"),
+        other(spec.coil.is_some(), "coil"),
+        other(spec.discrete.is_some(), "discrete"),
+        other(spec.from.is_some(), "from"),
+        other(spec.find.is_some(), "find"),
+        other(spec.byte.is_some(), "byte"),
+        other(spec.units.is_some(), "units"),
+    ]
 }
 
 /// Settings for registers or bytes.

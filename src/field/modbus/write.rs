@@ -443,7 +443,7 @@ fn failed(outcome: Outcome, shown: Values, has_part: bool) -> Written {
         Outcome::Unknown(_, why) => Written::Unknown(shown, why),
         Outcome::Exception(code) if has_part => in_part(shown, super::explain(code)),
         Outcome::NotSent(why) if has_part => in_part(shown, why),
-        Outcome::Exception(code) => Written::Exception(code),
+        Outcome::Exception(code) => Written::Refused(Some(code), super::explain(code)),
         Outcome::NotSent(why) => Written::NotSent(why),
     }
 }

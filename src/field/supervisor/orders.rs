@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::report::names;
 use super::{MOST_ORDERS, Stopped, Supervisor, WRITES_IN_A_ROW, beside};
 use crate::field::diagnostic::{DiagnosticResponse, PendingDiagnostic};
-use crate::field::modbus::explain;
 use crate::field::schedule::NextStep;
 use crate::field::write::{Order, WriteRequest, Written};
 use crate::field::{Driver, Values};
@@ -84,9 +83,9 @@ impl<D: Driver> Supervisor<D> {
         let points = names(device, &points);
         let outcome = match written {
             Written::Done(_) => "done".to_owned(),
-            Written::Exception(code) => explain(*code),
-            Written::Refused(why) => why.to_string(),
-            Written::Unknown(_, why) | Written::NotSent(why) => why.clone(),
+            Written::Refused(_, why) | Written::Unknown(_, why) | Written::NotSent(why) => {
+                why.clone()
+            }
             Written::Expired => "expired".to_owned(),
         };
         tracing::debug!(

@@ -32,7 +32,7 @@ pub(super) struct Instrument {
 impl Instrument {
     /// `None` for a device with registers.
     pub(super) fn new(device: &Arc<Device>) -> Option<Self> {
-        let protocol = Arc::clone(device.protocol.as_ref()?);
+        let protocol = Arc::clone(device.protocol.text()?);
         let framer = Framer::new(protocol.framing.clone());
         let missing = Missing::new(device, protocol.silent_after);
         Some(Self {

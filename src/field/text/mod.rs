@@ -20,7 +20,6 @@ mod missing;
 pub mod parse;
 pub mod script;
 pub mod simulator;
-mod stream;
 pub mod telegram;
 
 use std::io;
@@ -31,7 +30,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 
 use super::counts::LineCounts;
-use super::serial::{Port, dial};
+use super::serial::Port;
+use super::stream::{Stream, broken};
 use super::trace::Happening;
 use super::trouble::Came;
 use super::write::{WriteRequest, Written};
@@ -46,10 +46,7 @@ use frame::MessageFraming;
 use instrument::Instrument;
 use parse::Subtract;
 use script::{Pattern, ScriptStep};
-use stream::Stream;
 
-/// A TCP connection may take this long, however fast its instruments are to answer.
-const SHORTEST_DIAL: Duration = Duration::from_secs(3);
 /// The longest wait for a wire that never becomes silent.
 const LONGEST_SETTLE: Duration = Duration::from_millis(50);
 /// The silence before a request, where messages have no end that separates them from its answer.
@@ -132,14 +129,6 @@ impl std::fmt::Debug for Text {
             .field("wire", &self.wire)
             .finish_non_exhaustive()
     }
-}
-
-fn broken(error: &io::Error) -> PollError {
-    PollError::LineDown(if error.kind() == io::ErrorKind::UnexpectedEof {
-        "the connection was closed by the other side, or the adapter was unplugged".to_owned()
-    } else {
-        format!("the connection broke: {error}")
-    })
 }
 
 impl Text {
@@ -351,13 +340,7 @@ impl Driver for Text {
             instrument.framer.clear();
             instrument.missing.silent();
         }
-        self.stream = Some(match &self.wire {
-            Wire::Serial(port) => Stream::Serial(Box::new(port.open()?)),
-            Wire::Tcp(address) => {
-                Stream::Tcp(dial(address, self.answer_within.max(SHORTEST_DIAL)).await?)
-            }
-            _ => return Err("no wire of plain instruments".to_owned()),
-        });
+        self.stream = Some(Stream::open(&self.wire, self.answer_within).await?);
         self.counts.opened.count();
         self.counts.watchers.tell(|| Happening::Opened);
         Ok(())

@@ -81,7 +81,8 @@ impl<'a> Player<'a> {
     fn new(device: &'a Device, faults: &'a SharedFaults, began: Instant) -> Option<Self> {
         let protocol = device
             .protocol
-            .as_deref()
+            .text()
+            .map(AsRef::as_ref)
             .filter(|protocol| !protocol.simulate.is_empty())?;
         let mut player = Self {
             device,

@@ -82,12 +82,10 @@ impl PendingWrite {
     pub(super) fn result(&self, written: Written) -> WriteResult {
         match written {
             Written::Done(values) => self.done(self.named(values)),
-            Written::Exception(code) => WriteResult {
-                code: Some(code),
-                ..WriteResult::new(WriteStatus::Exception)
-            },
-            Written::Refused(why) => WriteResult {
-                reason: Some(why.to_string()),
+            Written::Refused(code, why) => WriteResult {
+                code,
+                // A code says it all.
+                reason: code.is_none().then_some(why),
                 ..WriteResult::new(WriteStatus::Exception)
             },
             Written::Unknown(values, why) => WriteResult {

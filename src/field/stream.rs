@@ -1,17 +1,22 @@
-//! The stream of a line with plain instruments: a serial port, or a connection to a terminal
-//! server.
+//! The stream of a line whose bytes a driver frames by itself: a serial port, or a connection to a
+//! terminal server.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_serial::{SerialPort, SerialStream};
 
-use crate::field::serial::Speed;
+use super::serial::{Speed, dial};
+use super::{PollError, Wire};
 
-/// The medium of plain instruments.
+/// A TCP connection may take this long, however fast its instruments are to answer.
+const SHORTEST_DIAL: Duration = Duration::from_secs(3);
+
+/// The medium of instruments that send bytes.
 pub(super) enum Stream {
     Serial(Box<SerialStream>),
     Tcp(TcpStream),
@@ -52,7 +57,27 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// The error of a wire that broke while it was used.
+pub(super) fn broken(error: &io::Error) -> PollError {
+    PollError::LineDown(if error.kind() == io::ErrorKind::UnexpectedEof {
+        "the connection was closed by the other side, or the adapter was unplugged".to_owned()
+    } else {
+        format!("the connection broke: {error}")
+    })
+}
+
 impl Stream {
+    /// Opens a wire. The error names the fault and the remedy.
+    pub(super) async fn open(wire: &Wire, answer_within: Duration) -> Result<Self, String> {
+        match wire {
+            Wire::Serial(port) => Ok(Self::Serial(Box::new(port.open()?))),
+            Wire::Tcp(address) => Ok(Self::Tcp(
+                dial(address, answer_within.max(SHORTEST_DIAL)).await?,
+            )),
+            _ => Err("no wire of these instruments".to_owned()),
+        }
+    }
+
     /// Changes the speed; a terminal server keeps its own.
     pub(super) fn set_speed(&mut self, speed: Speed) -> Result<(), String> {
         match self {

@@ -1,0 +1,122 @@
+//! The table of protocols. To add one: a folder below `field/` with its [`Driver`], a variant of
+//! [`DeviceProtocol`] with what the YAML says about a device, and a row in [`run`] and [`play`].
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::mbus::spec::MeterSpec;
+use super::modbus::slave::SharedFaults;
+use super::sml::spec::SmlSpec;
+use super::text::TextProtocol;
+use super::{Device, Line, LineTask, Wire, mbus, modbus, simulated, sml, text};
+
+/// What a device speaks, with what its protocol needs to know of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum DeviceProtocol {
+    /// Modbus.
+    #[default]
+    Modbus,
+    /// A plain instrument.
+    Text(Arc<TextProtocol>),
+    /// A meter on an M-Bus.
+    Mbus(MeterSpec),
+    /// A meter that sends SML.
+    Sml(SmlSpec),
+}
+
+impl DeviceProtocol {
+    /// True for Modbus.
+    pub fn is_modbus(&self) -> bool {
+        matches!(self, Self::Modbus)
+    }
+
+    /// That of a plain instrument.
+    pub fn text(&self) -> Option<&Arc<TextProtocol>> {
+        match self {
+            Self::Text(protocol) => Some(protocol),
+            _ => None,
+        }
+    }
+
+    /// A meter on an M-Bus.
+    pub fn meter(&self) -> Option<&MeterSpec> {
+        match self {
+            Self::Mbus(meter) => Some(meter),
+            _ => None,
+        }
+    }
+
+    /// A meter that sends SML.
+    pub fn sml(&self) -> Option<&SmlSpec> {
+        match self {
+            Self::Sml(meter) => Some(meter),
+            _ => None,
+        }
+    }
+
+    /// In words, as messages name the devices of a line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Modbus => "Modbus devices",
+            Self::Text(_) => "plain instruments",
+            Self::Mbus(_) => "meters on an M-Bus",
+            Self::Sml(_) => "meters that send SML",
+        }
+    }
+}
+
+impl Line {
+    /// The protocol of its devices, of which all have the same.
+    pub fn protocol(&self) -> DeviceProtocol {
+        let mut devices = self.devices.iter();
+        devices
+            .next()
+            .map(|device| device.protocol.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// Polls a line with the driver of its protocol until it is stopped.
+pub(super) async fn run(task: LineTask) {
+    let (line, counts) = (&task.line, Arc::clone(&task.counts));
+    let beats = task.heartbeat.clone();
+    match (&line.wire, line.protocol()) {
+        (Wire::Simulated, _) => {
+            let driver = simulated::Simulated::new(&line.devices);
+            task.run_with(driver).await;
+        }
+        (_, DeviceProtocol::Text(_)) => {
+            let driver = text::Text::new(line, counts, beats);
+            task.run_with(driver).await;
+        }
+        (_, DeviceProtocol::Mbus(_)) => {
+            let driver = mbus::Mbus::new(line, counts, beats);
+            task.run_with(driver).await;
+        }
+        (_, DeviceProtocol::Sml(_)) => {
+            let driver = sml::Sml::new(line, counts, beats);
+            task.run_with(driver).await;
+        }
+        (_, DeviceProtocol::Modbus) => {
+            let folder = task.folder.clone();
+            let driver = modbus::Modbus::new(line, counts, folder).watched_by(beats);
+            task.run_with(driver).await;
+        }
+    }
+}
+
+/// Plays devices without registers on a wire until it ends, with the waves of their points.
+pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
+    devices: &[Arc<Device>],
+    faults: &SharedFaults,
+    wire: S,
+) -> io::Result<()> {
+    match devices.first().map(|device| &device.protocol) {
+        Some(DeviceProtocol::Text(_)) => text::simulator::play(devices, faults, wire).await,
+        Some(DeviceProtocol::Mbus(_)) => mbus::simulator::play(devices, faults, wire).await,
+        Some(DeviceProtocol::Sml(_)) => sml::simulator::play(devices, faults, wire).await,
+        Some(DeviceProtocol::Modbus) | None => Ok(()),
+    }
+}
