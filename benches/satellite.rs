@@ -182,7 +182,6 @@ async fn uplink(folder: &Path, port: u16) -> Outbox {
             is_up,
             routes: tokio::sync::watch::channel(Arc::default()).1,
             primary: None,
-            dropped: Arc::default(),
         },
     )
     .unwrap();

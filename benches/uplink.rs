@@ -148,7 +148,6 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
                 is_up,
                 routes: tokio::sync::watch::channel(std::sync::Arc::default()).1,
                 primary: None,
-                dropped: std::sync::Arc::default(),
             },
         )
         .unwrap();
@@ -174,8 +173,8 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
         }
         let rate = count as f64 / start.elapsed().as_secs_f64();
         let (commits, written) = (
-            outbox.counters().commits.value(),
-            outbox.counters().written.value(),
+            outbox.counts().store.commits.value(),
+            outbox.counts().store.written.value(),
         );
         switch.stop();
         drop(outbox);

@@ -11,16 +11,19 @@
 //!   uplinks get their grace; then the outboxes are closed.
 //!
 //! `field`, `local_broker` and `uplinks` each start one side, and keep what a change of it needs;
-//! `forward` leads from the broker into an outbox.
+//! `forward` leads from the broker into an outbox, `counters` from those who count to local clients; `measure`
+//! replies with all that can be measured.
 
 mod bulletin;
 mod control_end;
+mod counters;
 mod dispatch;
 mod error;
 mod field;
 mod forward;
 mod health;
 mod local_broker;
+mod measure;
 mod paced;
 mod reload;
 mod requests;

@@ -1,6 +1,12 @@
-//! Counters that any task may raise and any task may read. Atomics without locks and without names:
-//! the owner of a group of counters names them.
+//! Counters that any task may raise and any task may read: atomics without locks and without names.
+//! The owner of a group of counters names them, and registers the group in the [`MetricRegistry`],
+//! which is read for commands.
 
+mod registry;
+
+pub use registry::{
+    Labels, Metric, MetricKind, MetricPoint, MetricRegistry, MetricSet, MetricSource,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of memory this process uses (resident set); `None` where the system does not say.

@@ -150,12 +150,13 @@ pub struct BrokerDriver {
 impl BrokerDriver {
     /// The taps are in the order of the engine's taps.
     pub(super) fn new(
-        engine: Engine,
+        mut engine: Engine,
         durable: Option<Durable>,
         broker: &super::Broker,
         queues: Queues,
         heartbeat: Heartbeat,
     ) -> Self {
+        engine.count_bytes_in(Arc::clone(&broker.inbox.bytes_received));
         Self {
             engine,
             durable,
@@ -237,20 +238,15 @@ impl BrokerDriver {
         }
     }
 
-    /// Wall time, and what only the driver can count.
+    /// Wall time, and what only the driver can measure.
     fn set_clock(&mut self, at: Instant) {
         if at >= self.clock_at {
             self.clock_at = at + CLOCK_EVERY;
             self.log.settle(at);
             self.engine.settle_notices(at);
             self.engine.set_clock(at, known_unix_ms());
-            let traffic = self.engine.traffic_mut();
-            traffic.bytes_received = self
-                .inbox
-                .bytes_received
-                .load(std::sync::atomic::Ordering::Relaxed);
-            traffic.memory = crate::metrics::resident_bytes().unwrap_or(0);
-            traffic.memory_maximum = traffic.memory_maximum.max(traffic.memory);
+            let memory = crate::metrics::resident_bytes().unwrap_or(0);
+            self.engine.set_memory(memory);
         }
     }
 
@@ -279,6 +275,11 @@ impl BrokerDriver {
             InboxEvent::EndSession(client_id, reply) => {
                 // The command may have given up waiting.
                 let _ = reply.send(self.engine.end_session(&client_id, at));
+                None
+            }
+            InboxEvent::Measure(reply) => {
+                // The command may have given up waiting.
+                let _ = reply.send(self.engine.measure());
                 None
             }
             InboxEvent::DiskWorks => {

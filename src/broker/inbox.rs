@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
 use super::engine::{Change, ConnectionId, Lsn, OutputBuffer, Peer, TapAnswer, Ticket};
+use crate::metrics::{Counter, MetricSet};
 use crate::mqtt::{DecodeError, Packet};
 
 /// Events that may wait for the engine; beyond it connections stop reading.
@@ -34,6 +35,8 @@ pub(super) enum InboxEvent {
     Changed(Box<Change>),
     /// To be answered with whether there was one.
     EndSession(ByteString, oneshot::Sender<bool>),
+    /// To be answered with what can be measured.
+    Measure(oneshot::Sender<MetricSet>),
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ pub(super) struct Inbox {
     is_closed: AtomicBool,
     pub(super) ready: Notify,
     next_connection: AtomicU64,
-    pub(super) bytes_received: AtomicU64,
+    pub(super) bytes_received: Arc<Counter>,
     /// Of large packets that are not complete.
     pub(super) partial_bytes: AtomicUsize,
 }

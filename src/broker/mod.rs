@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::heartbeat::Heartbeat;
 use crate::message::Message;
+use crate::metrics::MetricSet;
 use crate::store::StoreError;
 use crate::time::now;
 use admission::Admission;
@@ -68,6 +69,13 @@ impl Broker {
         self.inbox
             .push(InboxEvent::EndSession(client_id.into(), reply));
         told.await
+    }
+
+    /// Its counters and its state; an error if it is stopping.
+    pub async fn measure(&self) -> Result<MetricSet, oneshot::error::RecvError> {
+        let (reply, measured) = oneshot::channel();
+        self.inbox.push(InboxEvent::Measure(reply));
+        measured.await
     }
 
     /// Applies a change of permissions and taps.

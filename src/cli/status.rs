@@ -1,5 +1,5 @@
 //! `wellhead status`: the state of the running gateway: the status line of the service manager, and
-//! a row for each line and uplink.
+//! a row for each line and uplink, or all counters.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +28,7 @@ const NAME: usize = 24;
 Examples:
   wellhead status                                of ./gateway.yaml, else /etc/wellhead/gateway.yaml
   wellhead status --json | jq '.uplinks[].waiting'
+  wellhead status --metrics | grep wellhead_line_timeouts
   wellhead status > /dev/null || echo 'look at the gateway'"
 )]
 pub(super) struct StatusArguments {
@@ -36,9 +37,13 @@ pub(super) struct StatusArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print all counters of the gateway in the text format of OpenMetrics (Prometheus)
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
 }
 
-/// Prints the state; an error with code 1 if something is down, with code 3 if no gateway runs.
+/// Prints the state; an error with code 1 if something is down, with code 3 if no gateway runs. With
+/// `--metrics` it prints the counters, whatever is down.
 pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
     let file = chosen(arguments.file.clone())?;
     let folder = config::load(&file)?.folder;
@@ -51,10 +56,15 @@ pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
             ),
         });
     }
-    let status = match call(
-        &mut super::reload::gateway_in(&folder)?,
-        &ControlRequest::Status,
-    )? {
+    let mut gateway = super::reload::gateway_in(&folder)?;
+    if arguments.metrics {
+        return match call(&mut gateway, &ControlRequest::Metrics)? {
+            Reply::Metrics(text) => put(text.as_bytes()).map(drop),
+            Reply::Refused(why) => Err(Failure::runtime(why)),
+            _ => Err(unexpected()),
+        };
+    }
+    let status = match call(&mut gateway, &ControlRequest::Status)? {
         Reply::Status(status) => status,
         Reply::Refused(why) => return Err(Failure::runtime(why)),
         _ => return Err(unexpected()),

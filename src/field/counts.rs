@@ -1,17 +1,105 @@
-//! Counters of a line and of each of its devices, for metrics and status topics.
+//! Counters of a line and of each of its devices.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::trace::Watchers;
-use crate::metrics::{Counter, Gauge};
-use crate::payload::json;
+use crate::metrics::{Counter, Gauge, Labels, Metric, MetricSet, MetricSource};
 use crate::time::boot_ms;
 
-/// Counters of one device, or of all of a line.
+const REQUESTS: Metric = Metric::counter("wellhead_line_requests", "Requests to instruments.");
+const ANSWERS: Metric = Metric::counter(
+    "wellhead_line_answers",
+    "Right answers of instruments, exceptions included.",
+);
+const TIMEOUTS: Metric = Metric::counter(
+    "wellhead_line_timeouts",
+    "Requests without an answer in time.",
+);
+const BAD_CHECKSUMS: Metric = Metric::counter(
+    "wellhead_line_bad_checksums",
+    "Answers with a wrong checksum.",
+);
+const OTHER_TRANSACTIONS: Metric = Metric::counter(
+    "wellhead_line_other_transactions",
+    "Answers with unknown transaction identifiers (Modbus TCP).",
+);
+const OTHER_UNITS: Metric = Metric::counter("wellhead_line_other_units", "Answers of other units.");
+const OTHER_FUNCTIONS: Metric = Metric::counter(
+    "wellhead_line_other_functions",
+    "Answers to other functions.",
+);
+const OTHER_LENGTHS: Metric = Metric::counter(
+    "wellhead_line_other_lengths",
+    "Answers of another length, or that confirm another address.",
+);
+const INCOMPLETE: Metric = Metric::counter(
+    "wellhead_line_incomplete_answers",
+    "Answers that broke off.",
+);
+const UNMATCHED: Metric = Metric::counter(
+    "wellhead_line_unmatched_messages",
+    "Messages that look like none of the patterns (plain instruments).",
+);
+const REPEATED: Metric = Metric::counter(
+    "wellhead_line_repeated_requests",
+    "Requests that were repeated after garbage.",
+);
+const WRITES: Metric = Metric::counter("wellhead_line_writes", "Values written to instruments.");
+const EXCEPTIONS: Metric = Metric::counter(
+    "wellhead_line_exceptions",
+    "Modbus exceptions, by their code.",
+);
+const ONLINE: Metric = Metric::gauge("wellhead_device_online", "1 while the device answers.");
+const TURNAROUND: Metric = Metric::gauge(
+    "wellhead_device_turnaround_seconds",
+    "The longest that answers of the device have taken lately.",
+)
+.in_unit("seconds")
+.with_decimals(6);
+const STALE: Metric = Metric::counter(
+    "wellhead_line_stale_answers",
+    "Late answers that were dropped.",
+);
+const FOREIGN: Metric = Metric::counter(
+    "wellhead_line_foreign_frames",
+    "Right frames that answered nothing that was asked.",
+);
+const ECHOES: Metric = Metric::counter("wellhead_line_echoes", "Own requests that came back.");
+const JUNK: Metric = Metric::counter(
+    "wellhead_line_junk_bytes",
+    "Bytes that were no part of a frame.",
+)
+.in_unit("bytes");
+const OPENED: Metric = Metric::counter("wellhead_line_opened", "Times the wire was opened.");
+const BUSY: Metric = Metric::counter("wellhead_line_busy_seconds", "Time the wire was in use.")
+    .in_unit("seconds")
+    .with_decimals(6);
+const LOST: Metric = Metric::counter(
+    "wellhead_line_lost_seconds",
+    "Time spent on waiting for answers that did not come.",
+)
+.in_unit("seconds")
+.with_decimals(6);
+const LOAD: Metric = Metric::gauge(
+    "wellhead_line_load_ratio",
+    "The share of the time of the line that its polling plan needs.",
+)
+.in_unit("ratio")
+.with_decimals(3);
+const JITTER: Metric = Metric::gauge(
+    "wellhead_line_jitter_seconds",
+    "The largest recent delay of a request behind its due time.",
+)
+.in_unit("seconds")
+.with_decimals(6);
+const UP: Metric = Metric::gauge(
+    "wellhead_line_up",
+    "1 while some device has answered since the line was opened.",
+);
+
+/// Counters of one device, or of units that are no device.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Requests sent.
@@ -48,20 +136,54 @@ pub struct Counts {
     pub turnaround_us: Gauge,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole between statements, whatever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Counts {
     /// Sets the identification of the device.
     pub fn set_identity(&self, text: &str) {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+        *lock(&self.identity) = Some(text.to_owned());
+    }
+
+    /// The identification of the device.
+    pub fn identity(&self) -> Option<String> {
+        lock(&self.identity).clone()
     }
 
     /// Notes an exception.
     pub fn exception(&self, code: u8) {
-        *self
-            .exceptions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(code)
-            .or_default() += 1;
+        *lock(&self.exceptions).entry(code).or_default() += 1;
+    }
+
+    /// Exceptions by code.
+    pub fn exceptions(&self) -> BTreeMap<u8, u64> {
+        lock(&self.exceptions).clone()
+    }
+
+    fn measure(&self, labels: &Labels, metrics: &mut MetricSet) {
+        for (metric, counter) in [
+            (&REQUESTS, &self.requests),
+            (&ANSWERS, &self.answers),
+            (&TIMEOUTS, &self.timeouts),
+            (&BAD_CHECKSUMS, &self.bad_checksums),
+            (&OTHER_TRANSACTIONS, &self.other_transactions),
+            (&OTHER_UNITS, &self.other_units),
+            (&OTHER_FUNCTIONS, &self.other_functions),
+            (&OTHER_LENGTHS, &self.other_lengths),
+            (&INCOMPLETE, &self.incomplete),
+            (&UNMATCHED, &self.unmatched),
+            (&REPEATED, &self.repeated),
+            (&WRITES, &self.writes),
+        ] {
+            metrics.add(metric, labels, counter.value());
+        }
+        for (code, count) in self.exceptions() {
+            let code = ("code", code.to_string());
+            let labels = labels.iter().cloned().chain([code]).collect();
+            metrics.add(&EXCEPTIONS, &labels, count);
+        }
     }
 }
 
@@ -70,8 +192,8 @@ impl Counts {
 pub struct LineCounts {
     /// Its name.
     pub name: String,
-    /// All devices together.
-    pub all: Counts,
+    /// Units that are no device of the line, which diagnostic requests go to.
+    pub others: Counts,
     /// Late answers that were dropped.
     pub stale: Counter,
     /// Right frames that answered nothing that was asked.
@@ -94,101 +216,13 @@ pub struct LineCounts {
     pub is_up: Gauge,
     /// When that changed last, in milliseconds since the machine started; 0 if it never did.
     pub changed_ms: Gauge,
+    /// The longest that answers have taken lately, by the last device that answered, in
+    /// microseconds.
+    pub turnaround_us: Gauge,
     /// The watchers of its frames.
     pub watchers: Watchers,
     /// By device, in the order of the YAML, with their names.
     pub devices: Vec<(String, Counts)>,
-}
-
-#[derive(Serialize)]
-struct CountsJson<'a> {
-    requests: u64,
-    answers: u64,
-    timeouts: u64,
-    bad_checksums: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    other_transactions: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    other_units: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    other_functions: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    other_lengths: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    incomplete: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    unmatched: u64,
-    repeated: u64,
-    writes: u64,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    exceptions: BTreeMap<u8, u64>,
-    turnaround_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identity: Option<String>,
-    #[serde(flatten)]
-    line: Option<LineCountsJson<'a>>,
-}
-
-#[derive(Serialize)]
-struct LineCountsJson<'a> {
-    line: &'a str,
-    up: bool,
-    stale: u64,
-    foreign: u64,
-    echoes: u64,
-    junk_bytes: u64,
-    opened: u64,
-    busy_s: f64,
-    lost_s: f64,
-    load: f64,
-    jitter_ms: f64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-/// Thousandths, as a number with three decimals.
-#[allow(clippy::cast_precision_loss)]
-fn thousandths(number: u64) -> f64 {
-    number as f64 / 1000.0
-}
-
-impl Counts {
-    fn shape<'a>(&self, line: Option<LineCountsJson<'a>>) -> CountsJson<'a> {
-        CountsJson {
-            requests: self.requests.value(),
-            answers: self.answers.value(),
-            timeouts: self.timeouts.value(),
-            bad_checksums: self.bad_checksums.value(),
-            other_transactions: self.other_transactions.value(),
-            other_units: self.other_units.value(),
-            other_functions: self.other_functions.value(),
-            other_lengths: self.other_lengths.value(),
-            incomplete: self.incomplete.value(),
-            unmatched: self.unmatched.value(),
-            repeated: self.repeated.value(),
-            writes: self.writes.value(),
-            exceptions: self
-                .exceptions
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-            turnaround_ms: thousandths(self.turnaround_us.value()),
-            identity: self
-                .identity
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-            line,
-        }
-    }
-
-    /// As JSON.
-    pub fn json(&self) -> String {
-        json::text(&self.shape(None))
-    }
 }
 
 impl LineCounts {
@@ -201,12 +235,25 @@ impl LineCounts {
         }
     }
 
-    /// Counts something for a device and for the line.
-    pub fn count(&self, device: usize, what: impl Fn(&Counts)) {
-        what(&self.all);
-        if let Some((_, counts)) = self.devices.get(device) {
-            what(counts);
-        }
+    /// Counts something for a device, or for units that are none.
+    pub fn count(&self, device: usize, what: impl FnOnce(&Counts)) {
+        let known = self.devices.get(device);
+        what(known.map_or(&self.others, |(_, counts)| counts));
+    }
+
+    /// Counts a right answer of a device whose answers take this many microseconds lately.
+    pub fn answered(&self, device: usize, turnaround_us: u64) {
+        self.turnaround_us.set(turnaround_us);
+        self.count(device, |counts| {
+            counts.answers.count();
+            counts.turnaround_us.set(turnaround_us);
+        });
+    }
+
+    /// The counters of all devices, and of units that are none.
+    pub fn each(&self) -> impl Iterator<Item = &Counts> {
+        let devices = self.devices.iter().map(|(_, counts)| counts);
+        devices.chain([&self.others])
     }
 
     /// Notes whether the line is up.
@@ -224,23 +271,34 @@ impl LineCounts {
         let before = self.jitter_us.value();
         self.jitter_us.set(late.max(before - before / 16));
     }
+}
 
-    /// The line itself as JSON.
-    pub fn json(&self) -> String {
-        let line = LineCountsJson {
-            line: &self.name,
-            up: self.is_up.value() == 1,
-            stale: self.stale.value(),
-            foreign: self.foreign.value(),
-            echoes: self.echoes.value(),
-            junk_bytes: self.junk_bytes.value(),
-            opened: self.opened.value(),
-            busy_s: thousandths(self.busy_us.value() / 1000),
-            lost_s: thousandths(self.lost_us.value() / 1000),
-            load: thousandths(self.load_permille.value()),
-            jitter_ms: thousandths(self.jitter_us.value()),
-        };
-        json::text(&self.all.shape(Some(line)))
+impl MetricSource for LineCounts {
+    fn measure(&self, metrics: &mut MetricSet) {
+        let line: Labels = [("line", self.name.clone())].into();
+        for (metric, value) in [
+            (&UP, self.is_up.value()),
+            (&LOAD, self.load_permille.value()),
+            (&JITTER, self.jitter_us.value()),
+            (&STALE, self.stale.value()),
+            (&FOREIGN, self.foreign.value()),
+            (&ECHOES, self.echoes.value()),
+            (&JUNK, self.junk_bytes.value()),
+            (&OPENED, self.opened.value()),
+            (&BUSY, self.busy_us.value()),
+            (&LOST, self.lost_us.value()),
+        ] {
+            metrics.add(metric, &line, value);
+        }
+        for (name, counts) in &self.devices {
+            let device = ("device", name.clone());
+            let labels: Labels = line.iter().cloned().chain([device]).collect();
+            counts.measure(&labels, metrics);
+            metrics.add(&ONLINE, &labels, counts.is_online.value());
+            metrics.add(&TURNAROUND, &labels, counts.turnaround_us.value());
+        }
+        // Without a device.
+        self.others.measure(&line, metrics);
     }
 }
 
@@ -249,26 +307,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_of_devices_add_up_to_those_of_the_line() {
+    fn every_unit_is_counted_once() {
         let counts = LineCounts::new("bus", ["a".to_owned(), "b".to_owned()].into_iter());
         counts.count(0, |counts| counts.requests.count());
         counts.count(1, |counts| counts.requests.count());
+        counts.count(7, |counts| counts.requests.count());
         counts.count(1, |counts| counts.exception(2));
+        counts.answered(1, 2_500);
         counts.jitter(Duration::from_millis(16));
         counts.jitter(Duration::ZERO);
-        let line: serde_json::Value = serde_json::from_str(&counts.json()).unwrap();
-        assert_eq!(
-            (
-                &line["requests"],
-                &line["exceptions"]["2"],
-                &line["jitter_ms"]
-            ),
-            (&2.into(), &1.into(), &15.0.into())
+        let mut metrics = MetricSet::default();
+        counts.measure(&mut metrics);
+        let check = |name: &str, expected: &[&str]| {
+            let found = metrics.iter().find(|(metric, _)| metric.name == name);
+            let (_, points) = found.unwrap();
+            let text = |point: &crate::metrics::MetricPoint| {
+                let labels = point.labels.iter().map(|(_, value)| value.as_str());
+                let labels: Vec<&str> = labels.collect();
+                format!("{} {}", labels.join(" "), point.value)
+            };
+            let values: Vec<String> = points.iter().map(text).collect();
+            assert_eq!(values, expected, "{name}");
+        };
+        check("wellhead_line_requests", &["bus a 1", "bus b 1", "bus 1"]);
+        check("wellhead_line_exceptions", &["bus b 2 1"]);
+        check(
+            "wellhead_device_turnaround_seconds",
+            &["bus a 0", "bus b 2500"],
         );
-        let device: serde_json::Value = serde_json::from_str(&counts.devices[0].1.json()).unwrap();
-        assert_eq!(
-            (&device["requests"], device.get("exceptions")),
-            (&1.into(), None)
-        );
+        check("wellhead_line_jitter_seconds", &["bus 15000"]);
+        let requests = counts.each().map(|counts| counts.requests.value());
+        assert_eq!(requests.sum::<u64>(), 3);
     }
 }

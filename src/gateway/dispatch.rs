@@ -310,6 +310,6 @@ mod tests {
             .map(|number| losses(&format!("uplink/{number}/losses")))
             .collect();
         publish_until(&mut dispatch, &facts, &outbox, 20).await;
-        assert_eq!(outbox.rate_dropped().value(), 0);
+        assert_eq!(outbox.counts().rate_dropped.value(), 0);
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::counters::PublishedCounts;
 use super::dispatch::Dispatch;
 use super::error::GatewayError;
-use super::health::Health;
 use super::supervision::Supervision;
 use super::task::{TaskId, TaskKind};
 use super::write_topics::set_targets;
@@ -27,7 +27,7 @@ use crate::mqtt::TopicName;
 use crate::outbox::OutboxSink;
 use crate::reading::Event;
 use crate::report::set::{WriteService, WriteTargets};
-use crate::report::{self, PointReport, Report};
+use crate::report::{self, PointReport, Report, ReportCounts};
 use crate::tasks::{OwnThread, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::now;
 
@@ -50,6 +50,9 @@ pub(super) struct FieldChannels {
     pub(super) live: Option<mpsc::Sender<Message>>,
     /// `None` without a broker.
     pub(super) writes: Option<WriteRequests>,
+    /// The counters of the lines, for all that print them.
+    pub(super) counts: watch::Sender<Vec<Arc<LineCounts>>>,
+    pub(super) stop: Stop,
     pub(super) hurry: Stop,
 }
 
@@ -70,6 +73,21 @@ impl FieldChannels {
             };
             requests.start(service, self.hurry.clone(), tasks);
         }
+    }
+
+    /// The counters of the report; they are published for local clients, if there is a broker.
+    fn report_counts(&self, supervision: &mut Supervision) -> Arc<ReportCounts> {
+        let report = Arc::default();
+        supervision.metrics.register(&report);
+        if let Some(live) = self.live.clone() {
+            let counts = PublishedCounts {
+                report: Arc::clone(&report),
+                lines: self.counts.subscribe(),
+            };
+            let (tasks, stop) = (&mut supervision.tasks, self.stop.clone());
+            tasks.start_until(stop, TaskKind::Counters, counts.publish(live));
+        }
+        report
     }
 
     /// Starts to publish messages about the health of the gateway, if they are wanted.
@@ -135,6 +153,8 @@ pub(super) struct Field {
     /// From the lines to the report, which ends when all of them have ended; `None` after the order
     /// to stop.
     events: Option<mpsc::Sender<Event>>,
+    /// The counters of the lines, in the order of the YAML.
+    counts: watch::Sender<Vec<Arc<LineCounts>>>,
     report: mpsc::Sender<report::Update>,
     sets: mpsc::Sender<WriteTargets>,
 }
@@ -147,7 +167,6 @@ impl Field {
         config: &config::Gateway,
         supervision: &mut Supervision,
     ) -> Result<Self, GatewayError> {
-        let Supervision { tasks, health } = supervision;
         let (events, reported) = mpsc::channel(EVENT_QUEUE);
         let (report, report_updates) = mpsc::channel(1);
         let (sets, set_updates) = mpsc::channel(1);
@@ -157,19 +176,23 @@ impl Field {
             shared: None,
             lines: HashMap::new(),
             events: Some(events),
+            counts: channels.counts.clone(),
             report,
             sets,
         };
-        let ready = field.prepare_all(&config.lines, health)?;
+        let ready = field.prepare_all(&config.lines, supervision)?;
+        field.counts.send_replace(field.counts_of(config));
+        let counts = channels.report_counts(supervision);
+        let Supervision { tasks, health, .. } = supervision;
         let hurry = channels.hurry.clone();
         channels.start_writes(field.write_targets(config), set_updates, tasks);
-        health.lines = field.counts(config);
         health.dispatch = channels.dispatch(config, tasks);
         let report = Report {
             scope: field.report_scope(config),
             updates: report_updates,
             live: channels.live,
             sinks: channels.sinks,
+            counts,
             heartbeat: Heartbeat::new(TaskKind::Report.word(), REPORT_TIMEOUT, now()),
         };
         health.heartbeats.watch(&report.heartbeat);
@@ -182,11 +205,11 @@ impl Field {
     fn prepare_all<'a>(
         &mut self,
         lines: impl IntoIterator<Item = &'a Line>,
-        health: &mut Health,
+        supervision: &mut Supervision,
     ) -> Result<Vec<ReadyLine>, GatewayError> {
         let mut ready = Vec::new();
         for line in lines {
-            ready.extend(self.prepare(line, health)?);
+            ready.extend(self.prepare(line, supervision)?);
         }
         Ok(ready)
     }
@@ -195,7 +218,7 @@ impl Field {
     fn prepare(
         &mut self,
         line: &Line,
-        health: &mut Health,
+        supervision: &mut Supervision,
     ) -> Result<Option<ReadyLine>, GatewayError> {
         let Some(events) = self.events.clone() else {
             return Ok(None);
@@ -208,8 +231,9 @@ impl Field {
             &line.name,
             line.devices.iter().map(|device| device.name.clone()),
         ));
+        supervision.metrics.register(&counts);
         let heartbeat = line.heartbeat(now());
-        health.heartbeats.watch(&heartbeat);
+        supervision.health.heartbeats.watch(&heartbeat);
         let framing = Framing::of(&line.wire, !line.protocol().is_modbus());
         let running = RunningLine {
             stop: switch,
@@ -271,11 +295,10 @@ impl Field {
         supervision: &mut Supervision,
     ) -> Result<(), GatewayError> {
         let ConfigChange { from, to, diff } = change;
-        let Supervision { tasks, health } = supervision;
         self.lines.retain(|name, _| !diff.stops.contains(name));
         let new = |line: &&Line| diff.starts.contains(&line.name);
-        let ready = self.prepare_all(to.lines.iter().filter(new), health)?;
-        health.lines = self.counts(to);
+        let ready = self.prepare_all(to.lines.iter().filter(new), supervision)?;
+        self.counts.send_replace(self.counts_of(to));
         let kept: HashSet<&TopicName> = published(to).collect();
         let gone = published(from)
             .filter(|topic| !kept.contains(topic))
@@ -286,6 +309,7 @@ impl Field {
         let _ = self.report.send(report::Update { scope, gone }).await;
         let _ = self.sets.send(self.write_targets(to)).await;
         // Only now does the report know what they read.
+        let tasks = &mut supervision.tasks;
         ready.into_iter().for_each(|line| line.start(tasks));
         Ok(())
     }
@@ -307,7 +331,7 @@ impl Field {
         self.lines.keys().map(String::as_str)
     }
 
-    fn counts(&self, config: &config::Gateway) -> Vec<Arc<LineCounts>> {
+    fn counts_of(&self, config: &config::Gateway) -> Vec<Arc<LineCounts>> {
         config
             .lines
             .iter()
@@ -320,7 +344,6 @@ impl Field {
         report::ReportScope {
             points: Arc::clone(&config.points),
             devices: config.availability.clone(),
-            lines: self.counts(config),
         }
     }
 

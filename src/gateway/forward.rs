@@ -27,8 +27,6 @@ type Offered = Result<Option<Receipt>, OfferError>;
 /// Messages of the broker for one outbox.
 pub(super) struct ForwardQueue {
     pub(super) messages: mpsc::Receiver<Forward>,
-    /// Counts the messages that the outbox does not take.
-    pub(super) dropped: Arc<Counter>,
     /// Whether the uplink of the outbox is up.
     pub(super) is_up: watch::Receiver<bool>,
     /// Messages on `$SYS` topics, of which only the newest counts.
@@ -41,14 +39,13 @@ pub(super) async fn forward_messages(
     sink: OutboxSink,
     ForwardQueue {
         mut messages,
-        dropped,
         mut is_up,
         mut paced,
     }: ForwardQueue,
     broker: Broker,
 ) -> Result<(), String> {
     let mut receipts = FuturesOrdered::new();
-    let mut refusals = ForwardRefusals::new(dropped);
+    let mut refusals = ForwardRefusals::new(&sink);
     loop {
         // States wait while the link is down: an outbox would keep every one of them.
         let may_go = *is_up.borrow_and_update() && sink.is_open();
@@ -127,10 +124,10 @@ struct ForwardRefusals {
 }
 
 impl ForwardRefusals {
-    fn new(dropped: Arc<Counter>) -> Self {
+    fn new(sink: &OutboxSink) -> Self {
         let hour = Duration::from_secs(3600);
         Self {
-            dropped,
+            dropped: Arc::clone(&sink.counts().dropped),
             log: LogLimiter::new(20, Duration::from_secs(10)),
             log_of_circles: LogLimiter::new(1, hour),
         }

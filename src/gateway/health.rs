@@ -9,8 +9,8 @@ use super::dispatch::Dispatch;
 use crate::field::counts::LineCounts;
 use crate::heartbeat::Heartbeats;
 use crate::message::Origin;
-use crate::metrics::{Counter, Gauge};
-use crate::outbox::{self, Outbox};
+use crate::metrics::Gauge;
+use crate::outbox::{Outbox, OutboxCounts};
 use crate::status::report::{GatewayStatus, LineStatus, UplinkStatus};
 use crate::status::service::Service;
 use crate::tasks::detach;
@@ -23,7 +23,7 @@ pub(super) struct Health {
     /// When the gateway started, in milliseconds since the machine did.
     began_ms: u64,
     pub(super) heartbeats: Heartbeats,
-    pub(super) lines: Vec<Arc<LineCounts>>,
+    lines: watch::Receiver<Vec<Arc<LineCounts>>>,
     uplinks: Vec<Link>,
     /// Tasks that were late at the last check.
     late: Vec<String>,
@@ -37,9 +37,7 @@ struct Link {
     is_up: watch::Receiver<bool>,
     /// When that changed last, in milliseconds since the machine started; 0 if it never did.
     changed_ms: Arc<Gauge>,
-    counters: Arc<outbox::Counters>,
-    /// Messages that did not come into the outbox.
-    dropped: Arc<Counter>,
+    outbox: Arc<OutboxCounts>,
     /// The newest gaps.
     gaps: watch::Receiver<Vec<ToldGap>>,
     /// Whether another client uses its client identifier.
@@ -47,25 +45,23 @@ struct Link {
 }
 
 impl Health {
-    pub(super) fn new() -> Self {
-        let (lines, uplinks, late) = (Vec::new(), Vec::new(), Vec::new());
+    /// Of a gateway with these lines, which may change.
+    pub(super) fn new(lines: watch::Receiver<Vec<Arc<LineCounts>>>) -> Self {
         Self {
             began_ms: boot_ms(),
             heartbeats: Heartbeats::default(),
             lines,
-            uplinks,
-            late,
+            uplinks: Vec::new(),
+            late: Vec::new(),
             dispatch: None,
         }
     }
 
-    /// An uplink with its outbox and the counter of what does not come into that. To be called
-    /// inside the runtime.
+    /// An uplink with its outbox. To be called inside the runtime.
     pub(super) fn watch_uplink(
         &mut self,
         uplink: &Uplink,
         outbox: &Outbox,
-        dropped: &Arc<Counter>,
         is_up: watch::Receiver<bool>,
     ) {
         self.heartbeats.watch(uplink.heartbeat());
@@ -82,8 +78,7 @@ impl Health {
             name: uplink.settings().name.clone(),
             is_up,
             changed_ms,
-            counters: Arc::clone(outbox.counters()),
-            dropped: Arc::clone(dropped),
+            outbox: Arc::clone(outbox.counts()),
             gaps: uplink.gaps(),
             taken: uplink.client_id_taken(),
         });
@@ -135,14 +130,14 @@ impl Health {
             said: state(line.is_up.value() > 0, &line.changed_ms),
             origin: Origin::Field,
         };
-        let mut facts: Vec<Fact> = self.lines.iter().map(line).collect();
+        let mut facts: Vec<Fact> = self.lines.borrow().iter().map(line).collect();
         for (number, link) in self.uplinks.iter().enumerate() {
             let topic = format!("uplink/{}", link.name);
             let gaps = link.gaps.borrow().clone();
             let said = HealthValue::Losses(Losses {
-                lost: link.counters.lost.value(),
-                dead: outbox::dead(&link.counters),
-                dropped: link.dropped.value(),
+                lost: link.outbox.lost(),
+                dead: link.outbox.dead(),
+                dropped: link.outbox.dropped.value(),
                 since: time_of(self.began_ms),
                 gap: gaps.last().cloned(),
                 gaps,
@@ -163,7 +158,8 @@ impl Health {
 
     /// The state of the whole gateway.
     pub(super) fn status(&self) -> GatewayStatus {
-        let lines = self.lines.iter().map(|counts| LineStatus {
+        let lines = self.lines.borrow();
+        let lines = lines.iter().map(|counts| LineStatus {
             name: counts.name.clone(),
             is_up: counts.is_up.value() > 0,
             for_s: self.seconds_since(&counts.changed_ms),
@@ -179,12 +175,12 @@ impl Health {
             name: link.name.clone(),
             is_up: *link.is_up.borrow(),
             for_s: self.seconds_since(&link.changed_ms),
-            waiting: outbox::waiting(&link.counters),
+            waiting: link.outbox.waiting(),
             client_id_taken: link.taken.borrow().map(|taken| taken.word().to_owned()),
         });
         let mut status = GatewayStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            for_s: seconds(self.began_ms),
+            for_s: self.uptime_s(),
             text: String::new(),
             hanging: self.late.clone(),
             lines: lines.collect(),
@@ -192,6 +188,16 @@ impl Health {
         };
         status.text = status.summary();
         status
+    }
+
+    /// Seconds since the start of the gateway.
+    pub(super) fn uptime_s(&self) -> u64 {
+        seconds(self.began_ms)
+    }
+
+    /// How many tasks hung at the last check.
+    pub(super) fn hanging(&self) -> usize {
+        self.late.len()
     }
 
     /// Since a change; since the start of the gateway, if there was none.

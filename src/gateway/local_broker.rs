@@ -106,7 +106,7 @@ impl LocalBroker {
 impl BrokerHandle {
     /// Starts the engine, watched by `supervision`.
     fn run(&self, parts: Parts, stop: Stop, supervision: &mut Supervision) {
-        let Supervision { tasks, health } = supervision;
+        let Supervision { tasks, health, .. } = supervision;
         parts
             .heartbeats
             .iter()

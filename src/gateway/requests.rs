@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::GatewayError;
 use super::field::Field;
+use super::measure::reply_metrics;
 use super::run::RunningGateway;
 use super::uplinks::UplinkHandle;
 use crate::broker::Broker;
@@ -43,9 +44,9 @@ impl RunningGateway {
                 reply,
                 Reply::Status(Box::new(self.supervision.health.status())),
             ),
+            ControlRequest::Metrics => reply_metrics(&self.supervision, self.broker(), reply),
             ControlRequest::EndSession { client_id } => {
-                let broker = self.broker.as_ref().map(|running| running.broker.clone());
-                end_session(client_id, reply, broker);
+                end_session(client_id, reply, self.broker());
             }
             ControlRequest::Purge {
                 uplink,
@@ -74,6 +75,10 @@ impl RunningGateway {
             }
         }
         Ok(())
+    }
+
+    fn broker(&self) -> Option<Broker> {
+        self.broker.as_ref().map(|running| running.broker.clone())
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) enum TaskKind {
     Forward,
     /// Takes messages about the health of the gateway into an outbox.
     Health,
+    /// Publishes counters for local clients.
+    Counters,
     /// Runs the local broker.
     Broker,
     /// Accepts connections to the local broker.
@@ -39,6 +41,7 @@ impl TaskKind {
             Self::Report => "report",
             Self::Forward => "forward",
             Self::Health => "health",
+            Self::Counters => "counters",
             Self::Broker => "broker",
             Self::Listener => "listener",
             Self::Uplink => "uplink",

@@ -6,7 +6,6 @@ use tokio::sync::{mpsc, watch};
 
 use super::error::GatewayError;
 use super::forward::{FORWARD_QUEUE, ForwardQueue, forward_messages};
-use super::health::Health;
 use super::local_broker::{BrokerRoute, LocalBroker};
 use super::paced::Paced;
 use super::stop_orders::StopTokens;
@@ -16,7 +15,6 @@ use crate::broker::engine::Tap;
 use crate::broker::{Forward, TapSender};
 use crate::config;
 use crate::message::Origin;
-use crate::metrics::Counter;
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Outbox, OutboxSink, Routes};
 use crate::tasks::Tasks;
@@ -105,9 +103,8 @@ impl UplinkParts {
     ) -> Self {
         let (sender, forwards) = mpsc::channel(FORWARD_QUEUE);
         let (routes, current) = watch::channel(Arc::clone(&uplink.routes));
-        let dropped = Arc::new(Counter::default());
-        let sink = OutboxSink::new(outbox.clone(), current, index, primary.clone())
-            .counting(Arc::clone(&dropped));
+        let sink = OutboxSink::new(outbox.clone(), current, index, primary.clone());
+        let dropped = Arc::clone(&outbox.counts().dropped);
         let tap = Tap {
             filters: filters_of(uplink),
             not_from: Origin::Uplink(index),
@@ -141,19 +138,22 @@ impl UplinkParts {
         &self,
         settings: &uplink::UplinkSettings,
         local: Option<&LocalBroker>,
-        health: &mut Health,
+        supervision: &mut Supervision,
     ) -> Result<Uplink, GatewayError> {
-        let dropped = &self.route.way.dropped;
+        let Supervision {
+            health, metrics, ..
+        } = supervision;
         let ends = UplinkChannels {
             live: local.map(|local| local.live.clone()),
             inbound: local.map(|local| local.inbound.clone()),
             is_up: self.is_up.clone(),
             routes: self.routes.subscribe(),
             primary: self.primary.clone(),
-            dropped: Arc::clone(dropped),
         };
         let uplink = uplink::prepare(settings.clone(), self.outbox.clone(), ends)?;
-        health.watch_uplink(&uplink, &self.outbox, dropped, self.is_up.subscribe());
+        uplink.register(metrics);
+        metrics.register(self.outbox.counts());
+        health.watch_uplink(&uplink, &self.outbox, self.is_up.subscribe());
         Ok(uplink)
     }
 
@@ -183,7 +183,6 @@ impl UplinkParts {
                 .map_or(config::HEALTH_EVERY, |health| health.every);
             let queue = ForwardQueue {
                 messages: self.forwards,
-                dropped: self.route.way.dropped,
                 is_up: self.is_up.subscribe(),
                 paced: Paced::new(every, &self.name, now()),
             };
@@ -204,13 +203,12 @@ pub(super) fn start(
     context: &UplinkContext<'_>,
     supervision: &mut Supervision,
 ) -> Result<Vec<UplinkHandle>, GatewayError> {
-    let Supervision { tasks, health } = supervision;
     let mut ready = Vec::new();
     for (parts, spec) in parts.iter().zip(&context.config.uplinks) {
-        ready.push(parts.prepare(&spec.settings, context.local, health)?);
+        ready.push(parts.prepare(&spec.settings, context.local, supervision)?);
     }
     let started = parts.into_iter().zip(ready);
     Ok(started
-        .map(|(parts, uplink)| parts.start(uplink, context, tasks))
+        .map(|(parts, uplink)| parts.start(uplink, context, &mut supervision.tasks))
         .collect())
 }

@@ -1,9 +1,10 @@
 //! The start of a gateway: opens everything, and connects it by channels.
 
+use tokio::sync::watch;
+
 use super::control_end::ControlEnd;
 use super::error::GatewayError;
 use super::field::{Field, FieldChannels};
-use super::health::Health;
 use super::local_broker::LocalBroker;
 use super::run::{LoadConfig, RunningGateway};
 use super::stop_orders::stop_tokens;
@@ -11,24 +12,16 @@ use super::supervision::Supervision;
 use super::task::TaskId;
 use super::uplinks::{self, UplinkContext, UplinkParts};
 use crate::config;
-use crate::tasks::Tasks;
+use crate::tasks::{Stop, Tasks};
 
 impl RunningGateway {
     /// Takes folders, ports and certificates, then starts every task.
     pub async fn start(config: config::Gateway, load: LoadConfig) -> Result<Self, GatewayError> {
-        let mut supervision = Supervision {
-            tasks: Tasks::default(),
-            health: Health::new(),
-        };
+        let counts = watch::Sender::default();
+        let mut supervision = Supervision::new(counts.subscribe());
         let (stops, tokens) = stop_tokens();
         let parts = uplinks::open_outboxes(&config, &mut supervision.tasks)?;
-        let mut local = None;
-        if let Some(spec) = &config.broker {
-            let routes = parts.iter().map(UplinkParts::route).collect();
-            let started =
-                LocalBroker::start(&config, spec, routes, &tokens.sources, &mut supervision);
-            local = Some(started.await?);
-        }
+        let mut local = start_broker(&config, &parts, &tokens.sources, &mut supervision).await?;
         let sinks = parts.iter().map(UplinkParts::sink).collect();
         let context = UplinkContext {
             config: &config,
@@ -41,6 +34,8 @@ impl RunningGateway {
             sinks,
             live: local.as_ref().map(|local| local.live.clone()),
             writes: local.as_mut().and_then(LocalBroker::take_writes),
+            counts,
+            stop: tokens.sources,
             hurry: tokens.hurry,
         };
         let field = Field::start(channels, &config, &mut supervision)?;
@@ -56,6 +51,21 @@ impl RunningGateway {
             control,
         })
     }
+}
+
+/// Starts the local broker, if there is one, with the ways into the outboxes.
+async fn start_broker(
+    config: &config::Gateway,
+    uplinks: &[UplinkParts],
+    stop: &Stop,
+    supervision: &mut Supervision,
+) -> Result<Option<LocalBroker>, GatewayError> {
+    let Some(spec) = &config.broker else {
+        return Ok(None);
+    };
+    let routes = uplinks.iter().map(UplinkParts::route).collect();
+    let started = LocalBroker::start(config, spec, routes, stop, supervision);
+    started.await.map(Some)
 }
 
 fn log_start(config: &config::Gateway, tasks: &Tasks<TaskId>) {

@@ -13,6 +13,7 @@
 //! It knows no connection and no packet identifier; those are the uplink's.
 
 mod bucket;
+mod counts;
 mod entry;
 mod routes;
 mod rule;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use bucket::{Bucket, EVENLY};
 use bytes::Bytes;
+pub use counts::OutboxCounts;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
 pub use rule::Rule;
@@ -35,11 +37,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
-use crate::metrics::Counter;
 use crate::reading::Timestamp;
 use crate::store::{self, Entry, Store, StoreError};
 pub use crate::store::{
-    AppendError, Counters, EntryId, Gap, ReadError, Reason, Receipt, Settings, Stored, WhenFull,
+    AppendError, EntryId, Gap, ReadError, Reason, Receipt, Settings, Stored, WhenFull,
 };
 use crate::time::moment;
 
@@ -58,10 +59,7 @@ const READ_BYTES: usize = 256 * 1024;
 pub struct Outbox {
     store: Store,
     age: Option<Duration>,
-    /// Of its uplink.
-    name: Arc<str>,
-    /// QoS 0 messages that exceeded a rate.
-    rate_dropped: Arc<Counter>,
+    counts: Arc<OutboxCounts>,
 }
 
 /// A message with its number in the outbox.
@@ -93,33 +91,9 @@ pub fn open(
     settings: Settings,
 ) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
     let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
-    Ok((
-        Outbox {
-            store,
-            age: settings.age,
-            name: name.into(),
-            rate_dropped: Arc::default(),
-        },
-        closed,
-    ))
-}
-
-/// Messages of an outbox that are neither delivered nor given up.
-pub fn waiting(counters: &Counters) -> u64 {
-    counters
-        .waiting
-        .iter()
-        .take(DEAD)
-        .map(crate::metrics::Gauge::value)
-        .sum()
-}
-
-/// Dead letters that are kept.
-pub fn dead(counters: &Counters) -> u64 {
-    counters
-        .waiting
-        .get(DEAD)
-        .map_or(0, crate::metrics::Gauge::value)
+    let counts = Arc::new(OutboxCounts::new(name, Arc::clone(store.counters())));
+    let age = settings.age;
+    Ok((Outbox { store, age, counts }, closed))
 }
 
 impl Outbox {
@@ -174,7 +148,7 @@ impl Outbox {
 
     /// Gives up an entry that holds no message, and says so.
     fn discard(&self, id: EntryId, error: &dyn Display, at: Timestamp) -> Option<Outgoing> {
-        tracing::error!(event = "outbox.entry_discarded", uplink = %self.name, seq = id.seq, %error, "discarding unreadable outbox entry, it is counted as lost; check the disk");
+        tracing::error!(event = "outbox.entry_discarded", uplink = self.name(), seq = id.seq, %error, "discarding unreadable outbox entry, it is counted as lost; check the disk");
         let gap = Gap {
             from_ms: 0,
             ..Gap::of_one(id.seq, at.unix_ms, Reason::Damage)
@@ -282,12 +256,7 @@ impl Outbox {
 
     /// Messages that are neither delivered nor given up.
     pub fn waiting(&self) -> u64 {
-        waiting(self.store.counters())
-    }
-
-    /// Dead letters that are kept.
-    pub fn dead(&self) -> u64 {
-        dead(self.store.counters())
+        self.counts.waiting()
     }
 
     /// Changes whenever something new is there to be read.
@@ -302,12 +271,7 @@ impl Outbox {
 
     /// The name of its uplink.
     pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// QoS 0 messages dropped because they exceeded the rate of their rule, or of the uplink.
-    pub fn rate_dropped(&self) -> &Counter {
-        &self.rate_dropped
+        &self.counts.uplink
     }
 
     /// Of its thread.
@@ -316,8 +280,8 @@ impl Outbox {
     }
 
     /// Its counters.
-    pub fn counters(&self) -> &Arc<Counters> {
-        self.store.counters()
+    pub fn counts(&self) -> &Arc<OutboxCounts> {
+        &self.counts
     }
 }
 
@@ -383,6 +347,6 @@ mod tests {
             (*queue, gap.first, gap.last, gap.count, gap.reason),
             (Lane::Live as usize, 1, 2, 2, Reason::Age)
         );
-        assert_eq!((outbox.waiting(), outbox.counters().lost.value()), (2, 2));
+        assert_eq!((outbox.counts().waiting(), outbox.counts().lost()), (2, 2));
     }
 }

@@ -9,10 +9,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::bucket::BY_THE_SECOND;
-use super::{Bucket, Outbox, Outgoing, Routes, Rule};
+use super::{Bucket, Outbox, OutboxCounts, Outgoing, Routes, Rule};
 use crate::log::{LogLimiter, chosen};
 use crate::message::{Class, Message, Origin};
-use crate::metrics::Counter;
 use crate::mqtt::{Properties, QoS, TopicError};
 use crate::payload::json;
 use crate::reading::Timestamp;
@@ -89,8 +88,6 @@ pub struct OutboxSink {
     primary: Option<watch::Receiver<bool>>,
     /// The rates of QoS 0 messages; shared by all clones.
     rates: Arc<Mutex<Rates>>,
-    /// Counts what the gateway itself publishes and the outbox does not take.
-    dropped: Arc<Counter>,
 }
 
 /// The rates of QoS 0 messages, by rule; the rate of the uplink has no rule.
@@ -165,15 +162,12 @@ impl OutboxSink {
             uplink,
             primary,
             rates: Arc::new(Mutex::new(rates)),
-            dropped: Arc::default(),
         }
     }
 
-    /// Counts readings and other messages of the gateway itself that the outbox does not take;
-    /// clients learn it from their answers.
-    #[must_use]
-    pub fn counting(self, dropped: Arc<Counter>) -> Self {
-        Self { dropped, ..self }
+    /// The counters of its outbox.
+    pub fn counts(&self) -> &OutboxCounts {
+        self.outbox.counts()
     }
 
     /// Knows the series of these outboxes as this gateway's, beside that of its own.
@@ -226,8 +220,9 @@ impl OutboxSink {
             Ok(receipt) => !receipt.as_ref().is_some_and(Receipt::is_refused),
             Err(error) => *error == OfferError::Closed,
         };
+        // What clients publish is counted by who answers them.
         if !is_taken && matches!(message.origin, Origin::Field | Origin::Own) {
-            self.dropped.count();
+            self.counts().dropped.count();
         }
         OfferedState::Done(offered)
     }
@@ -335,7 +330,7 @@ impl OutboxSink {
 
     /// Counts and logs a message that is dropped because it exceeds a rate.
     fn note_too_fast(&self, message: &Message) {
-        self.outbox.rate_dropped().count();
+        self.counts().rate_dropped.count();
         let event = "outbox.rate_exceeded";
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(suppressed) = rates.log.permit(event, (), now()) {

@@ -13,17 +13,16 @@ pub mod set;
 pub mod swinging_door;
 pub mod template;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::field::counts::LineCounts;
 use crate::heartbeat::Heartbeat;
 use crate::message::{Class, Message, Origin};
+use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{OfferError, OutboxSink};
 use crate::payload::json;
@@ -75,35 +74,45 @@ pub struct Aggregate {
     pub shows: Vec<(Show, TopicName)>,
 }
 
-/// How often `$SYS/wellhead/report` is published.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
-/// The counters of lines and devices are published below it.
-const LINE_COUNTS: &str = "$SYS/wellhead/line/";
 /// How often intervals of silent points are checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The topics of the counters of a line, and of its devices.
-fn topics_of_counts(line: &LineCounts) -> impl Iterator<Item = String> {
-    let own = format!("{LINE_COUNTS}{}", line.name);
-    let devices = line
-        .devices
-        .iter()
-        .map(|(device, _)| format!("{LINE_COUNTS}{}/{device}", line.name));
-    std::iter::once(own).chain(devices)
-}
-
-/// Published as JSON on `$SYS/wellhead/report`.
-#[derive(Debug, Default, Clone, PartialEq, Serialize)]
-struct ReportCounts {
+/// What the report has done since the start of the program.
+#[derive(Debug, Default)]
+pub struct ReportCounts {
     /// Readings that arrived.
-    readings: u64,
-    /// Readings that were worth a message.
-    reported: u64,
+    pub readings: Counter,
+    /// Messages that were worth sending.
+    pub reported: Counter,
     /// Messages that reached local clients late or, if a newer one came first, never: the broker
     /// was busy.
-    delayed: u64,
+    pub delayed: Counter,
     /// Messages that a full outbox refused.
-    refused: u64,
+    pub refused: Counter,
+}
+
+const READINGS: Metric = Metric::counter("wellhead_report_readings", "Readings that arrived.");
+const REPORTED: Metric = Metric::counter("wellhead_report_messages", "Messages made of readings.");
+const DELAYED: Metric = Metric::counter(
+    "wellhead_report_delayed_messages",
+    "Messages that reached local clients late, or never because a newer one came first: the broker was busy.",
+);
+const REFUSED: Metric = Metric::counter(
+    "wellhead_report_refused_messages",
+    "Messages made of readings that a full outbox refused.",
+);
+
+impl MetricSource for ReportCounts {
+    fn measure(&self, metrics: &mut MetricSet) {
+        for (metric, counter) in [
+            (&READINGS, &self.readings),
+            (&REPORTED, &self.reported),
+            (&DELAYED, &self.delayed),
+            (&REFUSED, &self.refused),
+        ] {
+            metrics.add(metric, &Labels::default(), counter.value());
+        }
+    }
 }
 
 /// The messages for local clients; a slow broker holds up nothing.
@@ -153,8 +162,6 @@ pub struct ReportScope {
     pub points: Arc<Vec<PointReport>>,
     /// The availability topics, by device.
     pub devices: Vec<TopicName>,
-    /// The counters of each line.
-    pub lines: Vec<Arc<LineCounts>>,
 }
 
 /// A new scope, after a reload. Points that are reported as before keep their state.
@@ -177,6 +184,8 @@ pub struct Report {
     pub live: Option<mpsc::Sender<Message>>,
     /// To remote brokers.
     pub sinks: Vec<OutboxSink>,
+    /// What it has done.
+    pub counts: Arc<ReportCounts>,
     /// Beats on every loop iteration.
     pub heartbeat: Heartbeat,
 }
@@ -185,11 +194,8 @@ pub struct Report {
 struct State {
     points: Vec<PointState>,
     view: Option<LiveView>,
-    counts: ReportCounts,
     /// The time of the last tick.
     clock: Timestamp,
-    /// The counters as they were published last.
-    published: HashMap<TopicName, String>,
 }
 
 impl Report {
@@ -202,11 +208,8 @@ impl Report {
         let mut state = State {
             points: self.scope.points.iter().map(PointState::new).collect(),
             view,
-            counts: ReportCounts::default(),
             clock: moment().into(),
-            published: HashMap::new(),
         };
-        let mut status = tokio::time::interval(STATUS_EVERY);
         let mut tick = tokio::time::interval(TICK);
         let mut messages: Vec<Message> = Vec::new();
         loop {
@@ -223,7 +226,6 @@ impl Report {
                     self.update(update, &mut state, &mut messages);
                 }
                 _ = tick.tick() => self.tick(&mut state, &mut messages),
-                _ = status.tick() => self.publish_counters(&mut state),
             }
             self.heartbeat.beat(now());
             for message in messages.drain(..) {
@@ -259,19 +261,6 @@ impl Report {
                     *own = PointState::new(point);
                 }
                 (false, None) => state.points.push(PointState::new(point)),
-            }
-        }
-        let counted: HashSet<String> = scope
-            .lines
-            .iter()
-            .flat_map(|line| topics_of_counts(line))
-            .collect();
-        if let Some(view) = &mut state.view {
-            let gone = state.published.extract_if(|topic, _| {
-                topic.as_str().starts_with(LINE_COUNTS) && !counted.contains(topic.as_str())
-            });
-            for (topic, _) in gone {
-                view.show(Message::new(topic, "", Origin::Own).retained());
             }
         }
         // An empty payload removes a retained message.
@@ -313,49 +302,20 @@ impl Report {
         for (point, own) in self.scope.points.iter().zip(&mut state.points) {
             own.tick(point, now, messages);
         }
-        state.counts.reported += messages.len() as u64;
+        self.counts.reported.add(messages.len() as u64);
+        if let Some(view) = &mut state.view {
+            view.catch_up();
+        }
     }
 
     fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<Message>) {
-        state.counts.readings += 1;
+        self.counts.readings.count();
         let index = reading.point.0 as usize;
         if let (Some(point), Some(own)) =
             (self.scope.points.get(index), state.points.get_mut(index))
         {
             own.take(point, reading, now(), messages);
-            state.counts.reported += messages.len() as u64;
-        }
-    }
-
-    /// Publishes the counters that have changed.
-    fn publish_counters(&self, state: &mut State) {
-        let State {
-            view: Some(view),
-            counts,
-            published,
-            ..
-        } = state
-        else {
-            return;
-        };
-        view.catch_up();
-        let mut publish = |topic: String, text: String| {
-            let Ok(topic) = TopicName::new(topic) else {
-                return;
-            };
-            if published.get(&topic) == Some(&text) {
-                return;
-            }
-            view.show(Message::new(topic.clone(), text.clone(), Origin::Own).retained());
-            published.insert(topic, text);
-        };
-        publish("$SYS/wellhead/report".to_owned(), json::text(&counts));
-        for line in &self.scope.lines {
-            let texts = std::iter::once(line.json())
-                .chain(line.devices.iter().map(|(_, counts)| counts.json()));
-            topics_of_counts(line)
-                .zip(texts)
-                .for_each(|(topic, text)| publish(topic, text));
+            self.counts.reported.add(messages.len() as u64);
         }
     }
 
@@ -368,15 +328,17 @@ impl Report {
             message.measured = Some(state.clock);
         }
         if let Some(view) = &mut state.view {
-            state.counts.delayed += u64::from(view.show(message.clone()));
+            self.counts
+                .delayed
+                .add(u64::from(view.show(message.clone())));
         }
         for sink in &self.sinks {
             // The receipt is not awaited: what a reading's commit may take is the setting
             // `outbox.save.every`.
             match self.heartbeat.through(sink.offer(&message)).await {
                 Ok(receipt) => {
-                    state.counts.refused +=
-                        u64::from(receipt.is_some_and(|receipt| receipt.is_refused()));
+                    let is_refused = receipt.is_some_and(|receipt| receipt.is_refused());
+                    self.counts.refused.add(u64::from(is_refused));
                 }
                 Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                 Err(error) => {

@@ -64,6 +64,8 @@ pub enum ControlRequest {
     },
     /// Send the state of the gateway.
     Status,
+    /// Send all that can be measured.
+    Metrics,
     /// Read the file again.
     Reload,
     /// Remove messages from the outbox of an uplink.
@@ -101,6 +103,8 @@ pub enum Reply {
     Traced(Traced),
     /// The state of the gateway.
     Status(Box<GatewayStatus>),
+    /// All that can be measured, in the text format of OpenMetrics.
+    Metrics(String),
     /// How many messages were removed, by queue.
     Purged(Vec<(String, u64)>),
     /// The session has ended.

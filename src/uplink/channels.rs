@@ -6,7 +6,6 @@ use tokio::sync::{mpsc, watch};
 
 use super::Inbound;
 use crate::message::Message;
-use crate::metrics::Counter;
 use crate::outbox::Routes;
 
 /// The channels of an uplink to the rest of the gateway.
@@ -21,6 +20,4 @@ pub struct UplinkChannels {
     pub routes: watch::Receiver<Arc<Routes>>,
     /// Of a backup: whether the other uplink is up.
     pub primary: Option<watch::Receiver<bool>>,
-    /// Counts messages that do not come into the outbox.
-    pub dropped: Arc<Counter>,
 }

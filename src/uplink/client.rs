@@ -31,6 +31,7 @@ use super::tls::Certificates;
 use super::{Purge, Purges, Remote, UplinkSettings, UplinkTlsError, purge};
 use crate::heartbeat::Heartbeat;
 use crate::message::Origin;
+use crate::metrics::MetricRegistry;
 use crate::outbox::{EntryId, LANES, Outbox, Outgoing, Routes};
 use crate::tasks::Stop;
 use crate::time::now;
@@ -201,6 +202,11 @@ impl Uplink {
     /// Of its task.
     pub fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
+    }
+
+    /// Registers the counters of its link.
+    pub fn register(&self, metrics: &MetricRegistry) {
+        metrics.register(&self.status.counters);
     }
 
     /// Takes other settings while it runs: it disconnects gracefully, and connects as they say.

@@ -13,7 +13,7 @@ use super::rivals::ClientIdTaken;
 use super::session::Forgotten;
 use crate::log::{LogLimiter, Printable, chosen};
 use crate::message::{Message, Origin};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::TopicName;
 use crate::outbox::{Gap, LANES, Outbox, QUEUES};
 use crate::payload::json;
@@ -30,8 +30,11 @@ const STANDBY: &str = "standby";
 const DROPPED_EVERY: Duration = Duration::from_secs(60);
 
 /// Traffic of the link.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LinkCounters {
+    /// The name of the uplink.
+    name: String,
+    is_up: watch::Receiver<bool>,
     pub(super) acknowledged: Counter,
     pub(super) refused: Counter,
     pub(super) received: Counter,
@@ -41,6 +44,61 @@ pub(super) struct LinkCounters {
     /// Messages sent again because the remote had forgotten the session, once for each copy that
     /// was sent.
     pub(super) resent: Counter,
+}
+
+const UP: Metric = Metric::gauge("wellhead_uplink_up", "1 while the uplink is connected.");
+const ACKNOWLEDGED: Metric = Metric::counter(
+    "wellhead_uplink_acknowledged_messages",
+    "Messages that the remote acknowledged.",
+);
+const REFUSED: Metric = Metric::counter(
+    "wellhead_uplink_refused_messages",
+    "Messages that the remote refused for good.",
+);
+const RECEIVED: Metric = Metric::counter(
+    "wellhead_uplink_received_messages",
+    "Messages of the remote.",
+);
+const CONNECTS: Metric = Metric::counter("wellhead_uplink_connects", "Connections that were made.");
+const REPEATED: Metric = Metric::counter(
+    "wellhead_uplink_repeated_messages",
+    "Messages sent again after a cut, marked as repetitions.",
+);
+const RESENT: Metric = Metric::counter(
+    "wellhead_uplink_resent_messages",
+    "Messages sent again because the remote had forgotten the session.",
+);
+
+impl LinkCounters {
+    fn new(name: &str, is_up: watch::Receiver<bool>) -> Self {
+        Self {
+            name: name.to_owned(),
+            is_up,
+            acknowledged: Counter::default(),
+            refused: Counter::default(),
+            received: Counter::default(),
+            connects: Counter::default(),
+            repeated: Counter::default(),
+            resent: Counter::default(),
+        }
+    }
+}
+
+impl MetricSource for LinkCounters {
+    fn measure(&self, metrics: &mut MetricSet) {
+        let labels: Labels = [("uplink", self.name.clone())].into();
+        metrics.add(&UP, &labels, u64::from(*self.is_up.borrow()));
+        for (metric, counter) in [
+            (&ACKNOWLEDGED, &self.acknowledged),
+            (&REFUSED, &self.refused),
+            (&RECEIVED, &self.received),
+            (&CONNECTS, &self.connects),
+            (&REPEATED, &self.repeated),
+            (&RESENT, &self.resent),
+        ] {
+            metrics.add(metric, &labels, counter.value());
+        }
+    }
 }
 
 #[derive(Serialize, Clone, PartialEq)]
@@ -108,7 +166,6 @@ pub(super) struct StatusTopics {
     news: News,
     /// Messages that could not come into the outbox: how many there were when it was told last, and
     /// when that was.
-    dropped: Arc<Counter>,
     dropped_told: (u64, Option<Instant>),
     /// Of lines that the remote can cause as often as it likes, by their event.
     log: LogLimiter<&'static str>,
@@ -126,19 +183,19 @@ const EVERY: Duration = Duration::from_secs(10);
 
 impl StatusTopics {
     pub(super) fn new(name: String, ends: &UplinkChannels, outbox: Outbox) -> Self {
-        let (live, is_up, dropped) = (ends.live.clone(), ends.is_up.clone(), ends.dropped.clone());
+        let (live, is_up) = (ends.live.clone(), ends.is_up.clone());
+        let counters = Arc::new(LinkCounters::new(&name, is_up.subscribe()));
         Self {
             name,
             live,
             outbox,
             gaps: VecDeque::new(),
             recent_gaps: watch::Sender::new(Vec::new()),
-            counters: Arc::default(),
+            counters,
             is_up,
             state: DISCONNECTED,
             reason: None,
             news: News::default(),
-            dropped,
             dropped_told: (0, None),
             log: LogLimiter::new(BURST, EVERY),
             filters_refused: Vec::new(),
@@ -151,7 +208,7 @@ impl StatusTopics {
 
     pub(super) fn connected(&mut self, remote: &dyn std::fmt::Display) {
         self.counters.connects.count();
-        let waiting = self.outbox.waiting();
+        let waiting = self.outbox.counts().waiting();
         if let Some(cuts) = self.news.up() {
             let cuts = Some(cuts).filter(|cuts| *cuts > 0);
             tracing::info!(event = "uplink.up", uplink = %self.name, %remote, waiting, cuts, "link is up");
@@ -350,7 +407,7 @@ impl StatusTopics {
             self.tell_down(&reason, cuts);
         }
         let (told, last) = self.dropped_told;
-        let dropped = self.dropped.value();
+        let dropped = self.outbox.counts().dropped.value();
         if dropped > told && last.is_none_or(|last| now() >= last + DROPPED_EVERY) {
             self.dropped_told = (dropped, Some(now()));
             let count = dropped - told;
@@ -401,24 +458,24 @@ impl StatusTopics {
     }
 
     fn shape(&self) -> StatusMessage {
-        let (outbox, counters) = (self.outbox.counters(), &self.counters);
+        let (outbox, counters) = (self.outbox.counts(), &self.counters);
         StatusMessage {
             state: self.state,
             reason: self.reason.clone(),
             since: rfc3339(self.since_ms),
-            waiting: self.outbox.waiting(),
-            dead: self.outbox.dead(),
-            lost: outbox.lost.value(),
-            dropped: self.dropped.value(),
-            rate_dropped: self.outbox.rate_dropped().value(),
+            waiting: outbox.waiting(),
+            dead: outbox.dead(),
+            lost: outbox.lost(),
+            dropped: outbox.dropped.value(),
+            rate_dropped: outbox.rate_dropped.value(),
             acknowledged: counters.acknowledged.value(),
             refused: counters.refused.value(),
             repeated: counters.repeated.value(),
             resent: counters.resent.value(),
             received: counters.received.value(),
             connects: counters.connects.value(),
-            stalled: outbox.stalled.value() != 0,
-            full: outbox.full.value() != 0,
+            stalled: outbox.is_stalled(),
+            full: outbox.is_full(),
             filters_refused: self.filters_refused.clone(),
             client_id_taken: self.taken.borrow().map(ClientIdTaken::word),
             pace: self.pace,

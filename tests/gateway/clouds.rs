@@ -726,7 +726,6 @@ fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
             is_up,
             routes: tokio::sync::watch::channel(Arc::default()).1,
             primary: None,
-            dropped: Arc::default(),
         };
         let uplink = uplink::prepare(settings, outbox.clone(), ends).unwrap();
         detach(uplink.run(stop.clone(), stop, Duration::ZERO));

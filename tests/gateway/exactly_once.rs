@@ -53,7 +53,6 @@ fn child_that_sends_until_it_is_killed() {
             is_up: tokio::sync::watch::channel(false).0,
             routes: tokio::sync::watch::channel(std::sync::Arc::default()).1,
             primary: None,
-            dropped: std::sync::Arc::default(),
         };
         let uplink =
             uplink::prepare(config.uplinks[0].settings.clone(), outbox.clone(), ends).unwrap();

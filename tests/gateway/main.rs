@@ -44,6 +44,7 @@ mod manners;
 mod manners_north;
 mod mapping;
 mod meters;
+mod metrics;
 mod model;
 mod named_files;
 mod north;

@@ -18,6 +18,7 @@ use wellhead::field::modbus::unreadable::UnreadableRange;
 use wellhead::field::text::{TextProtocol, simulator};
 use wellhead::field::{Device, DeviceProtocol, Line, LineTask, Point, PointSource};
 use wellhead::reading::{Event, Quality, Value};
+use wellhead::status::sys_topics;
 use wellhead::tasks::{StopSwitch, stop_token};
 use wellhead::time::now;
 
@@ -325,7 +326,8 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
             bad.map(|point| format!("{profile} {}: {:?}", point.name, seen.get(&*point.name))),
         );
     }
-    let counts: serde_json::Value = serde_json::from_str(&counts.json()).unwrap();
+    let text = sys_topics::line(&counts);
+    let counts: serde_json::Value = serde_json::from_str(&text).unwrap();
     // What a script expects is no message: the driver counts it as junk.
     let junk = (!is_plain(profile)).then_some("junk_bytes");
     for kind in ["timeouts", "bad_checksums"]

@@ -57,6 +57,7 @@ mod lifecycle;
 mod limits;
 mod logging;
 mod login;
+mod measure;
 mod note;
 mod notice;
 mod numbers;
@@ -97,6 +98,7 @@ use slab::Slab;
 use super::access::Access;
 use super::admission::Address;
 use super::lockout::Lockout;
+use crate::metrics::Counter;
 use crate::mqtt::{DecodeError, Packet, ReasonCode, TopicName, Version};
 use away::Away;
 use budget::Budget;
@@ -216,6 +218,8 @@ pub struct Engine {
     lockout: Lockout<(Address, [u8; 8])>,
     started: Instant,
     traffic: Traffic,
+    /// Bytes from clients, counted where they arrive.
+    bytes_received: Arc<Counter>,
     load: sys::Load,
     notices: Notices,
     outputs: Vec<Output>,
@@ -275,6 +279,7 @@ impl Engine {
             lockout,
             started: now,
             traffic: Traffic::default(),
+            bytes_received: Arc::default(),
             load: sys::Load::default(),
             notices: Notices::default(),
             outputs: Vec::new(),

@@ -3,11 +3,14 @@
 //! Invariants: a topic is published when its value has changed, retained; counters count from the
 //! start of the program.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::measure::SessionTotals;
 use crate::message::{Message, Origin};
+use crate::metrics::Counter;
 use crate::mqtt::TopicName;
 
 /// Counters since the start of the broker.
@@ -17,8 +20,6 @@ pub struct Traffic {
     pub packets_received: u64,
     /// Control packets to clients.
     pub packets_sent: u64,
-    /// Bytes from clients.
-    pub bytes_received: u64,
     /// Bytes to clients.
     pub bytes_sent: u64,
     /// PUBLISH packets from clients.
@@ -50,7 +51,7 @@ pub struct Traffic {
     pub publish_bytes_sent: u64,
     /// Sessions that ended because their client stayed away.
     pub expired_sessions: u64,
-    /// Bytes of memory the program uses; the driver sets it.
+    /// Bytes of memory the program uses.
     pub memory: u64,
     /// The most it has used.
     pub memory_maximum: u64,
@@ -101,15 +102,22 @@ impl Engine {
         &self.traffic
     }
 
-    /// For what only the driver knows: bytes read, memory.
-    pub fn traffic_mut(&mut self) -> &mut Traffic {
-        &mut self.traffic
+    /// Takes the number of bytes from clients from where it is counted.
+    pub fn count_bytes_in(&mut self, received: Arc<Counter>) {
+        self.bytes_received = received;
+    }
+
+    /// Notes how many bytes of memory the program uses.
+    pub fn set_memory(&mut self, bytes: u64) {
+        self.traffic.memory = bytes;
+        self.traffic.memory_maximum = self.traffic.memory_maximum.max(bytes);
     }
 
     pub(super) fn publish_sys(&mut self, now: Instant) {
-        let mut values = self.usual_values(now);
+        let sessions = self.session_totals();
+        let mut values = self.usual_values(&sessions, now);
         self.load_values(&mut values);
-        self.own_values(&mut values);
+        self.own_values(&sessions, &mut values);
         for (name, value) in values {
             let Ok(topic) = TopicName::new(format!("$SYS/{name}")) else {
                 continue;
@@ -125,13 +133,13 @@ impl Engine {
     }
 
     /// The values that mosquitto has, too.
-    fn usual_values(&mut self, now: Instant) -> Vec<(String, String)> {
+    fn usual_values(&mut self, sessions: &SessionTotals, now: Instant) -> Vec<(String, String)> {
         let version = format!("wellhead version {}", env!("CARGO_PKG_VERSION"));
         let uptime = now.saturating_duration_since(self.started).as_secs();
         let uptime = format!("{uptime} seconds");
         let mut values = vec![("version", version), ("uptime", uptime)];
-        values.extend(self.client_values());
-        values.extend(self.message_values());
+        values.extend(self.client_values(sessions));
+        values.extend(self.message_values(sessions));
         values.extend(self.other_values());
         values
             .into_iter()
@@ -139,13 +147,8 @@ impl Engine {
             .collect()
     }
 
-    fn client_values(&mut self) -> [(&'static str, String); 7] {
-        let total = self.sessions.len();
-        let connected = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.connection.is_some())
-            .count();
+    fn client_values(&mut self, sessions: &SessionTotals) -> [(&'static str, String); 7] {
+        let (total, connected) = (sessions.sessions, sessions.connected);
         let traffic = &mut self.traffic;
         traffic.most_connected = traffic.most_connected.max(connected as u64);
         [
@@ -159,10 +162,9 @@ impl Engine {
         ]
     }
 
-    fn message_values(&self) -> Vec<(&'static str, String)> {
+    fn message_values(&self, sessions: &SessionTotals) -> Vec<(&'static str, String)> {
         let traffic = &self.traffic;
-        let loads = self.sessions.iter().map(|(_, session)| session.load());
-        let stored = loads.sum::<usize>() + self.retained.count();
+        let stored = sessions.queued + sessions.in_flight + self.retained.count();
         let bytes = self.queued_bytes.load(Ordering::Relaxed) + self.retained.bytes();
         let values = [
             ("messages/received", traffic.packets_received),
@@ -183,7 +185,7 @@ impl Engine {
         let values = [
             ("publish/bytes/received", traffic.publish_bytes_received),
             ("publish/bytes/sent", traffic.publish_bytes_sent),
-            ("bytes/received", traffic.bytes_received),
+            ("bytes/received", self.bytes_received.value()),
             ("bytes/sent", traffic.bytes_sent),
             ("heap/current", traffic.memory),
             ("heap/maximum", traffic.memory_maximum),
@@ -202,7 +204,7 @@ impl Engine {
             t.dropped,
             t.publishes_received,
             t.publishes_sent,
-            t.bytes_received,
+            self.bytes_received.value(),
             t.bytes_sent,
             t.logins,
             t.connections,
@@ -218,23 +220,7 @@ impl Engine {
         }
     }
 
-    fn own_values(&self, values: &mut Vec<(String, String)>) {
-        let in_flight: usize = self
-            .sessions
-            .iter()
-            .map(|(_, session)| session.in_flight.len())
-            .sum();
-        let queued: usize = self
-            .sessions
-            .iter()
-            .map(|(_, session)| session.queue.len())
-            .sum();
-        let fullest = self
-            .sessions
-            .iter()
-            .map(|(_, session)| session.held_bytes())
-            .max()
-            .unwrap_or(0);
+    fn own_values(&self, sessions: &SessionTotals, values: &mut Vec<(String, String)>) {
         let own = [
             ("connections", self.traffic.connections.to_string()),
             ("logins/failed", self.traffic.failed_logins.to_string()),
@@ -247,13 +233,13 @@ impl Engine {
             ),
             ("sessions/held_bytes", self.budget.held().to_string()),
             ("sessions/over_budget", self.traffic.over_budget.to_string()),
-            ("sessions/in_flight", in_flight.to_string()),
-            ("sessions/queued", queued.to_string()),
+            ("sessions/in_flight", sessions.in_flight.to_string()),
+            ("sessions/queued", sessions.queued.to_string()),
             (
                 "sessions/queued_bytes",
                 self.queued_bytes.load(Ordering::Relaxed).to_string(),
             ),
-            ("sessions/fullest_bytes", fullest.to_string()),
+            ("sessions/fullest_bytes", sessions.fullest_bytes.to_string()),
             ("sessions/waits_for_taps", self.held.len().to_string()),
         ];
         values.extend(

@@ -259,10 +259,7 @@ where
             };
             match read {
                 Ok(0) | Err(_) => return Poll::Ready(EndedBy::Peer),
-                Ok(count) => self
-                    .inbox
-                    .bytes_received
-                    .fetch_add(count as u64, Ordering::Relaxed),
+                Ok(count) => self.inbox.bytes_received.add(count as u64),
             };
             self.decode();
             if self.is_over {

@@ -136,10 +136,7 @@ impl Modbus {
                     .estimate(unit)
                     .and_then(|estimate| u64::try_from(estimate.as_micros()).ok())
                     .unwrap_or(0);
-                self.counts.count(device, |counts| {
-                    counts.answers.count();
-                    counts.turnaround_us.set(estimate);
-                });
+                self.counts.answered(device, estimate);
                 if let Answer::Exception(code) = &exchange.answer {
                     self.counts.count(device, |counts| counts.exception(*code));
                 }

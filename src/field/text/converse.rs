@@ -134,11 +134,8 @@ impl Text {
             .filter(|values| !values.is_empty());
         if values.is_some() {
             let took = now().saturating_duration_since(asked).as_micros();
-            self.counts.count(index, |counts| {
-                counts.answers.count();
-                let took = u64::try_from(took).unwrap_or(u64::MAX);
-                counts.turnaround_us.set(took);
-            });
+            let took = u64::try_from(took).unwrap_or(u64::MAX);
+            self.counts.answered(index, took);
             instrument.trouble.answered();
         } else {
             self.counts.count(index, |counts| counts.unmatched.count());
