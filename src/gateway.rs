@@ -11,8 +11,8 @@
 //!   uplinks get their grace; then the outboxes are closed.
 //!
 //! `field`, `local_broker` and `uplinks` each start one side, and keep what a change of it needs;
-//! `forward` leads from the broker into an outbox, `counters` from those who count to local clients; `measure`
-//! replies with all that can be measured.
+//! `forward` leads from the broker into an outbox, `counters` from those who count to local
+//! clients; `measure` replies with all that can be measured.
 
 mod bulletin;
 mod control_end;

@@ -16,8 +16,8 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 plain tools | [`backoff`] · [`files`] · [`heartbeat`] · [`log`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
-//! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
+//! | 0 plain tools | [`backoff`] · [`files`] · [`heartbeat`] · [`log`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] |
+//! | 1 vocabulary | [`reading`] · [`net`] (addresses, certificates, WebSocket, proxy) · [`mqtt`] (packets, codec, topics) |
 //! | 2 | [`message`] · [`payload`] (readings to bytes) · [`store`] (the durable journal) |
 //! | 3 | [`field`] (southbound) · [`outbox`] (undelivered messages) |
 //! | 4 | [`report`] (readings to messages) · [`uplink`] (northbound) · [`broker`] (local clients) |
@@ -56,6 +56,7 @@ pub mod log;
 pub mod message;
 pub mod metrics;
 pub mod mqtt;
+pub mod net;
 pub mod outbox;
 pub mod payload;
 pub mod reading;
@@ -68,4 +69,3 @@ mod testing;
 pub mod time;
 pub mod units;
 pub mod uplink;
-pub mod websocket;

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use clap::Args;
 
 use super::{Failure, say, usual_file};
@@ -15,8 +15,8 @@ use crate::broker::net::{Listen, Transport};
 use crate::config;
 use crate::files;
 use crate::mqtt::{
-    Ack, Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode,
-    Subscribe, SubscribeOptions, TopicFilter, TopicName, Version, encode,
+    ClientLogin, MqttClient, Packet, Publish, QoS, ReasonCode, SubscribeOptions, TopicFilter,
+    TopicName,
 };
 use crate::time::now;
 
@@ -98,25 +98,17 @@ impl BrokerAccess {
         let address = self.address()?;
         let stream = open(&address)?;
         let password = self.password_file.as_deref().map(password).transpose()?;
+        let login = ClientLogin {
+            user: self.user.as_deref().map(Into::into),
+            password: password.map(Bytes::from),
+            ..ClientLogin::default()
+        };
         let mut client = Client {
             address,
             stream,
-            decoder: Decoder::client(Version::V5, MAX_PACKET),
-            buffer: BytesMut::new(),
-            last_id: 0,
+            packets: MqttClient::connect(login, MAX_PACKET),
             early: VecDeque::new(),
         };
-        client.send(&Packet::Connect(Box::new(Connect {
-            version: Version::V5,
-            is_bridge: false,
-            clean_start: true,
-            keep_alive: 0,
-            client_id: "".into(),
-            will: None,
-            username: self.user.as_deref().map(Into::into),
-            password: password.map(Bytes::from),
-            properties: Properties::default(),
-        })))?;
         let reason = client.expect("CONNACK", |packet| match packet {
             Packet::ConnAck(answer) => Some(answer.reason),
             _ => None,
@@ -203,19 +195,12 @@ impl Stream {
 pub(super) struct Client {
     address: Listen,
     stream: Stream,
-    decoder: Decoder,
-    buffer: BytesMut,
-    last_id: u16,
+    packets: MqttClient,
     /// Messages that came before an awaited answer.
     early: VecDeque<Publish>,
 }
 
 impl Client {
-    fn next_id(&mut self) -> PacketId {
-        self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-        PacketId::new(self.last_id).unwrap_or(PacketId::MIN)
-    }
-
     /// An error if the broker refuses `what`.
     fn accepted(&self, what: &str, reason: ReasonCode) -> Result<(), Failure> {
         if reason.is_error() {
@@ -231,26 +216,22 @@ impl Client {
         ))
     }
 
-    fn send(&mut self, packet: &Packet) -> Result<(), Failure> {
-        let mut bytes = BytesMut::new();
-        encode(packet, Version::V5, &mut bytes);
-        self.stream
-            .write_all(&bytes)
-            .map_err(|error| Failure::runtime(format!("{}: {error}", self.address)))
+    /// Writes the packets that were made.
+    fn flush(&mut self) -> Result<(), Failure> {
+        let bytes = self.packets.output.split();
+        let written = self.stream.write_all(&bytes);
+        written.map_err(|error| Failure::runtime(format!("{}: {error}", self.address)))
     }
 
     /// The next packet; `None` if there is none until `deadline`.
     fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Packet>, Failure> {
         let address = self.address.clone();
         let failed = |what: &dyn std::fmt::Display| Failure::runtime(format!("{address}: {what}"));
+        self.flush()?;
         loop {
-            match self
-                .decoder
-                .decode(&mut self.buffer)
-                .map_err(|error| failed(&error.what))?
-            {
-                Progress::Packet(packet) => return Ok(Some(packet)),
-                Progress::NeedMore => {}
+            let packet = self.packets.next_packet();
+            if let Some(packet) = packet.map_err(|error| failed(&error.what))? {
+                return Ok(Some(packet));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
             if left.is_some_and(|left| left.is_zero()) {
@@ -263,7 +244,8 @@ impl Client {
             match self.stream.read(&mut space) {
                 Ok(0) => return Err(failed(&"the broker closed the connection")),
                 Ok(count) => self
-                    .buffer
+                    .packets
+                    .input
                     .extend_from_slice(space.get(..count).unwrap_or_default()),
                 Err(error)
                     if matches!(
@@ -302,21 +284,12 @@ impl Client {
 
     /// Subscribes; retained messages come first.
     pub(super) fn subscribe(&mut self, filters: &[TopicFilter]) -> Result<(), Failure> {
-        let packet_id = self.next_id();
         let options = SubscribeOptions {
             qos: QoS::AtLeastOnce,
             retain_as_published: true,
             ..SubscribeOptions::default()
         };
-        let filters: Vec<_> = filters
-            .iter()
-            .map(|filter| (filter.clone(), options))
-            .collect();
-        self.send(&Packet::Subscribe(Subscribe {
-            packet_id,
-            filters,
-            properties: Properties::default(),
-        }))?;
+        self.packets.subscribe(filters, options);
         let reasons = self.expect("SUBACK", |packet| match packet {
             Packet::SubAck(grants) => Some(grants.reasons),
             _ => None,
@@ -333,17 +306,7 @@ impl Client {
         payload: Bytes,
         retain: bool,
     ) -> Result<(), Failure> {
-        let packet_id = self.next_id();
-        let publish = Publish {
-            dup: false,
-            qos: QoS::AtLeastOnce,
-            retain,
-            topic: Some(topic),
-            packet_id: Some(packet_id),
-            properties: Properties::default(),
-            payload,
-        };
-        self.send(&Packet::Publish(publish))?;
+        self.packets.publish(topic, payload, retain);
         let reason = self.expect("PUBACK", |packet| match packet {
             Packet::PubAck(ack) => Some(ack.reason),
             _ => None,
@@ -352,9 +315,8 @@ impl Client {
     }
 
     fn acknowledged(&mut self, publish: Publish) -> Result<Publish, Failure> {
-        if let Some(packet_id) = publish.packet_id {
-            self.send(&Packet::PubAck(Ack::new(packet_id, ReasonCode::SUCCESS)))?;
-        }
+        self.packets.acknowledge(&publish);
+        self.flush()?;
         Ok(publish)
     }
 

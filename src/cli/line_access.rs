@@ -18,6 +18,7 @@ use crate::field::modbus::manners::Manners;
 use crate::field::modbus::timeout_estimator::AnswerWithin;
 use crate::field::serial::{Port, Speed};
 use crate::field::{Driver, Line, Wire};
+use crate::net::endpoint::has_port;
 use crate::status::control::{self, ControlRequest, Reply};
 
 /// How long a gateway may take to answer.
@@ -121,12 +122,6 @@ impl Form {
             Self::Name
         }
     }
-}
-
-fn has_port(address: &str) -> bool {
-    address
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 fn is_ip(address: &str) -> bool {

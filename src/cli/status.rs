@@ -42,8 +42,8 @@ pub(super) struct StatusArguments {
     metrics: bool,
 }
 
-/// Prints the state; an error with code 1 if something is down, with code 3 if no gateway runs. With
-/// `--metrics` it prints the counters, whatever is down.
+/// Prints the state; an error with code 1 if something is down, with code 3 if no gateway runs.
+/// With `--metrics` it prints the counters, whatever is down.
 pub(super) fn status(arguments: &StatusArguments) -> Result<(), Failure> {
     let file = chosen(arguments.file.clone())?;
     let folder = config::load(&file)?.folder;

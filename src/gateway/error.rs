@@ -1,10 +1,10 @@
 //! Why a gateway does not start, or stops without an order.
 
 use super::task::TaskId;
-use crate::broker::net::{ListenError, TlsError};
+use crate::broker::net::ListenError;
+use crate::net::tls::TlsError;
 use crate::store::StoreError;
 use crate::tasks::Ended;
-use crate::uplink::UplinkTlsError;
 
 /// Why a gateway did not start, or stopped without an order.
 #[derive(Debug, thiserror::Error)]
@@ -15,12 +15,9 @@ pub enum GatewayError {
     /// A listener cannot be opened.
     #[error("{0}")]
     Listen(#[from] ListenError),
-    /// Certificates of an uplink.
+    /// Certificates of the listeners, or of an uplink.
     #[error("{0}")]
-    Tls(#[from] UplinkTlsError),
-    /// Certificates of the listeners.
-    #[error("{0}")]
-    BrokerTls(#[from] TlsError),
+    Tls(#[from] TlsError),
     /// The system gives no thread.
     #[error("a thread cannot start: {0}")]
     Thread(std::io::Error),

@@ -3,8 +3,8 @@
 //! reads them.
 //!
 //! Invariants:
-//! * Labels are names from the configuration, or from short fixed lists, never text that a client or
-//!   an instrument chooses: the number of values is bounded by the configuration.
+//! * Labels are names from the configuration, or from short fixed lists, never text that a client
+//!   or an instrument chooses: the number of values is bounded by the configuration.
 //! * The registry keeps no owner alive: what a reload removes is gone at the next read.
 
 use std::collections::BTreeMap;

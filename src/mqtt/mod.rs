@@ -10,6 +10,7 @@
 //!   an error with the reason code that the standard prescribes.
 //! * Decoding never panics and never allocates more than the frame it was given.
 
+mod client;
 mod decode;
 mod encode;
 mod mapping;
@@ -24,6 +25,7 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+pub use client::{ClientLogin, MqttClient};
 pub use decode::{Decoder, Progress, claimed_version};
 pub use encode::{PublishContent, PublishFlags, PublishTemplate, encode};
 pub use mapping::Mapping;

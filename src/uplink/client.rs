@@ -28,10 +28,11 @@ use super::status::{StatusTopics, ToldGap};
 use super::subscriptions::Subscriptions;
 use super::suspicion::Suspicion;
 use super::tls::Certificates;
-use super::{Purge, Purges, Remote, UplinkSettings, UplinkTlsError, purge};
+use super::{Purge, Purges, Remote, UplinkSettings, purge};
 use crate::heartbeat::Heartbeat;
 use crate::message::Origin;
 use crate::metrics::MetricRegistry;
+use crate::net::tls::TlsError;
 use crate::outbox::{EntryId, LANES, Outbox, Outgoing, Routes};
 use crate::tasks::Stop;
 use crate::time::now;
@@ -113,7 +114,7 @@ pub struct UplinkUpdate {
 
 impl UplinkUpdate {
     /// Reads the certificates.
-    pub fn new(settings: UplinkSettings) -> Result<Self, UplinkTlsError> {
+    pub fn new(settings: UplinkSettings) -> Result<Self, TlsError> {
         Ok(Self {
             certificates: Certificates::of(&settings)?,
             settings,
@@ -147,7 +148,7 @@ pub fn prepare(
     settings: UplinkSettings,
     outbox: Outbox,
     ends: UplinkChannels,
-) -> Result<Uplink, UplinkTlsError> {
+) -> Result<Uplink, TlsError> {
     let credentials = Credentials::new(Certificates::of(&settings)?);
     let (changes, updates) = watch::channel(None);
     let (purger, purges) = purge::orders();

@@ -79,7 +79,7 @@ pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
 pub use rivals::ClientIdTaken;
 pub use status::ToldGap;
-pub use tls::{UplinkTlsError, is_server_name};
+pub use tls::is_server_name;
 
 /// The MQTT version spoken to a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

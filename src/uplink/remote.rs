@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::RemoteSecret;
+use crate::net::endpoint::{Endpoint, written};
 
 /// How packets travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,25 +43,6 @@ pub struct Proxy {
     pub port: u16,
     /// User name and password.
     pub login: Option<(String, RemoteSecret)>,
-}
-
-/// `host[:port]`, with brackets around an IPv6 address.
-fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
-        _ => (text, default),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    (!host.is_empty()).then(|| (host.to_owned(), port))
-}
-
-/// An IPv6 address is written in brackets.
-fn bracketed(host: &str) -> String {
-    if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    }
 }
 
 impl Remote {
@@ -108,7 +90,7 @@ impl FromStr for Remote {
                 "`{text}` has a path, which only ws:// and wss:// have; remove `{path}`"
             ));
         }
-        let (host, port) = host_and_port(address, default).ok_or_else(wrong)?;
+        let Endpoint { host, port } = Endpoint::parse(address, default).ok_or_else(wrong)?;
         Ok(Self {
             scheme,
             host,
@@ -136,9 +118,8 @@ impl fmt::Display for Remote {
         };
         write!(
             f,
-            "{scheme}://{}:{}{}",
-            bracketed(&self.host),
-            self.port,
+            "{scheme}://{}{}",
+            written(&self.host, self.port),
             self.path
         )
     }
@@ -160,7 +141,7 @@ impl FromStr for Proxy {
             Some((login, address)) => (Some(login.split_once(':').ok_or_else(wrong)?), address),
             None => (None, rest),
         };
-        let (host, port) = host_and_port(address, 3128).ok_or_else(wrong)?;
+        let Endpoint { host, port } = Endpoint::parse(address, 3128).ok_or_else(wrong)?;
         Ok(Self {
             host,
             port,
@@ -180,7 +161,7 @@ impl<'de> Deserialize<'de> for Proxy {
 
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", bracketed(&self.host), self.port)
+        write!(f, "http://{}", written(&self.host, self.port))
     }
 }
 

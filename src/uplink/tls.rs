@@ -8,7 +8,6 @@ use ::ring::digest;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::UnixTime;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, RootCertStore,
@@ -16,35 +15,8 @@ use tokio_rustls::rustls::{
 
 use super::probable::without_links;
 use super::{Remote, UplinkSettings};
-use crate::files;
+use crate::net::tls::{PemFile, TlsError};
 use crate::time::rfc3339;
-
-/// A person's mistake: a file that is missing or is not what it should be.
-#[derive(Debug, thiserror::Error)]
-pub enum UplinkTlsError {
-    /// The file cannot be used.
-    #[error(
-        "{path}: {what}; `uplinks[].{key}` must name a PEM file that the user who runs wellhead can read"
-    )]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The key of the YAML.
-        key: &'static str,
-        /// The mistake.
-        what: String,
-    },
-    /// The machine has no authorities.
-    #[error(
-        "no certificate authorities on this machine; install the package ca-certificates or set `uplinks[].ca`"
-    )]
-    NoAuthorities,
-    /// Certificate and key do not fit.
-    #[error(
-        "client certificate and key do not fit: {0}; check `uplinks[].cert` and `uplinks[].key`"
-    )]
-    Identity(String),
-}
 
 /// Why TLS with a remote failed, and what a person can do.
 pub(super) fn explained(error: &io::Error, remote: &Remote) -> String {
@@ -127,25 +99,6 @@ fn of_library(error: &Error, scheme: &str) -> String {
     }
 }
 
-fn certificates(
-    path: &Path,
-    key: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, UplinkTlsError> {
-    let fail = |what: String| UplinkTlsError::File {
-        path: path.to_owned(),
-        key,
-        what,
-    };
-    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
-    let found = found.map_err(|e| fail(e.to_string()))?;
-    if found.is_empty() {
-        Err(fail("holds no certificate".to_owned()))
-    } else {
-        Ok(found)
-    }
-}
-
 /// True if a certificate can be for this name or address.
 pub fn is_server_name(name: &str) -> bool {
     ServerName::try_from(name).is_ok()
@@ -177,7 +130,7 @@ type Digest = [u8; 32];
 
 impl Certificates {
     /// Reads the files of an uplink, if it needs any.
-    pub(super) fn of(settings: &UplinkSettings) -> Result<Self, UplinkTlsError> {
+    pub(super) fn of(settings: &UplinkSettings) -> Result<Self, TlsError> {
         if !settings.remotes.iter().any(Remote::is_tls) {
             return Ok(Self::default());
         }
@@ -192,13 +145,10 @@ impl Certificates {
     }
 
     /// Reads the files again, on a thread that may wait.
-    pub(super) async fn read_again(
-        &mut self,
-        settings: &UplinkSettings,
-    ) -> Result<(), UplinkTlsError> {
+    pub(super) async fn read_again(&mut self, settings: &UplinkSettings) -> Result<(), TlsError> {
         let files = settings.clone();
         let read = tokio::task::spawn_blocking(move || Material::read(&files)).await;
-        let material = read.map_err(|error| UplinkTlsError::Identity(error.to_string()))??;
+        let material = read.map_err(|error| TlsError::Client(error.to_string()))??;
         if self
             .made
             .as_ref()
@@ -210,6 +160,10 @@ impl Certificates {
     }
 }
 
+fn pem<'a>(path: &'a Path, setting: &'static str) -> PemFile<'a> {
+    PemFile { path, setting }
+}
+
 /// The content of the files.
 struct Material {
     authorities: Vec<CertificateDer<'static>>,
@@ -219,24 +173,14 @@ struct Material {
 }
 
 impl Material {
-    fn read(settings: &UplinkSettings) -> Result<Self, UplinkTlsError> {
+    fn read(settings: &UplinkSettings) -> Result<Self, TlsError> {
         let authorities = match &settings.ca {
-            Some(path) => certificates(path, "ca")?,
+            Some(path) => pem(path, "uplinks[].ca").certificates()?,
             None => rustls_native_certs::load_native_certs().certs,
         };
         let identity = settings.identity.as_ref().map(|(cert, key)| {
-            let unusable = |what: String| UplinkTlsError::File {
-                path: key.clone(),
-                key: "key",
-                what,
-            };
-            let chain = certificates(cert, "cert")?;
-            let content =
-                files::bytes(key, files::LARGEST_TEXT).map_err(|e| unusable(e.to_string()))?;
-            Ok((
-                chain,
-                PrivateKeyDer::from_pem_slice(&content).map_err(|e| unusable(e.to_string()))?,
-            ))
+            let chain = pem(cert, "uplinks[].cert").certificates()?;
+            Ok((chain, pem(key, "uplinks[].key").private_key()?))
         });
         Ok(Self {
             authorities,
@@ -266,35 +210,28 @@ impl Material {
     }
 
     /// The client side of a TLS connection.
-    fn make(self, alpn: &[String]) -> Result<Made, UplinkTlsError> {
+    fn make(self, alpn: &[String]) -> Result<Made, TlsError> {
         let of = self.digest(alpn);
-        let mut roots = RootCertStore::empty();
-        match self.ca {
-            Some(path) => {
-                for certificate in self.authorities {
-                    roots.add(certificate).map_err(|e| UplinkTlsError::File {
-                        path: path.clone(),
-                        key: "ca",
-                        what: e.to_string(),
-                    })?;
-                }
-            }
+        let roots = match self.ca {
+            Some(path) => pem(&path, "uplinks[].ca").authorities(self.authorities)?,
             None => {
+                let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(self.authorities);
+                roots
             }
-        }
+        };
         if roots.is_empty() {
-            return Err(UplinkTlsError::NoAuthorities);
+            return Err(TlsError::NoAuthorities);
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|e| UplinkTlsError::Identity(e.to_string()))?
+            .map_err(|e| TlsError::Client(e.to_string()))?
             .with_root_certificates(roots);
         let mut config = match self.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|e| UplinkTlsError::Identity(e.to_string()))?,
+                .map_err(|e| TlsError::Client(e.to_string()))?,
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(Made {

@@ -4,10 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -19,13 +16,13 @@ use super::dial::{Leg, Lost, Missed, Plan, Winner, race};
 use super::failure::LinkError;
 use super::probable::without_links;
 use super::{Proxy, Remote, Scheme, Tcp, UplinkSettings, header};
-use crate::websocket;
+use crate::net::endpoint::written;
+use crate::net::proxy::{ProxyError, basic, connect_through};
+use crate::net::websocket;
 
 /// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by
 /// an alarm.
 const NOT_SENT: u32 = 16 * 1024;
-/// Longest answer of a proxy, in bytes.
-const PROXY_ANSWER: usize = 8 * 1024;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -143,51 +140,25 @@ async fn connect(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// HTTP CONNECT (RFC 9110, section 9.3.6).
+/// The stream to a remote through the proxy that it leads to.
 async fn through(
     proxy: &Proxy,
     remote: &Remote,
-    mut stream: TcpStream,
+    stream: TcpStream,
 ) -> Result<TcpStream, LinkError> {
-    let host = if remote.host.contains(':') {
-        format!("[{}]", remote.host)
-    } else {
-        remote.host.clone()
-    };
-    let target = format!("{host}:{}", remote.port);
-    let login = proxy
-        .login
-        .as_ref()
-        .map_or_else(String::new, |(user, password)| {
-            format!(
-                "Proxy-Authorization: Basic {}\r\n",
-                BASE64.encode(format!("{user}:{}", password.0))
-            )
-        });
-    stream
-        .write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n").as_bytes())
-        .await?;
-    let mut answer = BytesMut::new();
-    // A byte at a time: what follows the answer belongs to the remote.
-    while !answer.ends_with(b"\r\n\r\n") {
-        if answer.len() >= PROXY_ANSWER || stream.read_buf(&mut (&mut answer).limit(1)).await? == 0
-        {
-            return Err(LinkError::Unreachable(format!(
-                "the proxy {proxy} does not answer like one; check `proxy`"
-            )));
-        }
-    }
-    let status = String::from_utf8_lossy(&answer)
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    if status.split(' ').nth(1) == Some("200") {
-        return Ok(stream);
-    }
-    Err(LinkError::Unreachable(format!(
-        "the proxy {proxy} does not connect to {target}: {status}; check `proxy`"
-    )))
+    let target = written(&remote.host, remote.port);
+    let login = proxy.login.as_ref();
+    let login = login.map(|(user, password)| basic(user, &password.0));
+    let connected = connect_through(stream, &target, login.as_deref()).await;
+    connected.map_err(|error| match error {
+        ProxyError::Broken(error) => error.into(),
+        ProxyError::NoProxy => LinkError::Unreachable(format!(
+            "the proxy {proxy} does not answer like one; check `proxy`"
+        )),
+        ProxyError::Refused(status) => LinkError::Unreachable(format!(
+            "the proxy {proxy} does not connect to {target}: {status}; check `proxy`"
+        )),
+    })
 }
 
 /// MQTT in binary frames, subprotocol `mqtt` [MQTT-6.0.0-1], [MQTT-6.0.0-3].

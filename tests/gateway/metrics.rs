@@ -126,14 +126,15 @@ fn every_owner_of_counters_is_in_the_metrics_which_are_as_the_standard_says() {
         let point = described.points.iter().find(|(own, _)| own == labels);
         point.map(|(_, value)| *value)
     };
-    let seen = wait_for("messages wait for the uplink", || {
+    let seen = wait_for("readings arrive, and messages wait for the uplink", || {
         let metrics = metrics();
         let queued = value(
             &metrics,
             "wellhead_outbox_queued_messages",
             "uplink=\"cloud\",queue=\"live\"",
         );
-        (queued >= Some(2.0)).then_some(metrics)
+        let readings = value(&metrics, "wellhead_report_readings", "");
+        (queued >= Some(2.0) && readings >= Some(2.0)).then_some(metrics)
     });
     let check = |name: &str, labels: &str, is_right: fn(f64) -> bool| {
         let found = value(&seen, name, labels);

@@ -606,7 +606,7 @@ impl Site {
         let (socket, _) = tokio_tungstenite::client_async(request, stream)
             .await
             .unwrap();
-        Box::new(wellhead::websocket::bytes_of(socket))
+        Box::new(wellhead::net::websocket::bytes_of(socket))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The broker in numbers, as metrics; `sys` has many of them as `$SYS` topics. No label is the name of
-//! a client or a topic: their number has no bound.
+//! The broker in numbers, as metrics; `sys` has many of them as `$SYS` topics. No label is the name
+//! of a client or a topic: their number has no bound.
 
 use std::sync::atomic::Ordering;
 

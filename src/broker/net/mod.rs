@@ -13,9 +13,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::net::endpoint::{Endpoint, written};
 pub use listener::{BoundListener, ListenError, Where};
 pub use origin::{Origins, PageOrigin};
-pub use tls::{ClientCertificates, Tls, TlsError, TlsSettings};
+pub use tls::{ClientCertificates, Tls, TlsSettings};
 
 /// The protocol between TCP and MQTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,22 +133,13 @@ impl FromStr for Listen {
                 "`{scheme}://` is not a transport; write mqtt://, mqtts://, ws:// or wss:// with <address>:<port>, or unix:///<path>"
             ));
         };
-        let rest = rest.trim_end_matches('/');
-        // The colons of a bare IPv6 address are no port.
-        let (host, port) = match rest
-            .rsplit_once(':')
-            .filter(|(_, port)| !port.ends_with(']'))
-        {
-            Some((host, port)) => (host, port.parse().map_err(|_| wrong())?),
-            None => (rest, *usual),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() || host.contains('/') {
-            return Err(wrong());
-        }
+        let address = Endpoint::parse(rest.trim_end_matches('/'), *usual);
+        let Endpoint { host, port } = address
+            .filter(|address| !address.host.contains('/'))
+            .ok_or_else(wrong)?;
         Ok(Self::Port {
             transport: *transport,
-            host: host.to_owned(),
+            host,
             port,
         })
     }
@@ -160,12 +152,7 @@ impl fmt::Display for Listen {
                 transport,
                 host,
                 port,
-            } if host.contains(':') => write!(f, "{}://[{host}]:{port}", transport.scheme()),
-            Self::Port {
-                transport,
-                host,
-                port,
-            } => write!(f, "{}://{host}:{port}", transport.scheme()),
+            } => write!(f, "{}://{}", transport.scheme(), written(host, *port)),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }

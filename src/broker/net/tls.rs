@@ -7,16 +7,14 @@ use bytestring::ByteString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
-};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::files;
+use crate::net::tls::{PemFile, TlsError};
 
 /// Whether clients must have certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
@@ -46,26 +44,6 @@ pub struct TlsSettings {
     pub client_certificates: ClientCertificates,
     /// The common name in it is their user name, and no password is needed.
     pub certificate_is_login: bool,
-}
-
-/// A person's mistake: a file that is missing or is not what it should be.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// The file cannot be used.
-    #[error(
-        "{path}: {what}; `broker.tls.{key}` must name a PEM file that the user who runs wellhead can read"
-    )]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The key of the YAML.
-        key: &'static str,
-        /// The problem.
-        what: String,
-    },
-    /// Certificate and key do not fit, or the authorities are none.
-    #[error("the certificates do not fit: {0}; check `broker.tls`")]
-    Unfit(String),
 }
 
 /// The certificates of the encrypted listeners.
@@ -137,36 +115,8 @@ impl Tls {
     }
 }
 
-fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fail = |what: String| TlsError::File {
-        path: path.to_owned(),
-        key,
-        what,
-    };
-    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
-    let found = found.map_err(|e| fail(e.to_string()))?;
-    if found.is_empty() {
-        Err(fail("holds no certificate".to_owned()))
-    } else {
-        Ok(found)
-    }
-}
-
-fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let fail = |what: String| TlsError::File {
-        path: path.to_owned(),
-        key: "crl",
-        what,
-    };
-    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&content).collect();
-    let found = found.map_err(|e| fail(e.to_string()))?;
-    if found.is_empty() {
-        Err(fail("holds no revocation list".to_owned()))
-    } else {
-        Ok(found)
-    }
+fn pem<'a>(path: &'a Path, setting: &'static str) -> PemFile<'a> {
+    PemFile { path, setting }
 }
 
 /// A value that differs when a file holds something else.
@@ -187,7 +137,7 @@ fn content(settings: &TlsSettings) -> u32 {
 }
 
 fn unfit(error: &dyn std::fmt::Display) -> TlsError {
-    TlsError::Unfit(error.to_string())
+    TlsError::Listeners(error.to_string())
 }
 
 fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
@@ -201,9 +151,10 @@ fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
         }
         _ => builder.with_no_client_auth(),
     };
-    let key = private_key(&settings.key)?;
+    let key = pem(&settings.key, "broker.tls.key").private_key()?;
+    let chain = pem(&settings.cert, "broker.tls.cert").certificates()?;
     let mut config = builder
-        .with_single_cert(certificates(&settings.cert, "cert")?, key)
+        .with_single_cert(chain, key)
         .map_err(|e| unfit(&e))?;
     config.alpn_protocols = vec![b"mqtt".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = ring::Ticketer::new().map_err(|e| unfit(&e))?;
@@ -216,36 +167,20 @@ fn client_verifier(
     client_ca: &Path,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(client_ca, "client_ca")? {
-        roots.add(certificate).map_err(|e| TlsError::File {
-            path: client_ca.to_owned(),
-            key: "client_ca",
-            what: e.to_string(),
-        })?;
-    }
+    let file = pem(client_ca, "broker.tls.client_ca");
+    let roots = file.authorities(file.certificates()?)?;
     let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     // As with mosquitto, the client's own certificate counts; one of an authority without a list is
     // refused.
     if let Some(path) = &settings.crl {
         verifier = verifier
-            .with_crls(revocations(path)?)
+            .with_crls(pem(path, "broker.tls.crl").revocation_lists()?)
             .only_check_end_entity_revocation();
     }
     if settings.client_certificates == ClientCertificates::Optional {
         verifier = verifier.allow_unauthenticated();
     }
     verifier.build().map_err(|e| unfit(&e))
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let fail = |what: String| TlsError::File {
-        path: path.to_owned(),
-        key: "key",
-        what,
-    };
-    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
-    PrivateKeyDer::from_pem_slice(&content).map_err(|e| fail(e.to_string()))
 }
 
 /// The common name in the subject of a certificate; `None` if there is none, or it is no user name.

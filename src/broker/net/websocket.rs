@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::linger::linger;
 use super::origin::Origins;
-use crate::websocket::{PROTOCOL, bytes_of};
+use crate::net::websocket::{PROTOCOL, bytes_of};
 
 /// Bytes of frame headers and of packets that share a frame, beyond one packet.
 const FRAME_ROOM: usize = 64 << 10;

@@ -1,26 +1,22 @@
 //! A client of the gateway's local broker: publishes numbers at QoS 1, notes which were
 //! acknowledged, counts readings.
 
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{interval, sleep};
 
 use super::ledger::Ledger;
 use crate::mqtt::{
-    Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe,
-    SubscribeOptions, TopicFilter, TopicName, Version, encode,
+    ClientLogin, MqttClient, Packet, ReasonCode, SubscribeOptions, TopicFilter, TopicName,
 };
 use crate::tasks::Stop;
 
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 const MAX_PACKET: usize = 1 << 20;
-const ONLY_ID: PacketId = NonZeroU16::MIN;
 
 /// One number is in flight at a time; a number that was not acknowledged is published again.
 pub(super) struct LocalClient {
@@ -50,33 +46,37 @@ impl LocalClient {
 
     async fn connection(&mut self, stop: &Stop) -> std::io::Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let mut output = BytesMut::new();
-        encode(
-            &Packet::Connect(Box::new(hello())),
-            Version::V5,
-            &mut output,
-        );
-        encode(&Packet::Subscribe(wanted()), Version::V5, &mut output);
-        let mut decoder = Decoder::client(Version::V5, MAX_PACKET);
-        let mut input = BytesMut::new();
+        let login = ClientLogin {
+            client_id: "demo-client".into(),
+            keep_alive: 30,
+            ..ClientLogin::default()
+        };
+        let mut packets = MqttClient::connect(login, MAX_PACKET);
+        packets.subscribe(&wanted(), SubscribeOptions::default());
         let mut pace = interval(PUBLISH_EVERY);
         let mut in_flight = false;
         loop {
-            stream.write_all_buf(&mut output).await?;
+            stream.write_all_buf(&mut packets.output).await?;
             tokio::select! {
-                read = stream.read_buf(&mut input) => {
+                read = stream.read_buf(&mut packets.input) => {
                     if read? == 0 {
                         return Ok(());
                     }
-                    while let Ok(Progress::Packet(packet)) = decoder.decode(&mut input) {
+                    while let Ok(Some(packet)) = packets.next_packet() {
                         in_flight &= !self.take(packet);
                     }
                 }
                 _ = pace.tick(), if !in_flight && !stop.is_stopped() => {
-                    encode(&Packet::Publish(number(self.next)), Version::V5, &mut output);
+                    self.publish_next(&mut packets);
                     in_flight = true;
                 }
             }
+        }
+    }
+
+    fn publish_next(&self, packets: &mut MqttClient) {
+        if let Ok(topic) = TopicName::new("local/number") {
+            packets.publish(topic, self.next.to_string().into(), false);
         }
     }
 
@@ -110,41 +110,9 @@ fn waiting(status: &[u8]) -> Option<u64> {
         .as_u64()
 }
 
-fn hello() -> Connect {
-    Connect {
-        version: Version::V5,
-        is_bridge: false,
-        clean_start: true,
-        keep_alive: 30,
-        client_id: "demo-client".into(),
-        will: None,
-        username: None,
-        password: None,
-        properties: Properties::default(),
-    }
-}
-
-fn wanted() -> Subscribe {
-    let filters = ["demo/#", "$SYS/wellhead/uplink/cloud"]
+fn wanted() -> Vec<TopicFilter> {
+    ["demo/#", "$SYS/wellhead/uplink/cloud"]
         .into_iter()
-        .filter_map(|text| TopicFilter::new(text).ok());
-    Subscribe {
-        packet_id: ONLY_ID,
-        filters: filters
-            .map(|filter| (filter, SubscribeOptions::default()))
-            .collect(),
-        properties: Properties::default(),
-    }
-}
-
-fn number(n: u64) -> Publish {
-    Publish {
-        dup: false,
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        topic: TopicName::new("local/number").ok(),
-        packet_id: Some(ONLY_ID),
-        properties: Properties::default(),
-        payload: n.to_string().into(),
-    }
+        .filter_map(|text| TopicFilter::new(text).ok())
+        .collect()
 }

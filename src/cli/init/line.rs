@@ -9,6 +9,7 @@ use super::instrument::Instrument;
 use super::search::LineWire;
 use super::yaml::quoted;
 use crate::field::serial::Speed;
+use crate::net::endpoint::has_port;
 
 /// The wire that was given, or is chosen; `None` for a gateway without a line.
 pub(super) fn choose(init: &Init, answers: Answers) -> Result<Option<LineWire>, Failure> {
@@ -137,12 +138,6 @@ pub(super) fn keys(
             Ok(format!("serial: {}, speed: {speed}", quoted(path)))
         }
     }
-}
-
-fn has_port(address: &str) -> bool {
-    address
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 /// The address of a terminal server; asks for the port if it has none.

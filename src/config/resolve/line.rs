@@ -11,6 +11,7 @@ use crate::config::file;
 use crate::field::modbus::timeout_estimator::AnswerWithin;
 use crate::field::serial::Port;
 use crate::field::{Line, Wire};
+use crate::net::endpoint::Endpoint;
 
 const SHORTEST_ANSWER: Duration = Duration::from_millis(5);
 const DEFAULT_ANSWER: Duration = Duration::from_secs(1);
@@ -139,21 +140,17 @@ fn endpoint(
     text: &str,
     default_port: u16,
 ) -> Option<String> {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok()),
-        None => (text, Some(default_port)),
-    };
-    match port {
-        Some(port)
-            if !host.is_empty() && !host.contains("//") && !host.contains(char::is_whitespace) =>
-        {
-            Some(format!("{host}:{port}"))
-        }
-        _ => {
-            check.fault(path, format!("`{text}` is not an address; write host:port, such as 192.168.1.20:{default_port}"));
-            None
-        }
+    let is_host = |host: &str| !host.contains("//") && !host.contains(char::is_whitespace);
+    let found = Endpoint::parse(text, default_port).filter(|found| is_host(&found.host));
+    if found.is_none() {
+        check.fault(
+            path,
+            format!(
+                "`{text}` is not an address; write host:port, such as 192.168.1.20:{default_port}"
+            ),
+        );
     }
+    found.map(|found| found.to_string())
 }
 
 /// Lines that would open one serial device: only the first ever could.
