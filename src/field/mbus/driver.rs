@@ -95,12 +95,8 @@ impl Mbus {
             Ok(_) => {
                 meter.trouble.answered();
                 let took = now().saturating_duration_since(began).as_micros();
-                self.counts.count(device, |counts| {
-                    counts.answers.count();
-                    counts
-                        .turnaround_us
-                        .set(u64::try_from(took).unwrap_or(u64::MAX));
-                });
+                let took = u64::try_from(took).unwrap_or(u64::MAX);
+                self.counts.answered(device, took);
             }
             Err(PollError::NoAnswer) => {
                 self.counts.count(device, |counts| counts.timeouts.count());
