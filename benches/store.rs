@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench store` (as root: a file system of its own is mounted, whose writes are
 //! counted exactly; without root only speeds are told). `cargo bench --bench store -- 1000000`
-//! takes so many messages for the backlog instead of five million.
+//! takes so many messages for the backlog instead of five million; `-- readings` measures only what
+//! a reading takes on disk.
 
 // A bench that cannot go on stops with what it met; its figures are estimates.
 #![allow(
@@ -15,6 +16,9 @@
     clippy::too_many_lines
 )]
 #![allow(clippy::cast_possible_truncation, missing_docs)]
+
+#[path = "support/readings.rs"]
+mod readings;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -44,6 +48,7 @@ fn main() {
         .collect::<Vec<_>>()
         .as_slice()
     {
+        ["readings"] => readings::readings(disk_use),
         ["fill", folder, count] => fill(Path::new(folder), count.parse().unwrap()),
         [count] => bench(count.parse().expect("how many messages wait")),
         _ => bench(5_000_000),
@@ -55,6 +60,7 @@ fn bench(backlog: u64) {
     let disk = Disk::mount(workshop.path());
     commits(&disk);
     drop(disk);
+    readings::readings(disk_use);
     waiting(backlog);
 }
 
@@ -252,7 +258,6 @@ fn fill(folder: &Path, count: u64) {
                     enqueued: Timestamp::at(1_769_847_330_250),
                     properties: Properties::default(),
                     payload: payload.into(),
-                    is_reading: false,
                     is_rated: false,
                 };
                 Entry {

@@ -5,8 +5,8 @@
 //! # Data flow
 //!
 //! ```text
-//! wire --Driver--> Reading --report--> Message --+--> broker ----------------> local clients
-//!                                                +--> outbox --> uplink -----> remote broker ... acknowledged --> settled
+//! wire --Driver--> Reading --report--> Reading --+--> broker (encoded at its door) --> local clients
+//!                                                +--> outbox (raw) --> uplink (encoded when sent) --> remote broker ... acknowledged --> settled
 //! local client --PUBLISH--> broker --forward---> outbox        (acknowledged once it is on disk, or at the remote)
 //! remote broker --PUBLISH--> uplink --> broker --> local clients
 //! .../set --> broker --> report::set --Order--> line --Driver--> wire         (result: .../set/result)
@@ -16,14 +16,15 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 plain tools | [`backoff`] · [`files`] · [`heartbeat`] · [`log`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] |
+//! | 0 plain tools | [`backoff`] · [`files`] · [`heartbeat`] · [`leb128`] · [`log`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] |
 //! | 1 vocabulary | [`reading`] · [`net`] (addresses, certificates, WebSocket, proxy) · [`mqtt`] (packets, codec, topics) |
-//! | 2 | [`message`] · [`payload`] (readings to bytes) · [`store`] (the durable journal) |
-//! | 3 | [`field`] (southbound) · [`outbox`] (undelivered messages) |
-//! | 4 | [`report`] (readings to messages) · [`uplink`] (northbound) · [`broker`] (local clients) |
-//! | 5 | [`config`] (the YAML file) · [`status`] (control socket, status, service manager) |
-//! | 6 | [`gateway`] (the only place that wires modules together) |
-//! | 7 | [`cli`] (one file or folder per command) |
+//! | 2 | [`payload`] (readings to bytes, and back) |
+//! | 3 | [`message`] · [`store`] (the durable journal) |
+//! | 4 | [`field`] (southbound) · [`outbox`] (undelivered messages) |
+//! | 5 | [`report`] (which readings are worth a message) · [`uplink`] (northbound) · [`broker`] (local clients) |
+//! | 6 | [`config`] (the YAML file) · [`status`] (control socket, status, service manager) |
+//! | 7 | [`gateway`] (the only place that wires modules together) |
+//! | 8 | [`cli`] (one file or folder per command) |
 //!
 //! A module uses modules of lower rows only; neighbours meet as channels, in [`gateway`] alone. The
 //! architecture test in `tests/gateway/architecture.rs` enforces it.
@@ -52,6 +53,7 @@ pub mod files;
 #[cfg(not(fuzzing))]
 pub mod gateway;
 pub mod heartbeat;
+pub mod leb128;
 pub mod log;
 pub mod message;
 pub mod metrics;

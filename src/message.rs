@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use crate::log::Source;
 use crate::mqtt::{Properties, QoS, TopicName};
-use crate::reading::Timestamp;
+use crate::payload::json;
+use crate::reading::{Reading, Timestamp};
 
 /// Prefix of the topics on which the gateway publishes its own status.
 pub const STATUS: &str = "$SYS/wellhead/";
@@ -56,7 +57,7 @@ pub enum Lane {
 }
 
 /// The fate of a message that may have arrived, when the remote has lost the session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionLost {
     /// Send it again: it may arrive twice.
@@ -97,8 +98,6 @@ pub struct Message {
     pub origin: Origin,
     /// How important it is.
     pub class: Class,
-    /// When the reading was taken that is in the payload, in our JSON; `None` for anything else.
-    pub measured: Option<Timestamp>,
     /// The local client that published it, known on topics that write to instruments only.
     pub publisher: Option<Arc<Publisher>>,
 }
@@ -126,17 +125,7 @@ impl Message {
             expires_at: None,
             origin,
             class: Class::default(),
-            measured: None,
             publisher: None,
-        }
-    }
-
-    /// A reading.
-    #[must_use]
-    pub fn measured(self, time: Timestamp) -> Self {
-        Self {
-            measured: Some(time),
-            ..self
         }
     }
 
@@ -199,6 +188,67 @@ impl Message {
         let left = self.expires_at?.saturating_duration_since(now);
         let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
         Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+}
+
+/// What the gateway itself publishes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GatewayMessage {
+    /// Bytes that are the same for each receiver.
+    Message(Message),
+    /// A reading; each receiver gets it in the format it wants.
+    Reading(ReadingMessage),
+}
+
+/// A reading on its topic.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadingMessage {
+    /// Everything but the payload.
+    head: Message,
+    /// The reading.
+    pub reading: Reading,
+}
+
+impl ReadingMessage {
+    /// A reading on the topic of its point, retained.
+    pub fn new(topic: TopicName, reading: Reading, qos: QoS, class: Class) -> Self {
+        let head = Message::new(topic, Bytes::new(), Origin::Field);
+        Self {
+            head: head.retained().with_qos(qos).in_class(class),
+            reading,
+        }
+    }
+
+    /// Where it is published, and how; its payload is empty.
+    pub fn head(&self) -> &Message {
+        &self.head
+    }
+}
+
+impl GatewayMessage {
+    /// Where it is published.
+    pub fn topic(&self) -> &TopicName {
+        match self {
+            Self::Message(message) => &message.topic,
+            Self::Reading(reading) => &reading.head.topic,
+        }
+    }
+
+    /// The message for local clients, at the moment `now`.
+    pub fn into_message(self, now: Timestamp) -> Message {
+        match self {
+            Self::Message(message) => message,
+            Self::Reading(ReadingMessage { head, reading }) => Message {
+                payload: json::encode_at(&reading, now),
+                ..head
+            },
+        }
+    }
+}
+
+impl From<Message> for GatewayMessage {
+    fn from(message: Message) -> Self {
+        Self::Message(message)
     }
 }
 

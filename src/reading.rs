@@ -27,6 +27,18 @@ pub enum Value {
 }
 
 impl Value {
+    /// Bytes it takes beside itself.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::List(list) => list
+                .iter()
+                .map(|value| size_of::<Self>() + value.weight())
+                .sum(),
+            _ => 0,
+        }
+    }
+
     /// The value as a number, for comparisons; `None` for text and lists.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
@@ -126,6 +138,12 @@ impl Timestamp {
         (is_known && step.abs() >= STEP_MS).then_some(step)
     }
 
+    /// The same moment by the clock of `now`, if that was set in between.
+    #[must_use]
+    pub fn corrected(self, now: Self) -> Self {
+        self.set_by(now).map_or(self, |step| self.moved(step))
+    }
+
     /// The same moment by a clock that was set by `step` milliseconds.
     #[must_use]
     pub fn moved(self, step: i64) -> Self {
@@ -167,6 +185,14 @@ pub struct Reading {
     pub quality: Quality,
     /// How old the value is; zero if it was measured just now.
     pub age: Duration,
+}
+
+impl Reading {
+    /// Bytes of its texts, about.
+    pub fn weight(&self) -> usize {
+        let reason = self.quality.reason().map_or(0, str::len);
+        reason + self.value.as_ref().map_or(0, Value::weight)
+    }
 }
 
 /// A report of a line task to the rest of the gateway.

@@ -20,11 +20,12 @@ use super::engine::{ConnectionId, Engine, Input, Lsn, Output, Peer, TapAnswer, T
 use super::inbox::{ConnectionHandle, Inbox, InboxEvent};
 use super::login_queue::{Claim, LoginQueue};
 use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
-use crate::message::Message;
+use crate::message::{GatewayMessage, Message};
 use crate::metrics::Counter;
 use crate::mqtt::QoS;
+use crate::reading::Timestamp;
 use crate::tasks::{Stop, detach};
-use crate::time::{known_unix_ms, now};
+use crate::time::{known_unix_ms, moment, now};
 
 /// Bytes of messages that may wait for one tap.
 const TAP_BYTES: usize = 8 << 20;
@@ -113,7 +114,7 @@ struct Logins {
 #[derive(Debug)]
 pub(super) struct Queues {
     /// Messages of this gateway to local clients.
-    pub(super) live: mpsc::Receiver<Message>,
+    pub(super) live: mpsc::Receiver<GatewayMessage>,
     /// Messages of remote brokers, each answered when it is safe here.
     pub(super) inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
     pub(super) taps: Vec<TapSender>,
@@ -123,7 +124,7 @@ pub(super) struct Queues {
 #[derive(Debug, Default)]
 struct Turn {
     events: Vec<InboxEvent>,
-    messages: Vec<Message>,
+    messages: Vec<GatewayMessage>,
     inbound: Vec<(Message, oneshot::Sender<()>)>,
 }
 
@@ -133,7 +134,7 @@ pub struct BrokerDriver {
     engine: Engine,
     durable: Option<Durable>,
     inbox: Arc<Inbox>,
-    live: mpsc::Receiver<Message>,
+    live: mpsc::Receiver<GatewayMessage>,
     inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
     receipts: HashMap<u64, oneshot::Sender<()>>,
     next_receipt: u64,
@@ -219,7 +220,9 @@ impl BrokerDriver {
         for event in turn.events.drain(..) {
             self.process_event(event, at);
         }
+        let wall_clock = Timestamp::from(moment());
         for message in turn.messages.drain(..) {
+            let message = message.into_message(wall_clock);
             self.engine.handle(Input::Publish(message), at);
         }
         for (message, safe) in turn.inbound.drain(..) {

@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::heartbeat::Heartbeat;
-use crate::message::Message;
+use crate::message::{GatewayMessage, Message};
 use crate::metrics::MetricSet;
 use crate::store::StoreError;
 use crate::time::now;
@@ -90,7 +90,7 @@ pub struct Parts {
     /// For listeners and forwarders.
     pub broker: Broker,
     /// For messages of this gateway to local clients.
-    pub live: mpsc::Sender<Message>,
+    pub live: mpsc::Sender<GatewayMessage>,
     /// For messages of remote brokers; each is answered when it is safe here.
     pub inbound: mpsc::Sender<(Message, oneshot::Sender<()>)>,
     /// The task that must run.

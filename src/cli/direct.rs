@@ -14,12 +14,12 @@ use crate::field::counts::LineCounts;
 use crate::field::write::Order;
 use crate::field::{Device, Line, LineTask, Point};
 use crate::gateway::set_targets;
-use crate::message::{Message, Origin};
+use crate::message::{GatewayMessage, Message, Origin};
 use crate::mqtt::TopicName;
 use crate::reading::{Event, PointId, Quality, Reading};
 use crate::report::set::{WriteService, WriteTargets};
 use crate::tasks::{detach, stop_token};
-use crate::time::now;
+use crate::time::{moment, now};
 
 /// How long a value or a result may take.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -174,6 +174,11 @@ pub(super) fn write(
         }
         timeout(RESULT_TIMEOUT, results.recv()).await.ok().flatten()
     })?;
+    write_result(result)
+}
+
+fn write_result(result: Option<GatewayMessage>) -> Result<Message, Failure> {
+    let result = result.map(|message| message.into_message(moment().into()));
     result.ok_or_else(|| {
         Failure::runtime(format!(
             "timed out after {} s waiting for the write result",

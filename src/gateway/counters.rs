@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::field::counts::LineCounts;
-use crate::message::Message;
+use crate::message::GatewayMessage;
 use crate::report::ReportCounts;
 use crate::status::sys_topics::SysTopics;
 
@@ -23,7 +23,10 @@ pub(super) struct PublishedCounts {
 impl PublishedCounts {
     /// Publishes them until it is dropped, or the lines are gone. What a busy broker does not take
     /// comes the next time.
-    pub(super) async fn publish(mut self, live: mpsc::Sender<Message>) -> Result<(), String> {
+    pub(super) async fn publish(
+        mut self,
+        live: mpsc::Sender<GatewayMessage>,
+    ) -> Result<(), String> {
         let mut due = tokio::time::interval(EVERY);
         let mut topics = SysTopics::default();
         loop {
@@ -35,7 +38,7 @@ impl PublishedCounts {
             }
             let lines = self.lines.borrow_and_update();
             topics.publish(&self.report, &lines, |message| {
-                live.try_send(message).is_ok()
+                live.try_send(message.into()).is_ok()
             });
         }
     }

@@ -20,12 +20,12 @@ use super::bulletin::{Bulletin, Fact, HealthValue};
 use super::paced::Paced;
 use super::task::{TaskId, TaskKind};
 use crate::config::HealthMessages;
-use crate::message::{Message, Origin};
+use crate::message::{GatewayMessage, Message, Origin};
 use crate::mqtt::TopicName;
 use crate::outbox::{OfferError, OfferedState, OutboxSink, Receipt};
 use crate::payload::json;
 use crate::tasks::{Stop, Tasks};
-use crate::time::now;
+use crate::time::{moment, now};
 
 /// Messages that may be on their way into an outbox; beyond it they wait by topic.
 const QUEUE: usize = 16;
@@ -45,14 +45,14 @@ pub(super) struct Dispatch {
 /// down.
 #[derive(Debug)]
 struct Outlet {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<GatewayMessage>,
     /// Where the messages go; `None` for local clients.
     sink: Option<OutboxSink>,
-    waiting: BTreeMap<TopicName, (bool, Message)>,
+    waiting: BTreeMap<TopicName, (bool, GatewayMessage)>,
 }
 
 impl Outlet {
-    fn new(queue: mpsc::Sender<Message>, sink: Option<OutboxSink>) -> Self {
+    fn new(queue: mpsc::Sender<GatewayMessage>, sink: Option<OutboxSink>) -> Self {
         Self {
             queue,
             sink,
@@ -65,8 +65,9 @@ impl Outlet {
         if self.sink.as_ref().is_some_and(|sink| !sink.is_open()) {
             return;
         }
-        let may_go =
-            |_: &TopicName, (goes_when_down, _): &mut (bool, Message)| is_up || *goes_when_down;
+        let may_go = |_: &TopicName, (goes_when_down, _): &mut (bool, GatewayMessage)| {
+            is_up || *goes_when_down
+        };
         let ready: Vec<_> = self.waiting.extract_if(.., may_go).collect();
         for (topic, (goes_when_down, message)) in ready {
             // A closed queue ends with its task, which the gateway notices.
@@ -82,7 +83,7 @@ impl Dispatch {
     pub(super) fn start(
         settings: HealthMessages,
         sinks: &[OutboxSink],
-        live: Option<mpsc::Sender<Message>>,
+        live: Option<mpsc::Sender<GatewayMessage>>,
         hurry: &Stop,
         tasks: &mut Tasks<TaskId>,
     ) -> Self {
@@ -126,14 +127,15 @@ impl Dispatch {
                 .with_qos(self.settings.qos)
                 .in_class(self.settings.class);
             if let Some(live) = &mut self.live {
-                live.waiting.insert(topic.clone(), (true, message.clone()));
+                live.waiting
+                    .insert(topic.clone(), (true, message.clone().into()));
             }
             let goes_when_down = matches!(fact.said, Some(HealthValue::Losses(_)));
             for (number, uplink) in self.uplinks.iter_mut().enumerate() {
                 if fact.origin != Origin::Uplink(number) {
                     uplink
                         .waiting
-                        .insert(topic.clone(), (goes_when_down, message.clone()));
+                        .insert(topic.clone(), (goes_when_down, message.clone().into()));
                 }
             }
         }
@@ -148,13 +150,16 @@ impl Dispatch {
 
 /// Offers messages to an outbox. Those that come faster than a rate allows wait as the newest of
 /// their topic.
-async fn offer(mut messages: mpsc::Receiver<Message>, sink: OutboxSink) -> Result<(), String> {
+async fn offer(
+    mut messages: mpsc::Receiver<GatewayMessage>,
+    sink: OutboxSink,
+) -> Result<(), String> {
     let mut waiting = Paced::new(Duration::ZERO, "", now());
     loop {
         let next = waiting.next();
         tokio::select! {
             message = messages.recv() => match message {
-                Some(message) => waiting.take(Arc::new(message)),
+                Some(message) => waiting.take(Arc::new(message.into_message(moment().into()))),
                 None => break,
             },
             () = async { sleep_until(next.unwrap_or_else(now).into()).await }, if next.is_some() => {}

@@ -22,7 +22,7 @@ use crate::field::trace::Framing;
 use crate::field::write::Order;
 use crate::field::{Line, LineTask, Wire};
 use crate::heartbeat::Heartbeat;
-use crate::message::Message;
+use crate::message::GatewayMessage;
 use crate::mqtt::TopicName;
 use crate::outbox::OutboxSink;
 use crate::reading::Event;
@@ -47,7 +47,7 @@ pub(super) struct FieldChannels {
     /// Into the outboxes, by uplink.
     pub(super) sinks: Vec<OutboxSink>,
     /// To local clients; `None` without a broker.
-    pub(super) live: Option<mpsc::Sender<Message>>,
+    pub(super) live: Option<mpsc::Sender<GatewayMessage>>,
     /// `None` without a broker.
     pub(super) writes: Option<WriteRequests>,
     /// The counters of the lines, for all that print them.

@@ -17,7 +17,7 @@ use crate::broker::engine::{BrokerLimits, Engine, Setup, Tap};
 use crate::broker::net::{BoundListener, Tls};
 use crate::broker::{self, Broker, EngineSource, Forward, Parts, TapSender};
 use crate::config;
-use crate::message::{Message, Origin};
+use crate::message::{GatewayMessage, Origin};
 use crate::tasks::{OwnThread, Stop, Tasks};
 use crate::time::{known_unix_ms, now};
 use crate::uplink::Inbound;
@@ -41,7 +41,7 @@ pub(super) struct BrokerHandle {
 pub(super) struct LocalBroker {
     pub(super) handle: BrokerHandle,
     /// Takes messages of the gateway to local clients.
-    pub(super) live: mpsc::Sender<Message>,
+    pub(super) live: mpsc::Sender<GatewayMessage>,
     /// Takes messages of remote brokers to local clients.
     pub(super) inbound: Inbound,
     /// Messages on the topics on which points are written, until they are taken.

@@ -2,30 +2,34 @@
 //! entries wait. Pure.
 //!
 //! ```text
-//! version 2, or 1 | kind 1 | content
+//! version | kind 1 | content
 //! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice, bit 4 a reading, bit 5 since boot,
 //!                    bit 6 the clock was not set, bit 7 its rule has a rate) |
 //!                    enqueued at, unix ms 8 | with bit 5: boot 4, ms since boot 8 |
 //!                    topic length 2, topic | MQTT 5 properties, as on the wire | payload
-//! kind 1, a frame of readings: not made by this version
+//!                    a reading: in our JSON, by a version before 3 or for a column that was not durable yet
+//! kind 1, a reading: generation of the columns 4 | as in [`crate::payload::raw`], with the number of its column
 //! kind 2, a dead letter: buried at, unix ms 8 | lane 1 | number 8 | reason length 2, reason | the message, with version and kind
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
+use super::columns::{Column, ColumnPlace, ColumnTable};
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::{Place, Properties, QoS, TopicName, decode_properties, encode_properties};
-use crate::payload::json;
-use crate::reading::Timestamp;
+use crate::payload::{Payload, json, raw};
+use crate::reading::{PointId, Timestamp};
 use crate::time::SinceBoot;
 
 /// Version 1 is the same without bits 4 to 6. Bit 7 came later: without it, and where it is not
 /// known, a message waits for no rate.
 const VERSION: u8 = 2;
+/// That of readings.
+const VERSION_OF_READINGS: u8 = 3;
 const OLDEST: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
-const KIND_FRAME: u8 = 1;
+const KIND_READING: u8 = 1;
 const KIND_DEAD: u8 = 2;
 
 /// A message on its way to the remote broker.
@@ -43,10 +47,8 @@ pub struct Outgoing {
     pub enqueued: Timestamp,
     /// MQTT 5 properties; the expiry interval is the rest of it when the message was appended.
     pub properties: Properties,
-    /// The message.
-    pub payload: Bytes,
-    /// The payload is a reading in our JSON, whose time can be corrected.
-    pub is_reading: bool,
+    /// The message, or the reading that becomes one when it is sent.
+    pub payload: Payload,
     /// The `send` rule that took it has a rate, which it has to wait for.
     pub is_rated: bool,
 }
@@ -102,18 +104,19 @@ fn put_text(text: &str, out: &mut BytesMut) {
 }
 
 impl Content {
-    /// From bytes; the content shares them.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
-        if !(OLDEST..=VERSION).contains(&bytes.try_get_u8().map_err(short)?) {
-            return Err(EntryError("a version this program does not know"));
-        }
-        match bytes.try_get_u8().map_err(short)? {
-            KIND_MESSAGE => Outgoing::decode_content(bytes).map(Self::Message),
-            KIND_DEAD => DeadLetter::decode_content(bytes).map(|dead| Self::Dead(Box::new(dead))),
-            KIND_FRAME => Err(EntryError(
-                "a frame of readings, which a later version of this program made",
-            )),
-            _ => Err(EntryError("a kind this program does not know")),
+    /// From bytes; the content shares them. Readings need the columns of their outbox.
+    pub fn decode(mut bytes: Bytes, columns: &ColumnTable) -> Result<Self, EntryError> {
+        let version = bytes.try_get_u8().map_err(short)?;
+        let kind = bytes.try_get_u8().map_err(short)?;
+        match (version, kind) {
+            (OLDEST..=VERSION, KIND_MESSAGE) => Outgoing::decode_content(bytes).map(Self::Message),
+            (OLDEST..=VERSION, KIND_DEAD) => {
+                DeadLetter::decode_content(bytes).map(|dead| Self::Dead(Box::new(dead)))
+            }
+            (VERSION_OF_READINGS, KIND_READING) => {
+                Outgoing::decode_reading(bytes, columns).map(Self::Message)
+            }
+            _ => Err(EntryError("a version this program does not know")),
         }
     }
 }
@@ -127,19 +130,39 @@ impl Outgoing {
             .iter()
             .map(|(name, value)| 64 + name.len() + value.len())
             .sum();
-        200 + self.topic.as_str().len() + self.payload.len() + user
+        200 + self.topic.as_str().len() + self.payload.weight() + user
     }
 
-    /// Corrects its times if the clock was set since.
-    pub fn put_right(&mut self, now: Timestamp) {
-        let Some(step) = self.enqueued.set_by(now) else {
-            return;
-        };
-        self.enqueued = self.enqueued.moved(step);
-        if self.is_reading
-            && let Some(payload) = json::moved(&self.payload, step)
-        {
-            self.payload = payload;
+    /// What it has in common with other readings; `None` for one that is stored by itself.
+    pub(super) fn column(&self) -> Option<Column> {
+        let is_reading = matches!(self.payload, Payload::Reading(_));
+        (is_reading && self.properties.is_empty()).then(|| Column {
+            topic: self.topic.clone(),
+            qos: self.qos,
+            retain: self.retain,
+            if_session_lost: self.if_session_lost,
+            is_rated: self.is_rated,
+        })
+    }
+
+    /// The message as it is sent at the moment `now`: with bytes for a payload.
+    #[must_use]
+    pub fn encoded_at(&self, now: Timestamp) -> Self {
+        self.with_payload(self.payload.encode_at(now))
+    }
+
+    /// The same with its times as they were taken.
+    #[must_use]
+    pub fn encoded(&self) -> Self {
+        self.with_payload(self.payload.encode())
+    }
+
+    fn with_payload(&self, payload: Bytes) -> Self {
+        Self {
+            topic: self.topic.clone(),
+            properties: self.properties.clone(),
+            payload: Payload::Bytes(payload),
+            ..*self
         }
     }
 
@@ -163,15 +186,16 @@ impl Outgoing {
 
     /// As bytes.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(16 + self.topic.as_str().len() + self.payload.len());
+        let mut out =
+            BytesMut::with_capacity(16 + self.topic.as_str().len() + self.payload.weight());
         self.encode_into(&mut out);
         out.freeze()
     }
 
     fn encode_into(&self, out: &mut BytesMut) {
         let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
-        let kind =
-            u8::from(self.is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
+        let is_reading = matches!(self.payload, Payload::Reading(_));
+        let kind = u8::from(is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
         let kind = kind | u8::from(!self.enqueued.clock_set) << 6 | u8::from(self.is_rated) << 7;
         out.put_slice(&[
             VERSION,
@@ -185,7 +209,42 @@ impl Outgoing {
         }
         put_text(self.topic.as_str(), out);
         encode_properties(&self.properties, out);
-        out.put_slice(&self.payload);
+        out.put_slice(&self.payload.encode());
+    }
+
+    /// As bytes that name its column, and its digits after the point; `None` if it is no reading.
+    pub(super) fn encode_reading(&self, column: ColumnPlace) -> Option<(Bytes, u8)> {
+        let Payload::Reading(reading) = &self.payload else {
+            return None;
+        };
+        let mut out = BytesMut::with_capacity(64 + reading.weight());
+        out.put_slice(&[VERSION_OF_READINGS, KIND_READING]);
+        out.put_u32(column.generation);
+        let place = raw::ColumnHint {
+            column: PointId(column.number),
+            digits: column.digits,
+        };
+        let digits = raw::put(reading, place, self.enqueued, &mut out);
+        Some((out.freeze(), digits))
+    }
+
+    fn decode_reading(mut bytes: Bytes, columns: &ColumnTable) -> Result<Self, EntryError> {
+        let generation = bytes.try_get_u32().map_err(short)?;
+        let raw::QueuedReading { reading, queued } =
+            raw::take(bytes).map_err(|_| EntryError("a damaged reading"))?;
+        let column = columns
+            .get(generation, reading.point.0)
+            .ok_or(EntryError("a reading without its column"))?;
+        Ok(Self {
+            topic: column.topic.clone(),
+            qos: column.qos,
+            retain: column.retain,
+            if_session_lost: column.if_session_lost,
+            enqueued: queued,
+            properties: Properties::default(),
+            payload: Payload::Reading(Box::new(reading)),
+            is_rated: column.is_rated,
+        })
     }
 
     fn decode_content(mut bytes: Bytes) -> Result<Self, EntryError> {
@@ -217,11 +276,32 @@ impl Outgoing {
             if_session_lost,
             enqueued,
             properties,
-            payload: bytes,
-            is_reading,
+            payload: if is_reading {
+                reading_in(bytes, enqueued)
+            } else {
+                bytes.into()
+            },
             is_rated,
         })
     }
+}
+
+/// The reading in a payload of our JSON. How long the machine ran when it was taken follows from
+/// when it was queued.
+fn reading_in(payload: Bytes, enqueued: Timestamp) -> Payload {
+    let Some(mut reading) = json::decode(&payload) else {
+        return payload.into();
+    };
+    // Early versions spelled a few small numbers in another way; they stay as they are.
+    if reading.time.clock_set && json::encode(&reading) != payload {
+        return payload.into();
+    }
+    let before = enqueued.unix_ms.wrapping_sub(reading.time.unix_ms);
+    reading.time.since_boot = enqueued.since_boot.map(|SinceBoot { boot, ms }| SinceBoot {
+        boot,
+        ms: ms.wrapping_sub(before),
+    });
+    Payload::Reading(Box::new(reading))
 }
 
 impl DeadLetter {
@@ -247,7 +327,7 @@ impl DeadLetter {
         };
         let seq = bytes.try_get_u64().map_err(short)?;
         let reason = text(&mut bytes)?.to_string();
-        match Content::decode(bytes)? {
+        match Content::decode(bytes, &ColumnTable::default())? {
             Content::Message(message) => Ok(Self {
                 buried,
                 lane,
@@ -263,7 +343,13 @@ impl DeadLetter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reading::{Quality, Reading, Value};
     use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn decode(bytes: impl Into<Bytes>) -> Result<Content, EntryError> {
+        Content::decode(bytes.into(), &ColumnTable::default())
+    }
 
     fn sample() -> Outgoing {
         let mut properties = Properties::default();
@@ -276,32 +362,22 @@ mod tests {
             if_session_lost: SessionLost::Drop,
             enqueued: Timestamp::at(1_769_847_330_250),
             properties,
-            payload: Bytes::from_static(b"{\"v\":1}"),
-            is_reading: false,
+            payload: Bytes::from_static(b"{\"v\":1}").into(),
             is_rated: false,
         }
     }
 
     #[test]
     fn an_entry_comes_back_as_it_was_stored() {
-        assert_eq!(
-            Content::decode(sample().encode()),
-            Ok(Content::Message(sample()))
-        );
+        assert_eq!(decode(sample().encode()), Ok(Content::Message(sample())));
         let mut first_version = sample().encode().to_vec();
         first_version[0] = 1;
-        assert_eq!(
-            Content::decode(first_version.into()),
-            Ok(Content::Message(sample()))
-        );
+        assert_eq!(decode(first_version), Ok(Content::Message(sample())));
         let rated = Outgoing {
             is_rated: true,
             ..sample()
         };
-        assert_eq!(
-            Content::decode(rated.encode()),
-            Ok(Content::Message(rated.clone()))
-        );
+        assert_eq!(decode(rated.encode()), Ok(Content::Message(rated.clone())));
         // A version that does not know of rates reads it all the same.
         let mut without = rated.encode().to_vec();
         without[2] &= 0x7F;
@@ -313,10 +389,7 @@ mod tests {
             reason: "too large".to_owned(),
             message: sample(),
         };
-        assert_eq!(
-            Content::decode(dead.encode()),
-            Ok(Content::Dead(Box::new(dead)))
-        );
+        assert_eq!(decode(dead.encode()), Ok(Content::Dead(Box::new(dead))));
     }
 
     #[test]
@@ -335,74 +408,127 @@ mod tests {
         );
     }
 
-    #[test]
-    fn times_are_put_right_when_the_clock_is_set_even_over_a_restart_of_the_program() {
-        let reading = |time: &str, more: &str| {
-            Bytes::from(format!(r#"{{"v":1,"t":"{time}","q":"good"{more}}}"#))
-        };
-        let at = |unix_ms, ms| Timestamp {
+    fn at(unix_ms: i64, ms: i64) -> Timestamp {
+        Timestamp {
             since_boot: Some(SinceBoot { boot: 7, ms }),
             ..Timestamp::at(unix_ms)
-        };
-        let payload = reading("1970-01-01T00:00:04.000Z", r#","clock":"unset""#);
-        let stored = Outgoing {
-            enqueued: at(5_000, 30_000),
-            payload,
-            is_reading: true,
+        }
+    }
+
+    fn json(time: &str, more: &str) -> Bytes {
+        Bytes::from(format!(r#"{{"v":1,"t":"{time}","q":"good"{more}}}"#))
+    }
+
+    /// An entry with a reading as an earlier version wrote it.
+    fn early_reading(enqueued: Timestamp, payload: Bytes) -> Vec<u8> {
+        let message = Outgoing {
+            enqueued,
+            payload: payload.into(),
             ..sample()
         };
-        let Ok(Content::Message(mut message)) = Content::decode(stored.encode()) else {
+        let mut bytes = message.encode().to_vec();
+        bytes[2] |= 16;
+        bytes
+    }
+
+    #[test]
+    fn readings_of_an_earlier_version_are_sent_as_they_were_and_their_times_are_corrected() {
+        let payload = json("1970-01-01T00:00:04.000Z", r#","clock":"unset""#);
+        let stored = early_reading(at(5_000, 30_000), payload.clone());
+        let Ok(Content::Message(message)) = decode(stored.clone()) else {
             panic!("not a message")
         };
-        assert_eq!(message, stored);
+        assert_eq!(message.payload.encode(), payload);
+        assert_eq!(message.encode(), stored, "stored as it was");
+        // The clock is not set yet: nothing is known.
+        assert_eq!(
+            message.encoded_at(at(6_000, 31_000)).payload,
+            payload.clone().into()
+        );
+        let right = json("2026-01-31T08:14:59.250Z", "");
+        let now = at(1_769_847_330_250, 60_000);
+        assert_eq!(message.encoded_at(now).payload, right.into());
+        assert_eq!(message.enqueued.corrected(now).unix_ms, 1_769_847_300_250);
         // A plausible date proves nothing.
         let doubtful = Timestamp {
             clock_set: false,
             ..at(1_769_847_000_000, 30_000)
         };
-        let stored_then = Outgoing {
-            enqueued: doubtful,
-            ..stored.clone()
+        let stored = early_reading(doubtful, json("2026-01-31T08:10:00.000Z", ""));
+        let Ok(Content::Message(message)) = decode(stored) else {
+            panic!("not a message")
         };
-        assert_eq!(
-            Content::decode(stored_then.encode()),
-            Ok(Content::Message(stored_then))
-        );
-        // The clock is not set yet: nothing is known.
-        message.put_right(at(6_000, 31_000));
-        assert_eq!(message, stored);
-        message.put_right(at(1_769_847_330_250, 60_000));
-        let payload = reading("2026-01-31T08:14:59.250Z", "");
-        assert_eq!(
-            (message.enqueued, &message.payload),
-            (at(1_769_847_300_250, 30_000), &payload)
-        );
-        // Once is enough, and what others have said is theirs.
-        message.put_right(at(1_769_847_330_250, 60_000));
-        assert_eq!(message.payload, payload);
-        let mut other = Outgoing {
-            is_reading: false,
-            ..stored.clone()
+        assert_eq!(message.enqueued, doubtful);
+        assert!(message.encoded_at(now).payload != message.encoded().payload);
+        // What others have said is theirs.
+        let other = Outgoing {
+            enqueued: at(5_000, 30_000),
+            payload: payload.clone().into(),
+            ..sample()
         };
-        other.put_right(at(1_769_847_330_250, 60_000));
+        assert_eq!(other.encoded_at(now).payload, payload.into());
+        let strange = early_reading(at(5_000, 30_000), Bytes::from_static(b"21.5"));
+        let Ok(Content::Message(message)) = decode(strange) else {
+            panic!("not a message")
+        };
+        assert_eq!(message.payload, Bytes::from_static(b"21.5").into());
+    }
+
+    #[test]
+    fn a_reading_names_its_column() {
+        let reading = Reading {
+            point: PointId(0),
+            value: Some(Value::F64(229.4)),
+            time: at(1_769_847_330_250, 60_000),
+            quality: Quality::Good,
+            age: Duration::ZERO,
+        };
+        let message = Outgoing {
+            enqueued: reading.time,
+            properties: Properties::default(),
+            payload: Payload::Reading(Box::new(reading)),
+            ..sample()
+        };
+        let table = ColumnTable::of(5, vec![message.column().unwrap()]);
+        let place = ColumnPlace {
+            generation: 5,
+            number: 0,
+            digits: 0,
+        };
+        let (bytes, digits) = message.encode_reading(place).unwrap();
+        assert_eq!(digits, 1);
         assert_eq!(
-            (other.enqueued, other.payload),
-            (at(1_769_847_300_250, 30_000), stored.payload)
+            Content::decode(bytes.clone(), &table),
+            Ok(Content::Message(message.clone()))
         );
+        assert_eq!(
+            decode(bytes).unwrap_err(),
+            EntryError("a reading without its column")
+        );
+        // A message with properties of its own is stored by itself, and so is any other.
+        let with_properties = Outgoing {
+            properties: sample().properties,
+            ..message.clone()
+        };
+        assert_eq!(with_properties.column(), None);
+        assert_eq!(sample().column(), None);
+        // Before its column is durable it is stored as a message.
+        let Ok(Content::Message(again)) = decode(message.encode()) else {
+            panic!("not a message")
+        };
+        assert_eq!(again.payload.encode(), message.payload.encode());
     }
 
     #[test]
     fn a_later_version_is_refused_not_misread() {
         let mut bytes = sample().encode().to_vec();
-        bytes[0] = 3;
-        assert!(Content::decode(bytes.clone().into()).is_err());
-        bytes[..2].copy_from_slice(&[2, 1]);
-        assert!(
-            Content::decode(bytes.into())
-                .unwrap_err()
-                .to_string()
-                .contains("later version")
-        );
+        for (version, kind) in [(3, 0), (4, 0), (4, 1), (2, 1), (3, 2), (2, 3)] {
+            bytes[..2].copy_from_slice(&[version, kind]);
+            assert_eq!(
+                decode(bytes.clone()).unwrap_err(),
+                EntryError("a version this program does not know")
+            );
+        }
     }
 
     proptest! {
@@ -414,14 +540,18 @@ mod tests {
             if let Some(byte) = bytes.get_mut(position) {
                 *byte = value;
             }
-            let _ = Content::decode(bytes.clone().into());
+            let _ = decode(bytes.clone());
             let dead = DeadLetter { buried: Timestamp::at(5), lane: Lane::Alarm, seq: 9, reason: String::new(), message: sample() };
             let mut dead = dead.encode().to_vec();
             dead.truncate(2 * cut);
             if let Some(byte) = dead.get_mut(2 * position) {
                 *byte = value;
             }
-            let _ = Content::decode(dead.into());
+            let _ = decode(dead);
+            let column = Column { topic: sample().topic, qos: QoS::AtLeastOnce, retain: true, if_session_lost: SessionLost::Drop, is_rated: false };
+            let mut reading = vec![VERSION_OF_READINGS, KIND_READING, 0, 0, 0, 5];
+            reading.resize(cut.max(6), value);
+            let _ = Content::decode(reading.into(), &ColumnTable::of(5, vec![column]));
         }
     }
 }

@@ -13,6 +13,7 @@
 //! It knows no connection and no packet identifier; those are the uplink's.
 
 mod bucket;
+mod columns;
 mod counts;
 mod entry;
 mod routes;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 pub use bucket::{Bucket, EVENLY};
 use bytes::Bytes;
+pub use columns::ColumnTable;
 pub use counts::OutboxCounts;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
@@ -35,6 +37,7 @@ pub use selection::{Filter, Selection};
 pub use sink::{OfferError, OfferedState, OutboxSink};
 use tokio::sync::{oneshot, watch};
 
+use self::columns::Columns;
 use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
 use crate::reading::Timestamp;
@@ -58,6 +61,7 @@ const READ_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct Outbox {
     store: Store,
+    columns: Columns,
     age: Option<Duration>,
     counts: Arc<OutboxCounts>,
 }
@@ -92,15 +96,41 @@ pub fn open(
 ) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
     let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
     let counts = Arc::new(OutboxCounts::new(name, Arc::clone(store.counters())));
+    let columns =
+        Columns::open(folder, counts.waiting() == 0).map_err(|source| StoreError::Folder {
+            path: folder.join(columns::FILE),
+            source,
+        })?;
     let age = settings.age;
-    Ok((Outbox { store, age, counts }, closed))
+    let outbox = Outbox {
+        store,
+        columns,
+        age,
+        counts,
+    };
+    Ok((outbox, closed))
 }
 
 impl Outbox {
     /// Appends a message; waits while too many bytes wait for the disk. It is accepted when its
     /// receipt says so.
     pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
-        self.store.append(lane as usize, message.encode()).await
+        self.store.append(lane as usize, self.entry(message)).await
+    }
+
+    /// The entry of a message; a reading names its column.
+    fn entry(&self, message: &Outgoing) -> Bytes {
+        let column = message.column();
+        let Some(place) = column.and_then(|column| self.columns.place(column)) else {
+            return message.encode();
+        };
+        let Some((bytes, digits)) = message.encode_reading(place) else {
+            return message.encode();
+        };
+        if digits > place.digits {
+            self.columns.note_digits(place.number, digits);
+        }
+        bytes
     }
 
     /// The next messages of a lane after `after`, in order. Entries that are too old or cannot be
@@ -132,9 +162,12 @@ impl Outbox {
 
     /// The message of an entry; `None` if it is given up, too old or unreadable.
     fn deliverable(&self, id: EntryId, bytes: Bytes, at: Timestamp) -> Option<Outgoing> {
-        match Content::decode(bytes) {
+        match self
+            .columns
+            .table(|columns| Content::decode(bytes, columns))
+        {
             Ok(Content::Message(mut message)) => {
-                message.put_right(at);
+                message.enqueued = message.enqueued.corrected(at);
                 if self.is_too_old(&message, at) {
                     self.give_up(id.queue, id.seq, &message, Reason::Age);
                     return None;
@@ -174,7 +207,10 @@ impl Outbox {
         let mut found = Vec::new();
         for entry in entries {
             // An unreadable entry is given up when it is its turn.
-            let Ok(content) = Content::decode(entry.bytes) else {
+            let content = self
+                .columns
+                .table(|columns| Content::decode(entry.bytes, columns));
+            let Ok(content) = content else {
                 continue;
             };
             if selection.wants(entry.seq, &content, at) {
@@ -308,8 +344,7 @@ mod tests {
             if_session_lost: SessionLost::Resend,
             enqueued: Timestamp::at(enqueued_ms),
             properties: Properties::default(),
-            payload: Bytes::new(),
-            is_reading: false,
+            payload: Bytes::new().into(),
             is_rated: false,
         }
     }

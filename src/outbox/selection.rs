@@ -80,8 +80,7 @@ mod tests {
             if_session_lost: SessionLost::Resend,
             enqueued: Timestamp::at(enqueued_ms),
             properties: Properties::default(),
-            payload: bytes::Bytes::new(),
-            is_reading: false,
+            payload: bytes::Bytes::new().into(),
             is_rated: false,
         }
     }

@@ -5,16 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::bucket::BY_THE_SECOND;
 use super::{Bucket, Outbox, OutboxCounts, Outgoing, Routes, Rule};
 use crate::log::{LogLimiter, chosen};
-use crate::message::{Class, Message, Origin};
-use crate::mqtt::{Properties, QoS, TopicError};
-use crate::payload::json;
-use crate::reading::Timestamp;
+use crate::message::{Class, Message, Origin, ReadingMessage};
+use crate::mqtt::{Properties, QoS, TopicError, TopicName};
+use crate::payload::Payload;
 use crate::store::{AppendError, Receipt};
 use crate::time::{moment, now};
 use crate::units::Rate;
@@ -200,12 +198,36 @@ impl OutboxSink {
         }
     }
 
+    /// The same for a reading.
+    pub async fn offer_reading(
+        &self,
+        reading: &ReadingMessage,
+    ) -> Result<Option<Receipt>, OfferError> {
+        let payload = || Payload::Reading(Box::new(reading.reading.clone()));
+        match self.offer_with(reading.head(), payload).await {
+            OfferedState::Done(offered) => offered,
+            OfferedState::Later(_) => {
+                self.note_too_fast(reading.head());
+                Ok(None)
+            }
+        }
+    }
+
     /// The same for a message of which only the newest state counts.
     pub async fn offer_state(&self, message: &Message) -> OfferedState {
+        self.offer_with(message, || message.payload.clone().into())
+            .await
+    }
+
+    async fn offer_with(
+        &self,
+        message: &Message,
+        payload: impl FnOnce() -> Payload,
+    ) -> OfferedState {
         if !self.is_open() {
             return OfferedState::Done(Ok(None));
         }
-        let offered = match self.outgoing(message) {
+        let offered = match self.outgoing(message, payload) {
             Ok(Outward::TooFast(until)) => return OfferedState::Later(until),
             Ok(Outward::Unwanted) => Ok(None),
             Ok(Outward::Goes(class, outgoing)) => self
@@ -258,7 +280,12 @@ impl OutboxSink {
         self.own.iter().any(|own| Outbox::is_series_of(own, series))
     }
 
-    fn outgoing(&self, message: &Message) -> Result<Outward, OfferError> {
+    /// `payload` makes the payload once a rule wants the message.
+    fn outgoing(
+        &self,
+        message: &Message,
+        payload: impl FnOnce() -> Payload,
+    ) -> Result<Outward, OfferError> {
         // Of the topics that begin with $, only those of the gateway itself leave it.
         if (message.topic.is_reserved() && !message.is_status())
             || message.origin == Origin::Uplink(self.uplink)
@@ -273,21 +300,20 @@ impl OutboxSink {
         let properties = self.properties(message, &routes)?;
         let class = rule.class.unwrap_or(message.class);
         let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
+        let payload = payload();
         if qos == QoS::AtMostOnce
-            && let Err(until) = self.let_pass(message, &routes, rule)
+            && let Err(until) = self.let_pass(&message.topic, &payload, &routes, rule)
         {
             return Ok(Outward::TooFast(until));
         }
-        let enqueued = Timestamp::from(moment());
         let outgoing = Outgoing {
             topic,
             qos,
             retain: message.retain && rule.keeps_retained,
             if_session_lost: class.if_session_lost,
-            enqueued,
+            enqueued: moment().into(),
             properties,
-            payload: payload_at(message, enqueued),
-            is_reading: message.measured.is_some(),
+            payload,
             is_rated: rule.rate.is_some(),
         };
         Ok(Outward::Goes(class, outgoing))
@@ -309,7 +335,8 @@ impl OutboxSink {
     /// Lets a QoS 0 message pass; the error is when the rates have room for it.
     fn let_pass(
         &self,
-        message: &Message,
+        topic: &TopicName,
+        payload: &Payload,
         routes: &Arc<Routes>,
         rule: &Rule,
     ) -> Result<(), Instant> {
@@ -322,7 +349,7 @@ impl OutboxSink {
         if limits.is_empty() {
             return Ok(());
         }
-        let bytes = message.topic.as_str().len() + message.payload.len();
+        let bytes = topic.as_str().len() + payload.encode().len();
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.follow(routes);
         rates.let_pass(&limits, bytes, now())
@@ -343,14 +370,4 @@ impl OutboxSink {
             );
         }
     }
-}
-
-/// The payload of a message; the time of a reading that waited since before the clock was set is
-/// corrected.
-fn payload_at(message: &Message, now: Timestamp) -> Bytes {
-    message
-        .measured
-        .and_then(|time| time.set_by(now))
-        .and_then(|step| json::moved(&message.payload, step))
-        .unwrap_or_else(|| message.payload.clone())
 }

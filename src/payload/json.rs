@@ -5,11 +5,13 @@
 //! value in seconds; `"clock":"unset"` marks a time that was taken before the clock of the gateway
 //! was set.
 
-use bytes::Bytes;
-use serde::Serialize;
+use std::time::Duration;
 
-use crate::reading::{Reading, Value, seven_digits};
-use crate::time::{is_plausible, parse_rfc3339, rfc3339};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::reading::{PointId, Quality, Reading, Timestamp, Value, seven_digits};
+use crate::time::{parse_rfc3339, rfc3339};
 
 #[derive(Serialize)]
 struct ReadingJson<'a> {
@@ -51,15 +53,25 @@ impl<'a> From<&'a Value> for Number<'a> {
     }
 }
 
-/// One reading as JSON.
+/// One reading as JSON, with its time as it was taken.
 pub fn encode(reading: &Reading) -> Bytes {
+    encode_with(reading, reading.time)
+}
+
+/// One reading as JSON at the moment `now`. The time of a reading that was taken before the clock
+/// was set is corrected: this is the only place where that happens.
+pub fn encode_at(reading: &Reading, now: Timestamp) -> Bytes {
+    encode_with(reading, reading.time.corrected(now))
+}
+
+fn encode_with(reading: &Reading, time: Timestamp) -> Bytes {
     let shape = ReadingJson {
         v: reading.value.as_ref().map(Number::from),
-        t: rfc3339(reading.time.unix_ms),
+        t: rfc3339(time.unix_ms),
         q: reading.quality.name(),
         reason: reading.quality.reason(),
         age: (!reading.age.is_zero()).then_some(reading.age.as_secs_f64()),
-        clock: (!reading.time.clock_set).then_some("unset"),
+        clock: (!time.clock_set).then_some("unset"),
     };
     text(&shape).into()
 }
@@ -73,36 +85,59 @@ pub fn text(shape: &impl Serialize) -> String {
         .expect("texts, numbers and lists of them can always be written as JSON")
 }
 
-const TIME: &[u8] = b",\"t\":\"";
-const TIME_LENGTH: usize = "2026-01-31T08:15:30.250Z".len();
-const UNSET: &[u8] = b",\"clock\":\"unset\"}";
+/// A reading as an earlier version queued it, in JSON.
+#[derive(Deserialize)]
+struct QueuedJson {
+    v: serde_json::Value,
+    t: String,
+    q: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    age: f64,
+    clock: Option<String>,
+}
 
-/// The same reading with its time moved by `step` milliseconds; `None` if it was not made by
-/// [`encode`].
-pub fn moved(payload: &[u8], step: i64) -> Option<Bytes> {
-    // Quotes inside a text are escaped: the first place that looks like it is it.
-    let start = memchr::memmem::find(payload, TIME)? + TIME.len();
-    let (before, rest) = payload.split_at_checked(start)?;
-    let (time, after) = rest.split_at_checked(TIME_LENGTH)?;
-    let unix_ms = parse_rfc3339(std::str::from_utf8(time).ok()?)? + step;
-    let mut moved = Vec::with_capacity(payload.len());
-    moved.extend_from_slice(before);
-    moved.extend_from_slice(rfc3339(unix_ms).as_bytes());
-    match after.strip_suffix(UNSET).filter(|_| is_plausible(unix_ms)) {
-        Some(rest) => {
-            moved.extend_from_slice(rest);
-            moved.push(b'}');
-        }
-        None => moved.extend_from_slice(after),
-    }
-    Some(moved.into())
+fn value_of(json: serde_json::Value) -> Option<Value> {
+    use serde_json::Value as Json;
+    Some(match json {
+        Json::Bool(b) => Value::Bool(b),
+        Json::Number(number) => number
+            .as_u64()
+            .map(Value::UInt)
+            .or(number.as_i64().map(Value::Int))
+            .or(number.as_f64().map(Value::F64))?,
+        Json::String(text) => Value::Text(text.into()),
+        Json::Array(list) => Value::List(list.into_iter().map(value_of).collect::<Option<_>>()?),
+        Json::Null | Json::Object(_) => return None,
+    })
+}
+
+/// The reading that [`encode`] wrote, without its point and the time since the machine started;
+/// `None` if it is none. [`encode`] makes the same numbers and texts of it again.
+pub fn decode(payload: &[u8]) -> Option<Reading> {
+    let json: QueuedJson = serde_json::from_slice(payload).ok()?;
+    let mut time = Timestamp::at(parse_rfc3339(&json.t)?);
+    time.clock_set &= json.clock.is_none();
+    let reason = || json.reason.as_str().into();
+    let quality = match json.q.as_str() {
+        "good" => Quality::Good,
+        "stale" => Quality::Stale(reason()),
+        "bad" => Quality::Bad(reason()),
+        _ => return None,
+    };
+    Some(Reading {
+        point: PointId(u32::MAX),
+        value: value_of(json.v),
+        time,
+        quality,
+        age: Duration::try_from_secs_f64(json.age).ok()?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::{PointId, Quality, Timestamp};
-    use std::time::Duration;
 
     fn check(value: Option<Value>, quality: Quality, unix_ms: i64, expected: &str) {
         let reading = Reading {
@@ -116,32 +151,28 @@ mod tests {
     }
 
     #[test]
-    fn a_time_taken_before_the_clock_was_set_is_put_right() {
-        let reading = |unix_ms| Reading {
-            point: PointId(0),
-            value: Some(Value::Text(r#"a","t":"1999"#.into())),
-            time: Timestamp::at(unix_ms),
-            quality: Quality::Stale("no answer".into()),
-            age: Duration::from_secs(1),
-        };
-        assert_eq!(
-            moved(&encode(&reading(5)), 1_769_847_330_245).unwrap(),
-            encode(&reading(1_769_847_330_250))
-        );
-        assert_eq!(
-            moved(&encode(&reading(1_769_847_330_250)), -50).unwrap(),
-            encode(&reading(1_769_847_330_200))
-        );
-        assert_eq!(
-            moved(&encode(&reading(5)), 50).unwrap(),
-            encode(&reading(55))
-        );
+    fn what_an_earlier_version_wrote_is_read_and_written_again_as_it_was() {
+        for text in [
+            r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+            r#"{"v":-0.00001234568,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+            r#"{"v":true,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+            r#"{"v":18446744073709551615,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+            r#"{"v":"a\"b\",\"t\":\"1999","t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+            r#"{"v":[1,-2,3.5],"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+            r#"{"v":7,"t":"2026-01-31T08:15:30.250Z","q":"stale","reason":"no answer","age":1.5}"#,
+            r#"{"v":null,"t":"1970-01-01T00:00:00.005Z","q":"bad","reason":"no answer","clock":"unset"}"#,
+        ] {
+            let reading = decode(text.as_bytes()).unwrap();
+            assert_eq!(encode(&reading), text);
+        }
         for other in [
             &b"21.5"[..],
             br#"{"v":1,"t":"2026-01"#,
-            br#"{"v":1,"t":"2026-01-31X08:15:30.250Z"}"#,
+            br#"{"v":1,"t":"2026-01-31X08:15:30.250Z","q":"good"}"#,
+            br#"{"v":1,"t":"2026-01-31T08:15:30.250Z","q":"perfect"}"#,
+            br#"{"v":1,"t":"2026-01-31T08:15:30.250Z","q":"good","age":-1}"#,
         ] {
-            assert_eq!(moved(other, 50), None);
+            assert_eq!(decode(other), None);
         }
     }
 

@@ -21,11 +21,10 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::heartbeat::Heartbeat;
-use crate::message::{Class, Message, Origin};
+use crate::message::{Class, GatewayMessage, Message, Origin};
 use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::{OfferError, OutboxSink};
-use crate::payload::json;
+use crate::outbox::{OfferError, OutboxSink, Receipt};
 use crate::reading::{Event, Reading, Timestamp};
 use crate::time::{moment, now};
 use aggregate::Show;
@@ -118,25 +117,25 @@ impl MetricSource for ReportCounts {
 /// The messages for local clients; a slow broker holds up nothing.
 #[derive(Debug)]
 struct LiveView {
-    live: mpsc::Sender<Message>,
+    live: mpsc::Sender<GatewayMessage>,
     /// The newest message of each topic that the broker had no room for; at most one per point and
     /// device.
-    unshown: HashMap<TopicName, Message>,
+    unshown: HashMap<TopicName, GatewayMessage>,
 }
 
 impl LiveView {
     /// Publishes a message, after those that had to wait. True if it has to wait itself.
-    fn show(&mut self, message: Message) -> bool {
+    fn show(&mut self, message: GatewayMessage) -> bool {
         self.catch_up();
         if self.unshown.is_empty() {
             match self.live.try_send(message) {
                 Ok(()) => return false,
                 Err(TrySendError::Full(message) | TrySendError::Closed(message)) => {
-                    drop(self.unshown.insert(message.topic.clone(), message));
+                    drop(self.unshown.insert(message.topic().clone(), message));
                 }
             }
         } else {
-            self.unshown.insert(message.topic.clone(), message);
+            self.unshown.insert(message.topic().clone(), message);
         }
         true
     }
@@ -164,6 +163,16 @@ pub struct ReportScope {
     pub devices: Vec<TopicName>,
 }
 
+impl ReportScope {
+    /// True if an event is about one of these points and devices.
+    fn has(&self, event: &Event) -> bool {
+        match event {
+            Event::Reading(reading) => (reading.point.0 as usize) < self.points.len(),
+            Event::Device { device, .. } => (device.0 as usize) < self.devices.len(),
+        }
+    }
+}
+
 /// A new scope, after a reload. Points that are reported as before keep their state.
 #[derive(Debug)]
 pub struct Update {
@@ -181,7 +190,7 @@ pub struct Report {
     /// Replacements of `scope`.
     pub updates: mpsc::Receiver<Update>,
     /// Local clients; `None` without a broker.
-    pub live: Option<mpsc::Sender<Message>>,
+    pub live: Option<mpsc::Sender<GatewayMessage>>,
     /// To remote brokers.
     pub sinks: Vec<OutboxSink>,
     /// What it has done.
@@ -211,19 +220,16 @@ impl Report {
             clock: moment().into(),
         };
         let mut tick = tokio::time::interval(TICK);
-        let mut messages: Vec<Message> = Vec::new();
+        let mut messages: Vec<GatewayMessage> = Vec::new();
         loop {
             tokio::select! {
                 event = events.recv() => match event {
                     None => return self.end(&mut state, messages).await,
-                    Some(event) => self.event(event, &mut state, &mut messages),
+                    Some(event) => self.event_of_any_scope(event, &mut state, &mut messages),
                 },
                 Some(update) = self.updates.recv() => {
-                    // Events of lines that have ended belong to the old scope.
-                    while let Ok(event) = events.try_recv() {
-                        self.event(event, &mut state, &mut messages);
-                    }
-                    self.update(update, &mut state, &mut messages);
+                    let waiting = std::iter::from_fn(|| events.try_recv().ok()).collect();
+                    self.update_behind(waiting, update, &mut state, &mut messages);
                 }
                 _ = tick.tick() => self.tick(&mut state, &mut messages),
             }
@@ -234,7 +240,43 @@ impl Report {
         }
     }
 
-    fn event(&self, event: Event, state: &mut State, messages: &mut Vec<Message>) {
+    /// Handles an event. A line that is new starts after its update was sent, not after it was
+    /// received.
+    fn event_of_any_scope(
+        &mut self,
+        event: Event,
+        state: &mut State,
+        messages: &mut Vec<GatewayMessage>,
+    ) {
+        if !self.scope.has(&event)
+            && let Ok(update) = self.updates.try_recv()
+        {
+            self.update(update, state, messages);
+        }
+        self.event(event, state, messages);
+    }
+
+    /// Takes over an update behind the events that wait: those of lines that have ended belong to
+    /// the old scope.
+    fn update_behind(
+        &mut self,
+        waiting: Vec<Event>,
+        update: Update,
+        state: &mut State,
+        messages: &mut Vec<GatewayMessage>,
+    ) {
+        let (known, new): (Vec<Event>, Vec<Event>) =
+            waiting.into_iter().partition(|event| self.scope.has(event));
+        for event in known {
+            self.event(event, state, messages);
+        }
+        self.update(update, state, messages);
+        for event in new {
+            self.event(event, state, messages);
+        }
+    }
+
+    fn event(&self, event: Event, state: &mut State, messages: &mut Vec<GatewayMessage>) {
         match event {
             Event::Reading(reading) => self.reading(reading, state, messages),
             Event::Device { device, online } => {
@@ -243,12 +285,13 @@ impl Report {
                     Message::new(topic.clone(), text, Origin::Field)
                         .retained()
                         .with_qos(QoS::AtLeastOnce)
+                        .into()
                 }));
             }
         }
     }
 
-    fn update(&mut self, update: Update, state: &mut State, messages: &mut Vec<Message>) {
+    fn update(&mut self, update: Update, state: &mut State, messages: &mut Vec<GatewayMessage>) {
         let Update { scope, gone } = update;
         for (index, point) in scope.points.iter().enumerate() {
             let before = self.scope.points.get(index);
@@ -268,12 +311,17 @@ impl Report {
             Message::new(topic, "", Origin::Field)
                 .retained()
                 .with_qos(QoS::AtLeastOnce)
+                .into()
         }));
         self.scope = scope;
     }
 
     /// Publishes the readings that wait in swinging doors.
-    async fn end(&self, state: &mut State, mut messages: Vec<Message>) -> Result<(), String> {
+    async fn end(
+        &self,
+        state: &mut State,
+        mut messages: Vec<GatewayMessage>,
+    ) -> Result<(), String> {
         for (point, own) in self.scope.points.iter().zip(&mut state.points) {
             own.end(point, now(), &mut messages);
         }
@@ -283,7 +331,7 @@ impl Report {
         Ok(())
     }
 
-    fn tick(&self, state: &mut State, messages: &mut Vec<Message>) {
+    fn tick(&self, state: &mut State, messages: &mut Vec<GatewayMessage>) {
         let now = now();
         let clock = Timestamp::from(moment());
         if let Some(step) = state.clock.set_by(clock) {
@@ -308,7 +356,7 @@ impl Report {
         }
     }
 
-    fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<Message>) {
+    fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<GatewayMessage>) {
         self.counts.readings.count();
         let index = reading.point.0 as usize;
         if let (Some(point), Some(own)) =
@@ -319,14 +367,7 @@ impl Report {
         }
     }
 
-    async fn send(&self, mut message: Message, state: &mut State) -> Result<(), String> {
-        // A reading that waited since before the clock was set.
-        if let Some(step) = message.measured.and_then(|time| time.set_by(state.clock))
-            && let Some(payload) = json::moved(&message.payload, step)
-        {
-            message.payload = payload;
-            message.measured = Some(state.clock);
-        }
+    async fn send(&self, message: GatewayMessage, state: &mut State) -> Result<(), String> {
         if let Some(view) = &mut state.view {
             self.counts
                 .delayed
@@ -335,17 +376,24 @@ impl Report {
         for sink in &self.sinks {
             // The receipt is not awaited: what a reading's commit may take is the setting
             // `outbox.save.every`.
-            match self.heartbeat.through(sink.offer(&message)).await {
+            match self.heartbeat.through(offer(sink, &message)).await {
                 Ok(receipt) => {
                     let is_refused = receipt.is_some_and(|receipt| receipt.is_refused());
                     self.counts.refused.add(u64::from(is_refused));
                 }
                 Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                 Err(error) => {
-                    tracing::error!(event = "report.forward_failed", topic = %message.topic, %error, "cannot queue reading for the uplink");
+                    tracing::error!(event = "report.forward_failed", topic = %message.topic(), %error, "cannot queue reading for the uplink");
                 }
             }
         }
         Ok(())
+    }
+}
+
+async fn offer(sink: &OutboxSink, message: &GatewayMessage) -> Result<Option<Receipt>, OfferError> {
+    match message {
+        GatewayMessage::Message(message) => sink.offer(message).await,
+        GatewayMessage::Reading(reading) => sink.offer_reading(reading).await,
     }
 }

@@ -10,9 +10,8 @@ use super::aggregate::{Interval, Show, Summary};
 use super::deadband::LastReport;
 use super::median::Median;
 use super::swinging_door::SwingingDoor;
-use crate::message::{Message, Origin};
+use crate::message::{GatewayMessage, ReadingMessage};
 use crate::mqtt::TopicName;
-use crate::payload::json;
 use crate::reading::{Quality, Reading, Value};
 
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ impl PointState {
         point: &PointReport,
         reading: Reading,
         now: Instant,
-        messages: &mut Vec<Message>,
+        messages: &mut Vec<GatewayMessage>,
     ) {
         let reading = match point.median {
             Some(width) => self.median.get_or_insert_default().take(reading, width),
@@ -71,7 +70,12 @@ impl PointState {
     }
 
     /// Reports intervals that are over although no reading came.
-    pub(super) fn tick(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
+    pub(super) fn tick(
+        &mut self,
+        point: &PointReport,
+        now: Instant,
+        messages: &mut Vec<GatewayMessage>,
+    ) {
         let Some(aggregate) = &point.aggregate else {
             return;
         };
@@ -82,14 +86,14 @@ impl PointState {
 
     /// The clock was set: waiting readings are reported, and the next one, whatever was reported
     /// before.
-    pub(super) fn show_next(&mut self, point: &PointReport, messages: &mut Vec<Message>) {
+    pub(super) fn show_next(&mut self, point: &PointReport, messages: &mut Vec<GatewayMessage>) {
         for (shown, topic) in self.shown.iter_mut().zip(point.topics()) {
             // Lines over time bend where time jumps.
             messages.extend(
                 shown
                     .door
                     .flush()
-                    .map(|reading| message(point, topic, &reading)),
+                    .map(|reading| message(point, topic, reading)),
             );
             shown.door.close();
             shown.last = LastReport::default();
@@ -97,7 +101,12 @@ impl PointState {
     }
 
     /// Reports readings and intervals that wait, at shutdown.
-    pub(super) fn end(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
+    pub(super) fn end(
+        &mut self,
+        point: &PointReport,
+        now: Instant,
+        messages: &mut Vec<GatewayMessage>,
+    ) {
         if let Some(summary) = point
             .aggregate
             .as_ref()
@@ -110,7 +119,7 @@ impl PointState {
                 shown
                     .door
                     .flush()
-                    .map(|reading| message(point, topic, &reading)),
+                    .map(|reading| message(point, topic, reading)),
             );
         }
     }
@@ -120,7 +129,7 @@ impl PointState {
         point: &PointReport,
         summary: &Summary,
         now: Instant,
-        messages: &mut Vec<Message>,
+        messages: &mut Vec<GatewayMessage>,
     ) {
         let shows = point
             .aggregate
@@ -143,7 +152,7 @@ impl TopicState {
         topic: &TopicName,
         reading: Reading,
         now: Instant,
-        messages: &mut Vec<Message>,
+        messages: &mut Vec<GatewayMessage>,
     ) {
         let number = reading
             .value
@@ -155,10 +164,10 @@ impl TopicState {
                 messages.extend(
                     self.door
                         .flush()
-                        .map(|waited| message(point, topic, &waited)),
+                        .map(|waited| message(point, topic, waited)),
                 );
                 self.door.close();
-                messages.push(message(point, topic, &reading));
+                messages.push(message(point, topic, reading));
             }
             return;
         };
@@ -175,15 +184,18 @@ impl TopicState {
         };
         if let Some(reading) = out {
             self.last.note(&reading, now);
-            messages.push(message(point, topic, &reading));
+            messages.push(message(point, topic, reading));
         }
     }
 }
 
-fn message(point: &PointReport, topic: &TopicName, reading: &Reading) -> Message {
-    let message =
-        Message::new(topic.clone(), json::encode(reading), Origin::Field).measured(reading.time);
-    message.retained().with_qos(point.qos).in_class(point.class)
+fn message(point: &PointReport, topic: &TopicName, reading: Reading) -> GatewayMessage {
+    GatewayMessage::Reading(ReadingMessage::new(
+        topic.clone(),
+        reading,
+        point.qos,
+        point.class,
+    ))
 }
 
 #[cfg(test)]
@@ -228,10 +240,13 @@ mod tests {
         }
     }
 
-    fn texts(messages: &[Message]) -> Vec<String> {
+    fn texts(messages: &[GatewayMessage]) -> Vec<String> {
         messages
             .iter()
-            .map(|message| String::from_utf8(message.payload.to_vec()).unwrap())
+            .map(|message| {
+                let message = message.clone().into_message(Timestamp::at(0));
+                String::from_utf8(message.payload.to_vec()).unwrap()
+            })
             .collect()
     }
 

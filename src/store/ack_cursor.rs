@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::leb128;
 
 /// Ranges kept on disk; ranges beyond that count as unsettled after a crash and are delivered
 /// again.
@@ -95,19 +97,39 @@ impl AckCursor {
         }
     }
 
-    /// Appends it to `out`, in at most 64 KiB + 12 bytes.
-    pub fn encode(&self, out: &mut impl BufMut) {
+    /// Appends it to `out`: the mark, how many ranges there are, and for each how far it begins
+    /// behind what comes before it, and its length. LEB128, at most 64 KiB.
+    pub fn encode(&self, out: &mut BytesMut) {
         let kept = self.above.len().min(MAX_RANGES_ON_DISK);
-        out.put_u64(self.low);
-        out.put_u32(u32::try_from(kept).unwrap_or(0));
+        leb128::put(self.low, out);
+        leb128::put(kept as u64, out);
+        let mut before = self.low;
         for (first, last) in self.above.iter().take(kept) {
-            out.put_u64(*first);
-            out.put_u64(*last);
+            leb128::put(first - before, out);
+            leb128::put(last - first, out);
+            before = *last;
         }
     }
 
     /// The inverse of [`AckCursor::encode`]; `None` for bytes that are no cursor.
     pub fn decode(bytes: &mut Bytes) -> Option<Self> {
+        let mut cursor = Self {
+            low: leb128::take(bytes)?,
+            above: BTreeMap::new(),
+        };
+        let mut before = cursor.low;
+        for _ in 0..leb128::take(bytes)? {
+            let first = before.checked_add(leb128::take(bytes)?)?;
+            let last = first.checked_add(leb128::take(bytes)?)?;
+            // Nothing lies behind the last number there is.
+            before = Some(last).filter(|last| *last < u64::MAX)?;
+            cursor.settle(first, last);
+        }
+        Some(cursor)
+    }
+
+    /// From the bytes of a version before 3: low 8, count 4, count x (first 8, last 8).
+    pub fn decode_early(bytes: &mut Bytes) -> Option<Self> {
         let mut cursor = Self {
             low: bytes.try_get_u64().ok()?,
             above: BTreeMap::new(),
@@ -144,9 +166,9 @@ mod tests {
                 let holes: u64 = cursor.holes_in(5, 40).iter().map(|(first, last)| last - first + 1).sum();
                 prop_assert_eq!(holes, cursor.unsettled_in(5, 40));
                 prop_assert!(cursor.holes_in(5, 40).iter().all(|(first, last)| (*first..=*last).all(|seq| !model.contains(&seq))));
-                let mut bytes = Vec::new();
+                let mut bytes = BytesMut::new();
                 cursor.encode(&mut bytes);
-                prop_assert_eq!(AckCursor::decode(&mut bytes.into()), Some(cursor.clone()));
+                prop_assert_eq!(AckCursor::decode(&mut bytes.freeze()), Some(cursor.clone()));
             }
         }
     }

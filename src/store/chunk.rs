@@ -2,33 +2,31 @@
 //! commit record. Pure.
 //!
 //! ```text
-//! magic 8 | crc32c 4 (of all that follows) | length 4 | kind 1 | first seq 8 | count or part 4 | parts 4 | body
-//! kind 0: body = count x (length 4, bytes); a length of 0xFFFFFFFF skips as many numbers as the next 4 bytes say
+//! magic 8 | crc32c 4 (of all that follows) | length 4 | kind 1 | content
+//! content of kinds 0 to 2: first seq 8 | count or part 4 | parts 4 | body
+//! kind 0: body = count x (length 4, bytes); a length of 0xFFFFFFFF skips as many numbers as the next 4 bytes say; read only
 //! kind 1: body = bytes of part `part` of `parts` of entry `first seq`
-//! kind 2: body = a commit record; `first seq` is its number
+//! kind 2: body = a commit record; `first seq` is its number; read only
+//! kind 3: first seq | count | entries, packed; see [`super::packed`]
+//! kind 4: number of the commit | a commit record; see [`super::commit_record`]
 //! ```
-//! All numbers are big endian. The magic and the checksum are ours although the engine has its own:
-//! a damaged database is searched for them. The checksum begins with a number drawn for each
-//! partition, so that a publisher cannot hide a chunk in an entry.
+//! Numbers of fixed size are big endian, the others LEB128. The magic and the checksum are ours
+//! although the engine has its own: a damaged database is searched for them. The checksum begins
+//! with a number drawn for each partition, so that a publisher cannot hide a chunk in an entry.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Largest encoded chunk. Values above a quarter of a seventeenth of the engine's segment would go
-/// to separate files that the engine never syncs.
-pub const CHUNK_BYTES: usize = 28 * 1024;
+use super::entry::{CHUNK_BYTES, ChunkError, Entry};
+use super::packed;
+use crate::leb128;
+
 const MAGIC: [u8; 8] = *b"WHEADck2";
-const HEADER: usize = 8 + 4 + 4 + 1 + 8 + 4 + 4;
+/// Magic, checksum, length and kind.
+const HEAD: usize = 8 + 4 + 4 + 1;
+/// The most that comes before the body.
+const HEADER: usize = HEAD + 8 + 4 + 4;
 /// In place of a length: numbers are skipped that were settled before they were written.
 const SKIP: u32 = u32::MAX;
-
-/// One entry with its sequence number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place in the order of all entries ever appended.
-    pub seq: u64,
-    /// As it was appended.
-    pub bytes: Bytes,
-}
 
 /// A decoded chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,13 +50,10 @@ pub enum Chunk {
         number: u64,
         /// Encoded.
         body: Bytes,
+        /// Of a version before 3.
+        is_early: bool,
     },
 }
-
-/// Why bytes are no chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("damaged chunk: {0}")]
-pub struct ChunkError(&'static str);
 
 impl Chunk {
     /// Puts entries, whose numbers must grow, into chunks of at most [`CHUNK_BYTES`].
@@ -137,7 +132,12 @@ impl Chunk {
         out.put_slice(&MAGIC);
         out.put_u64(0);
         match self {
-            Self::Entries(entries) => put_entries(entries, &mut out),
+            Self::Entries(entries) => {
+                out.put_u8(3);
+                leb128::put(self.first_seq(), &mut out);
+                leb128::put(entries.len() as u64, &mut out);
+                packed::put(entries, &mut out);
+            }
             Self::Part {
                 seq,
                 part,
@@ -150,10 +150,9 @@ impl Chunk {
                 out.put_u32(*parts);
                 out.put_slice(bytes);
             }
-            Self::CommitRecord { number, body } => {
-                out.put_u8(2);
-                out.put_u64(*number);
-                out.put_u64(0);
+            Self::CommitRecord { number, body, .. } => {
+                out.put_u8(4);
+                leb128::put(*number, &mut out);
                 out.put_slice(body);
             }
         }
@@ -174,7 +173,7 @@ impl Chunk {
     }
 
     fn decode_with_length(bytes: &[u8], salt: u32) -> Result<(Self, usize), ChunkError> {
-        let mut head = bytes.get(..HEADER).ok_or(ChunkError("too short"))?;
+        let mut head = bytes.get(..HEAD).ok_or(ChunkError("too short"))?;
         if head.get(..8) != Some(&MAGIC[..]) {
             return Err(ChunkError("no magic"));
         }
@@ -183,30 +182,53 @@ impl Chunk {
         let length = head.get_u32() as usize;
         let body = bytes
             .get(12..length)
-            .filter(|_| length >= HEADER)
+            .filter(|_| length >= HEAD)
             .ok_or(ChunkError("cut short"))?;
         if crc32c::crc32c_append(salt, body) != crc {
             return Err(ChunkError("wrong checksum"));
         }
         let kind = head.get_u8();
-        let first_seq = head.get_u64();
-        let (first, second) = (head.get_u32(), head.get_u32());
-        let content = Bytes::copy_from_slice(bytes.get(HEADER..length).unwrap_or_default());
-        let chunk = match kind {
-            0 => Self::Entries(entries(first_seq, first, content)?),
-            1 if first < second => Self::Part {
-                seq: first_seq,
+        let content = Bytes::copy_from_slice(bytes.get(HEAD..length).unwrap_or_default());
+        Self::decode_content(kind, content).map(|chunk| (chunk, length))
+    }
+
+    fn decode_content(kind: u8, mut content: Bytes) -> Result<Self, ChunkError> {
+        let short = ChunkError("cut short");
+        if kind > 2 {
+            let number = leb128::take(&mut content).ok_or(short)?;
+            return match kind {
+                3 => {
+                    let count = leb128::take(&mut content).ok_or(short)?;
+                    packed::take(number, count, content).map(Self::Entries)
+                }
+                4 => Ok(Self::CommitRecord {
+                    number,
+                    body: content,
+                    is_early: false,
+                }),
+                _ => Err(ChunkError("unknown kind")),
+            };
+        }
+        if content.len() < HEADER - HEAD {
+            return Err(short);
+        }
+        let number = content.get_u64();
+        let (first, second) = (content.get_u32(), content.get_u32());
+        match kind {
+            0 => entries(number, first, content).map(Self::Entries),
+            1 if first < second => Ok(Self::Part {
+                seq: number,
                 part: first,
                 parts: second,
                 bytes: content,
-            },
-            2 => Self::CommitRecord {
-                number: first_seq,
+            }),
+            2 => Ok(Self::CommitRecord {
+                number,
                 body: content,
-            },
-            _ => return Err(ChunkError("unknown kind")),
-        };
-        Ok((chunk, length))
+                is_early: true,
+            }),
+            _ => Err(ChunkError("unknown kind")),
+        }
     }
 
     /// Every intact chunk in `bytes`, wherever it begins, in file order: saves entries from a
@@ -238,25 +260,7 @@ impl Chunk {
     }
 }
 
-fn put_entries(entries: &[Entry], out: &mut BytesMut) {
-    out.put_u8(0);
-    let mut next = entries.first().map_or(0, |entry| entry.seq);
-    out.put_u64(next);
-    out.put_u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
-    out.put_u32(1);
-    for entry in entries {
-        while entry.seq > next {
-            let skipped = u32::try_from(entry.seq - next).unwrap_or(u32::MAX);
-            out.put_u32(SKIP);
-            out.put_u32(skipped);
-            next += u64::from(skipped);
-        }
-        out.put_u32(u32::try_from(entry.bytes.len()).unwrap_or(u32::MAX - 1));
-        out.put_slice(&entry.bytes);
-        next += 1;
-    }
-}
-
+/// Reads the entries of a chunk that an earlier version wrote.
 fn entries(first_seq: u64, count: u32, mut content: Bytes) -> Result<Vec<Entry>, ChunkError> {
     let short = |_| ChunkError("cut short");
     let mut entries = Vec::new();
@@ -368,6 +372,7 @@ mod tests {
         let four = Chunk::CommitRecord {
             number: 4,
             body: Bytes::from_static(b"four"),
+            is_early: false,
         };
         let mut file = b"rubbishWHEADck2 and a false start".to_vec();
         file.extend(one.encode(0));

@@ -1,13 +1,16 @@
 //! The state of a journal as of one commit, written beside the entries in the same commit. Pure.
 //!
 //! ```text
-//! durable 8 | written 8 | given out below 8 | cursor (low 8, count 4, count x (first 8, last 8)) | state of the user
+//! given out below | given out below less written | written less durable | cursor | state of the user
 //! ```
+//! Numbers are LEB128. Versions before 3 wrote them with 8 bytes each: durable, written, given out
+//! below.
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
+use crate::leb128;
 
 /// Largest state of a user in bytes. A record is alone in its page: cursor and state together stay
 /// far below the quarter of a segment above which the engine puts a value into a file that it never
@@ -35,38 +38,54 @@ pub struct CommitRecord {
 impl CommitRecord {
     /// As a chunk, so that it can be carved out of a damaged database.
     pub fn encode(&self, salt: u32) -> Vec<u8> {
-        let mut body = Vec::with_capacity(36 + self.state.len());
-        body.put_u64(self.durable);
-        body.put_u64(self.written);
-        body.put_u64(self.next_seq);
+        let mut body = BytesMut::with_capacity(36 + self.state.len());
+        leb128::put(self.next_seq, &mut body);
+        leb128::put(self.next_seq.wrapping_sub(self.written), &mut body);
+        leb128::put(self.written.wrapping_sub(self.durable), &mut body);
         self.cursor.encode(&mut body);
         body.put_slice(&self.state);
         Chunk::CommitRecord {
             number: self.number,
-            body: body.into(),
+            body: body.freeze(),
+            is_early: false,
         }
         .encode(salt)
     }
 
     /// The record in a chunk; `None` if it holds none.
     pub fn of(chunk: &Chunk) -> Option<Self> {
-        let Chunk::CommitRecord { number, body } = chunk else {
+        let Chunk::CommitRecord {
+            number,
+            body,
+            is_early,
+        } = chunk
+        else {
             return None;
         };
         let mut body = body.clone();
-        let (durable, written, next_seq) = (
-            body.try_get_u64().ok()?,
-            body.try_get_u64().ok()?,
-            body.try_get_u64().ok()?,
-        );
-        let cursor = AckCursor::decode(&mut body)?;
+        let record = if *is_early {
+            Self {
+                durable: body.try_get_u64().ok()?,
+                written: body.try_get_u64().ok()?,
+                next_seq: body.try_get_u64().ok()?,
+                cursor: AckCursor::decode_early(&mut body)?,
+                ..Self::default()
+            }
+        } else {
+            let next_seq = leb128::take(&mut body)?;
+            let written = next_seq.wrapping_sub(leb128::take(&mut body)?);
+            Self {
+                durable: written.wrapping_sub(leb128::take(&mut body)?),
+                written,
+                next_seq,
+                cursor: AckCursor::decode(&mut body)?,
+                ..Self::default()
+            }
+        };
         Some(Self {
             number: *number,
-            durable,
-            written,
-            next_seq,
-            cursor,
             state: body,
+            ..record
         })
     }
 }

@@ -18,9 +18,16 @@ use crate::time::known_unix_ms;
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
 const QUARANTINE_BYTES: u64 = 48 << 20;
 
+/// The format of partitions that are begun now,
+const FORMAT: u8 = 3;
+/// and the oldest one that can be read.
+const OLDEST_FORMAT: u8 = 2;
+
 /// A partition by its name, with its size on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sealed {
+    /// The version of its format: 2, or 3 for chunks whose entries are packed.
+    pub(super) format: u8,
     pub(super) number: u64,
     pub(super) first_seq: u64,
     /// When it was begun, by the wall clock: everything in it was written later.
@@ -34,6 +41,7 @@ impl Sealed {
     /// A partition that is begun now, with a salt of its own.
     pub(super) fn begin(number: u64, first_seq: u64) -> Self {
         Self {
+            format: FORMAT,
             number,
             first_seq,
             created_ms: known_unix_ms(),
@@ -44,14 +52,19 @@ impl Sealed {
 
     pub(super) fn path(&self, folder: &Path) -> PathBuf {
         folder.join(format!(
-            "p-2-{:08x}-{:016x}-{:012x}-{:08x}",
-            self.number, self.first_seq, self.created_ms, self.salt
+            "p-{}-{:08x}-{:016x}-{:012x}-{:08x}",
+            self.format, self.number, self.first_seq, self.created_ms, self.salt
         ))
     }
 
     /// `None` if it is no partition of this format.
     pub(super) fn parse(path: &Path) -> Option<Self> {
-        let mut parts = path.file_name()?.to_str()?.strip_prefix("p-2-")?.split('-');
+        let mut parts = path.file_name()?.to_str()?.strip_prefix("p-")?.split('-');
+        let format = match parts.next()? {
+            "2" => OLDEST_FORMAT,
+            "3" => FORMAT,
+            _ => return None,
+        };
         let number = u64::from_str_radix(parts.next()?, 16).ok()?;
         let first_seq = u64::from_str_radix(parts.next()?, 16)
             .ok()
@@ -60,6 +73,7 @@ impl Sealed {
         let salt = u32::from_str_radix(parts.next()?, 16).ok()?;
         let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.blocks() * 512);
         parts.next().is_none().then_some(Self {
+            format,
             number,
             first_seq,
             created_ms,
@@ -477,6 +491,8 @@ mod tests {
         let folders = [
             format!("{name}.bak"),
             "p-3-00000001-a".to_owned(),
+            // Of a later version.
+            name.replacen("p-3-", "p-4-", 1),
             "p-backup".to_owned(),
             "dead-letters".to_owned(),
             "new-data".to_owned(),

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::StoreError;
-use super::chunk::{Chunk, Entry};
+use super::chunk::Chunk;
 use super::commit_record::CommitRecord;
 use super::engine::io_error;
+use super::entry::Entry;
 use super::folder::{Sealed, partitions, read_what_can_be_read};
 
 /// Why a folder cannot be inspected.

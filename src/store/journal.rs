@@ -697,7 +697,7 @@ mod tests {
                 fs::read_dir(folder.path())
                     .unwrap()
                     .map(|e| e.unwrap().file_name().into_string().unwrap())
-                    .filter(|name| name.starts_with("p-2-"))
+                    .filter(|name| name.starts_with("p-3-"))
                     .min()
                     .unwrap(),
             ),
@@ -996,7 +996,8 @@ mod tests {
         for (index, at) in marks.iter().enumerate() {
             let is_note = marks.get(index + 1).is_none_or(|next| next - at < 1000);
             if is_note || index == marks.len() / 2 || index == marks.len() / 2 + 1 {
-                bytes[at + 20..at + 40].fill(0xA5);
+                let end = bytes.len().min(at + 40);
+                bytes[at + 20..end].fill(0xA5);
             }
         }
         fs::write(&database, bytes).unwrap();

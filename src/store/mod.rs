@@ -8,7 +8,7 @@
 //! machine                                      where it was drawn
 //! reserve                                      room that is released when the disk is full, so that delivery can continue
 //! <queue>/LOCK                                 held while the journal is open
-//! <queue>/p-2-<number>-<first seq>-<begun>-<salt>/    a partition: one sled database, filled once, removed whole
+//! <queue>/p-3-<number>-<first seq>-<begun>-<salt>/    a partition: one sled database, filled once, removed whole
 //! <queue>/closed                               the last commit record of a clean shutdown
 //! <queue>/progress                             how far the journal had come: which commit must be there at least
 //! <queue>/new-*/  dead-*/                      partitions being made or removed; deleted at the next start
@@ -44,6 +44,7 @@ mod chunk;
 mod commit_record;
 mod emergency_reserve;
 mod engine;
+mod entry;
 mod folder;
 mod gap;
 mod handle;
@@ -51,6 +52,7 @@ mod identity;
 mod inspect;
 mod journal;
 mod machine;
+mod packed;
 mod pending;
 mod preallocation;
 mod progress;
@@ -63,8 +65,9 @@ mod shared;
 mod thread;
 
 pub use ack_cursor::AckCursor;
-pub use chunk::{CHUNK_BYTES, Chunk, ChunkError, Entry};
+pub use chunk::Chunk;
 pub use commit_record::{CommitRecord, STATE_BYTES};
+pub use entry::{CHUNK_BYTES, ChunkError, Entry};
 pub use folder::lock as hold;
 pub use gap::{Gap, Reason};
 pub use handle::{EntryId, Store};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::Inbound;
-use crate::message::Message;
+use crate::message::GatewayMessage;
 use crate::outbox::Routes;
 
 /// The channels of an uplink to the rest of the gateway.
 pub struct UplinkChannels {
     /// Takes its status to local clients.
-    pub live: Option<mpsc::Sender<Message>>,
+    pub live: Option<mpsc::Sender<GatewayMessage>>,
     /// Takes what the remote has for this site.
     pub inbound: Option<Inbound>,
     /// Tells others whether it is up.

@@ -416,7 +416,7 @@ impl HubDevice {
             &message.topic,
             number,
             &message.properties,
-            &message.payload,
+            &message.payload.encode(),
         )
     }
 
@@ -554,7 +554,6 @@ mod tests {
             enqueued: Timestamp::from(crate::time::moment()),
             properties: Properties::default(),
             payload: payload.to_owned().into(),
-            is_reading: false,
             is_rated: false,
         }
     }

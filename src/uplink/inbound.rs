@@ -68,7 +68,6 @@ impl Deliveries {
             expires_at,
             origin,
             class,
-            measured: None,
             publisher: None,
         };
         let (safe, answer) = oneshot::channel();

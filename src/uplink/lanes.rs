@@ -503,8 +503,7 @@ mod tests {
             if_session_lost: SessionLost::Resend,
             enqueued: Timestamp::at(0),
             properties: Properties::default(),
-            payload: bytes::Bytes::new(),
-            is_reading: false,
+            payload: bytes::Bytes::new().into(),
             is_rated: false,
         };
         Waiting { lane, seq, message }

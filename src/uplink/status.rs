@@ -12,7 +12,7 @@ use super::news::News;
 use super::rivals::ClientIdTaken;
 use super::session::Forgotten;
 use crate::log::{LogLimiter, Printable, chosen};
-use crate::message::{Message, Origin};
+use crate::message::{GatewayMessage, Message, Origin};
 use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::TopicName;
 use crate::outbox::{Gap, LANES, Outbox, QUEUES};
@@ -152,7 +152,7 @@ pub struct ToldGap {
 /// The status topics of one uplink.
 pub(super) struct StatusTopics {
     name: String,
-    live: Option<mpsc::Sender<Message>>,
+    live: Option<mpsc::Sender<GatewayMessage>>,
     outbox: Outbox,
     /// Not told yet.
     gaps: VecDeque<(usize, Gap)>,
@@ -524,7 +524,7 @@ impl StatusTopics {
         let (Some(live), Ok(topic)) = (&self.live, TopicName::new(topic.to_owned())) else {
             return true;
         };
-        live.try_send(Message::new(topic, text, Origin::Own).retained())
+        live.try_send(Message::new(topic, text, Origin::Own).retained().into())
             .is_ok()
     }
 }

@@ -9,11 +9,12 @@ use super::house::paths::{Named, named};
 use super::house::tree::{SourceFile, source_files};
 
 /// A module may use modules of lower rows only.
-const ROWS: [&[&str]; 8] = [
+const ROWS: [&[&str]; 9] = [
     &[
         "backoff",
         "files",
         "heartbeat",
+        "leb128",
         "log",
         "metrics",
         "tasks",
@@ -21,7 +22,8 @@ const ROWS: [&[&str]; 8] = [
         "units",
     ],
     &["reading", "net", "mqtt"],
-    &["message", "payload", "store"],
+    &["payload"],
+    &["message", "store"],
     &["field", "outbox"],
     &["report", "broker", "uplink"],
     &["config", "status"],
@@ -67,7 +69,7 @@ const CLOCKS: [&str; 2] = ["time::now", "time::known_unix_ms"];
 
 /// Where I/O is: whole modules at the edge, and single files. Everything else computes, and is
 /// tested without sockets and clocks.
-const IO_FILES: [&str; 123] = [
+const IO_FILES: [&str; 124] = [
     "backoff.rs",
     "broker/driver.rs",
     "broker/durable.rs",
@@ -134,6 +136,7 @@ const IO_FILES: [&str; 123] = [
     "net/proxy.rs",
     "net/tls.rs",
     "net/websocket.rs",
+    "outbox/columns.rs",
     "outbox/mod.rs",
     "outbox/sink.rs",
     "report/mod.rs",

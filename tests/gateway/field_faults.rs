@@ -324,17 +324,10 @@ fn what_happened_on_a_line_can_be_subscribed_to() {
         "echo for 2",
         "exception=6 for 1",
     ]);
-    let yaml = fs::read_to_string(bench.folder.path().join("gateway.yaml")).unwrap();
-    let port = yaml
-        .split("mqtt://127.0.0.1:")
-        .nth(1)
-        .unwrap()
-        .split('\'')
-        .next()
-        .unwrap();
+    let port = bench.gateway.port().to_string();
     let status = |topic: &str| -> serde_json::Value {
         let (_, out, _) = run(std::process::Command::new("mosquitto_sub")
-            .args(["-p", port, "-t", topic, "-C", "1", "-W", "20"]));
+            .args(["-p", &port, "-t", topic, "-C", "1", "-W", "20"]));
         serde_json::from_str(&out).unwrap_or_default()
     };
     wait_for("the counters are told", || {

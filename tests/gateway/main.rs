@@ -26,6 +26,7 @@ mod crash;
 mod damage;
 mod docs;
 mod dummy_protocol;
+mod early_outbox;
 mod exactly_once;
 mod far_side;
 mod faults;

@@ -448,7 +448,7 @@ fn power_cuts_lose_no_durable_entry_and_never_prevent_a_start() {
         moments.sort_unstable();
         rotations += records
             .iter()
-            .filter(|record| record.kind == b'R' && record.name2.starts_with("p-2-"))
+            .filter(|record| record.kind == b'R' && record.name2.starts_with("p-3-"))
             .count();
         let mut disk = before;
         let mut promised = base.clone();

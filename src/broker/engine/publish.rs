@@ -330,7 +330,6 @@ fn message(topic: TopicName, publish: Publish, now: Instant) -> Message {
         expires_at,
         origin: Origin::Client,
         class: Class::default(),
-        measured: None,
         publisher: None,
     }
 }

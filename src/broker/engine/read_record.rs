@@ -150,7 +150,6 @@ fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
         expires_at,
         origin,
         class: Class::default(),
-        measured: None,
         publisher: None,
     })
 }

@@ -224,7 +224,6 @@ pub(super) fn pending(will: &Will) -> PendingWill {
         expires_at: None,
         origin: Origin::Client,
         class: Class::default(),
-        measured: None,
         publisher: None,
     };
     // A copy: the packet it came in is not to be kept for it.

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use super::super::{Failure, say};
-use super::queues::{StoredQueue, is_selected};
+use super::queues::StoredQueue;
 use super::{OutboxLocation, QueueName, progress, put_json};
 use crate::outbox::{Content, Outgoing, QUEUES, Selection};
 use crate::store::{self, Entry};
@@ -18,8 +18,8 @@ use crate::time::rfc3339;
 
 /// A line of the command.
 #[derive(Serialize)]
-struct ExportedMessage<'a> {
-    uplink: &'a str,
+struct ExportedMessage {
+    uplink: String,
     queue: &'static str,
     seq: u64,
     topic: String,
@@ -45,7 +45,7 @@ struct ExportedMessage<'a> {
     reason: Option<String>,
     /// A payload that is text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<&'a str>,
+    payload: Option<String>,
     /// Any other payload.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
@@ -81,7 +81,7 @@ pub(super) fn export(
         for index in 0..queue.inspection.partitions() {
             for entry in queue.inspection.read(index).map_err(Failure::runtime)? {
                 progress.inc(1);
-                if is_selected(&entry, selection) {
+                if queue.is_selected(&entry, selection) {
                     write_line(&mut out, queue, &entry)?;
                 }
             }
@@ -121,7 +121,7 @@ fn create(path: &Path) -> Result<File, Failure> {
 
 /// Writes an entry; one that cannot be read is reported on stderr instead.
 fn write_line(out: &mut impl Write, queue: &StoredQueue, entry: &Entry) -> Result<(), Failure> {
-    match Content::decode(entry.bytes.clone()) {
+    match queue.content(entry) {
         Ok(Content::Message(message)) => put_json(out, &exported(queue, entry.seq, &message, None)),
         Ok(Content::Dead(dead)) => {
             let burial = Burial {
@@ -141,20 +141,21 @@ fn write_line(out: &mut impl Write, queue: &StoredQueue, entry: &Entry) -> Resul
     }
 }
 
-fn exported<'a>(
-    queue: &'a StoredQueue,
+fn exported(
+    queue: &StoredQueue,
     seq: u64,
-    message: &'a Outgoing,
+    message: &Outgoing,
     burial: Option<Burial>,
-) -> ExportedMessage<'a> {
+) -> ExportedMessage {
     let properties = &message.properties;
     let (lane, buried, reason) = match burial {
         Some(burial) => (burial.lane, Some(burial.buried), Some(burial.reason)),
         None => (None, None, None),
     };
-    let text = std::str::from_utf8(&message.payload).ok();
+    let payload = message.payload.encode();
+    let text = String::from_utf8(payload.to_vec()).ok();
     ExportedMessage {
-        uplink: &queue.uplink,
+        uplink: queue.uplink.clone(),
         queue: queue.queue,
         seq,
         topic: message.topic.to_string(),
@@ -176,7 +177,7 @@ fn exported<'a>(
         lane,
         buried,
         reason,
+        payload_base64: text.is_none().then(|| BASE64.encode(&payload)),
         payload: text,
-        payload_base64: text.is_none().then(|| BASE64.encode(&message.payload)),
     }
 }

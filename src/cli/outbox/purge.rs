@@ -58,6 +58,7 @@ pub(super) fn purge(
             queue,
             folder,
             inspection,
+            ..
         } = queue;
         drop(inspection);
         become_owner(&folder)?;

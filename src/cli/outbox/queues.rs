@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::super::Failure;
 use super::{OutboxLocation, QueueName};
-use crate::outbox::{Content, QUEUES, Selection};
+use crate::outbox::{ColumnTable, Content, EntryError, QUEUES, Selection};
 use crate::reading::Timestamp;
 use crate::store::{Entry, Inspection};
 use crate::time::moment;
@@ -18,6 +19,7 @@ pub(super) struct StoredQueue {
     /// Of the uplink's store.
     pub(super) folder: PathBuf,
     pub(super) inspection: Inspection,
+    columns: Arc<ColumnTable>,
 }
 
 /// The folder of an uplink's outbox.
@@ -37,11 +39,14 @@ impl OutboxLocation {
             });
             for queue in names.filter(|name| path.join(name).join("LOCK").exists()) {
                 let inspection = Inspection::of(&path.join(queue)).map_err(Failure::runtime)?;
+                // After the entries, which name what is there by then.
+                let columns = ColumnTable::read(&path).map_err(Failure::runtime)?;
                 queues.push(StoredQueue {
                     uplink: uplink.clone(),
                     queue,
                     folder: path.clone(),
                     inspection,
+                    columns: Arc::new(columns),
                 });
             }
         }
@@ -98,17 +103,24 @@ impl StoredQueue {
         let mut numbers = Vec::new();
         for index in 0..self.inspection.partitions() {
             let entries = self.inspection.read(index).map_err(Failure::runtime)?;
-            let selected = entries.iter().filter(|entry| is_selected(entry, selection));
+            let selected = entries
+                .iter()
+                .filter(|entry| self.is_selected(entry, selection));
             numbers.extend(selected.map(|entry| entry.seq));
         }
         Ok(numbers)
     }
-}
 
-/// Entries that cannot be read are selected only together with all others.
-pub(super) fn is_selected(entry: &Entry, selection: &Selection) -> bool {
-    let content = Content::decode(entry.bytes.clone());
-    content.map_or(selection.is_everything(), |content| {
-        selection.wants(entry.seq, &content, Timestamp::from(moment()))
-    })
+    /// The content of an entry.
+    pub(super) fn content(&self, entry: &Entry) -> Result<Content, EntryError> {
+        Content::decode(entry.bytes.clone(), &self.columns)
+    }
+
+    /// Entries that cannot be read are selected only together with all others.
+    pub(super) fn is_selected(&self, entry: &Entry, selection: &Selection) -> bool {
+        self.content(entry)
+            .map_or(selection.is_everything(), |content| {
+                selection.wants(entry.seq, &content, Timestamp::from(moment()))
+            })
+    }
 }

@@ -46,20 +46,20 @@ impl StoredQueue {
     ) -> Result<Option<String>, Failure> {
         for index in partitions {
             let entries = self.inspection.read(index).map_err(Failure::runtime)?;
-            if let Some(time) = pick(&entries).and_then(time) {
+            if let Some(time) = pick(&entries).and_then(|entry| self.time(entry)) {
                 return Ok(Some(time));
             }
         }
         Ok(None)
     }
-}
 
-/// When a message was handed over, or a dead letter given up.
-fn time(entry: &Entry) -> Option<String> {
-    match Content::decode(entry.bytes.clone()) {
-        Ok(Content::Message(message)) => Some(rfc3339(message.enqueued.unix_ms)),
-        Ok(Content::Dead(dead)) => Some(rfc3339(dead.buried.unix_ms)),
-        Err(_) => None,
+    /// When a message was handed over, or a dead letter given up.
+    fn time(&self, entry: &Entry) -> Option<String> {
+        match self.content(entry) {
+            Ok(Content::Message(message)) => Some(rfc3339(message.enqueued.unix_ms)),
+            Ok(Content::Dead(dead)) => Some(rfc3339(dead.buried.unix_ms)),
+            Err(_) => None,
+        }
     }
 }
 

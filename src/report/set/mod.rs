@@ -31,7 +31,7 @@ use result::{WriteResult, WriteStatus};
 use crate::field::Device;
 use crate::field::write::{Order, Written};
 use crate::log::chosen;
-use crate::message::{Message, Origin};
+use crate::message::{GatewayMessage, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::OutboxSink;
 use crate::reading::PointId;
@@ -92,7 +92,7 @@ pub struct WriteService {
     /// Replacements of `targets`, after a reload.
     pub updates: mpsc::Receiver<WriteTargets>,
     /// To local clients.
-    pub live: mpsc::Sender<Message>,
+    pub live: mpsc::Sender<GatewayMessage>,
     /// To remote brokers.
     pub sinks: Vec<OutboxSink>,
 }
@@ -243,7 +243,7 @@ impl WriteService {
         }
         // The broker's queue is the only one here that may be full for a moment; a result is worth
         // the wait.
-        let _ = self.live.send(message.clone()).await;
+        let _ = self.live.send(message.clone().into()).await;
         let event = "write.result_refused";
         for sink in &self.sinks {
             if let Err(error) = sink.offer(&message).await

@@ -172,16 +172,21 @@ impl RemoteConnection<'_> {
         let Send { place, dup, .. } = send;
         let may_be_there = dup && send.message.qos == QoS::ExactlyOnce;
         let at = Timestamp::from(moment());
-        // What was sent before is sent as it was.
         if !dup {
-            send.message.put_right(at);
+            send.message.enqueued = send.message.enqueued.corrected(at);
         }
         if !send.message.age(at) {
             self.expire(place, &send.message, may_be_there);
             return Ok(());
         }
         let number = self.uplink.number(place);
-        let topic = match self.uplink.topic_there(&send.message, number.as_deref()) {
+        // What was sent before is sent as it was.
+        let message = if dup {
+            send.message.encoded()
+        } else {
+            send.message.encoded_at(at)
+        };
+        let topic = match self.uplink.topic_there(&message, number.as_deref()) {
             Ok(topic) => topic,
             Err(why) => {
                 self.uplink.bury(place, send.message, why);
@@ -189,10 +194,7 @@ impl RemoteConnection<'_> {
                 return Ok(());
             }
         };
-        let message = Outgoing {
-            topic,
-            ..send.message.clone()
-        };
+        let message = Outgoing { topic, ..message };
         let command = Command::Publish {
             packet_id: send.packet_id,
             dup,
@@ -301,7 +303,8 @@ impl Uplink {
     fn take(&mut self, ready: Ready) {
         let Ready { waiting, rule } = ready;
         if let Some(rule) = rule {
-            let bytes = waiting.message.topic.as_str().len() + waiting.message.payload.len();
+            let payload = waiting.message.payload.encode();
+            let bytes = waiting.message.topic.as_str().len() + payload.len();
             self.rates.taken(rule, bytes, now());
         }
         if let Some(lost) = self.session.offer(waiting) {

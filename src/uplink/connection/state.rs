@@ -136,7 +136,6 @@ impl RemoteConnection<'_> {
             enqueued: Timestamp::from(moment()),
             properties: Properties::default(),
             payload: state.into(),
-            is_reading: false,
             is_rated: false,
         };
         let packet_id = Some(STATE_ID).filter(|_| qos != QoS::AtMostOnce);

@@ -23,8 +23,7 @@ fn waiting(seq: u64, qos: QoS) -> Waiting {
         if_session_lost: SessionLost::Resend,
         enqueued: Timestamp::at(0),
         properties: Properties::default(),
-        payload: bytes::Bytes::new(),
-        is_reading: false,
+        payload: bytes::Bytes::new().into(),
         is_rated: false,
     };
     Waiting {

@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use wellhead::outbox::Content;
+use wellhead::outbox::{ColumnTable, Content};
 
-fuzz_target!(|data: &[u8]| match Content::decode(Bytes::copy_from_slice(data)) {
-    Ok(Content::Message(message)) => assert_eq!(Content::decode(message.encode()), Ok(Content::Message(message))),
-    Ok(Content::Dead(dead)) => assert_eq!(Content::decode(dead.encode()), Ok(Content::Dead(dead))),
+fuzz_target!(|data: &[u8]| match Content::decode(Bytes::copy_from_slice(data), &ColumnTable::default()) {
+    Ok(Content::Message(message)) => assert_eq!(Content::decode(message.encode(), &ColumnTable::default()), Ok(Content::Message(message))),
+    Ok(Content::Dead(dead)) => assert_eq!(Content::decode(dead.encode(), &ColumnTable::default()), Ok(Content::Dead(dead))),
     Err(_) => {}
 });

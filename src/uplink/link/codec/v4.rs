@@ -120,7 +120,7 @@ fn connect(opening: Opening) -> v4::Connect {
 
 fn publish(packet_id: Option<PacketId>, message: Outgoing) -> v4::Publish {
     let mut publish = v4::Publish::new(message.topic.as_str(), qos(message.qos), Vec::new());
-    publish.payload = message.payload;
+    publish.payload = message.payload.encode();
     publish.retain = message.retain;
     publish.pkid = packet_id.map_or(0, PacketId::get);
     publish

@@ -273,7 +273,7 @@ fn publish(
             bytestring::ByteString::from(message.topic).into_bytes()
         },
         pkid: packet_id.map_or(0, PacketId::get),
-        payload: message.payload,
+        payload: message.payload.encode(),
         properties: sent_properties(&message.properties, number, alias),
     }
 }
