@@ -2,7 +2,7 @@
 //! Pure.
 //!
 //! Invariants:
-//! * No more than [`LONGEST`] bytes are kept, whatever comes.
+//! * No more than `LONGEST` bytes are kept, whatever comes.
 //! * Only a frame whose length, checksum and end are right is given out; after a wrong one the
 //!   search starts again at its second byte.
 
