@@ -15,7 +15,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
-use super::columns::{Column, ColumnPlace, ColumnTable};
+use super::columns::{ColumnKey, ColumnPlace, ColumnTable, ColumnTraits};
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::{Place, Properties, QoS, TopicName, decode_properties, encode_properties};
 use crate::payload::{Payload, json, raw};
@@ -134,14 +134,19 @@ impl Outgoing {
     }
 
     /// What it has in common with other readings; `None` for one that is stored by itself.
-    pub(super) fn column(&self) -> Option<Column> {
-        let is_reading = matches!(self.payload, Payload::Reading(_));
-        (is_reading && self.properties.is_empty()).then(|| Column {
-            topic: self.topic.clone(),
-            qos: self.qos,
-            retain: self.retain,
-            if_session_lost: self.if_session_lost,
-            is_rated: self.is_rated,
+    pub(super) fn column(&self) -> Option<ColumnKey<'_>> {
+        let Payload::Reading(reading) = &self.payload else {
+            return None;
+        };
+        self.properties.is_empty().then_some(ColumnKey {
+            point: reading.point,
+            topic: &self.topic,
+            traits: ColumnTraits {
+                qos: self.qos,
+                retain: self.retain,
+                if_session_lost: self.if_session_lost,
+                is_rated: self.is_rated,
+            },
         })
     }
 
@@ -237,13 +242,13 @@ impl Outgoing {
             .ok_or(EntryError("a reading without its column"))?;
         Ok(Self {
             topic: column.topic.clone(),
-            qos: column.qos,
-            retain: column.retain,
-            if_session_lost: column.if_session_lost,
+            qos: column.traits.qos,
+            retain: column.traits.retain,
+            if_session_lost: column.traits.if_session_lost,
             enqueued: queued,
             properties: Properties::default(),
             payload: Payload::Reading(Box::new(reading)),
-            is_rated: column.is_rated,
+            is_rated: column.traits.is_rated,
         })
     }
 
@@ -342,6 +347,7 @@ impl DeadLetter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::columns::Column;
     use super::*;
     use crate::reading::{Quality, Reading, Value};
     use proptest::prelude::*;
@@ -489,7 +495,7 @@ mod tests {
             payload: Payload::Reading(Box::new(reading)),
             ..sample()
         };
-        let table = ColumnTable::of(5, vec![message.column().unwrap()]);
+        let table = ColumnTable::of(5, vec![message.column().unwrap().column()]);
         let place = ColumnPlace {
             generation: 5,
             number: 0,
@@ -510,8 +516,8 @@ mod tests {
             properties: sample().properties,
             ..message.clone()
         };
-        assert_eq!(with_properties.column(), None);
-        assert_eq!(sample().column(), None);
+        assert!(with_properties.column().is_none());
+        assert!(sample().column().is_none());
         // Before its column is durable it is stored as a message.
         let Ok(Content::Message(again)) = decode(message.encode()) else {
             panic!("not a message")
@@ -548,7 +554,10 @@ mod tests {
                 *byte = value;
             }
             let _ = decode(dead);
-            let column = Column { topic: sample().topic, qos: QoS::AtLeastOnce, retain: true, if_session_lost: SessionLost::Drop, is_rated: false };
+            let column = Column {
+                topic: sample().topic,
+                traits: ColumnTraits { qos: QoS::AtLeastOnce, retain: true, if_session_lost: SessionLost::Drop, is_rated: false },
+            };
             let mut reading = vec![VERSION_OF_READINGS, KIND_READING, 0, 0, 0, 5];
             reading.resize(cut.max(6), value);
             let _ = Content::decode(reading.into(), &ColumnTable::of(5, vec![column]));

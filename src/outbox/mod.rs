@@ -121,7 +121,7 @@ impl Outbox {
     /// The entry of a message; a reading names its column.
     fn entry(&self, message: &Outgoing) -> Bytes {
         let column = message.column();
-        let Some(place) = column.and_then(|column| self.columns.place(column)) else {
+        let Some(place) = column.and_then(|column| self.columns.place(&column)) else {
             return message.encode();
         };
         let Some((bytes, digits)) = message.encode_reading(place) else {
