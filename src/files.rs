@@ -3,11 +3,12 @@
 //!
 //! Invariants:
 //! * Only regular files are opened: a fifo or a device could block for ever, or never end.
+//! * Links are followed for reading only.
 //! * No more than a limit is read, whatever the file says of its size.
 //! * Errors name the fault of the file and show nothing of its content.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Error, ErrorKind, Read};
+use std::io::{self, Error, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -45,6 +46,26 @@ pub fn bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(content)
+}
+
+/// Writes over a regular file, or makes a new one. A link is an error: what it leads to may be
+/// another's.
+pub fn write_over(path: &Path, content: &[u8]) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        found => is_regular(&found?)?,
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = flags | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // Less what the umask forbids.
+    let mode = Mode::from_raw_mode(0o666);
+    let mut file = File::from(rustix::fs::open(path, flags, mode)?);
+    let found = file.metadata()?;
+    is_regular(&found)?;
+    if found.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(content)
 }
 
 /// The content of a text file, without a byte order mark. Other text than UTF-8 is an error of the
@@ -128,6 +149,7 @@ fn is_regular(found: &Metadata) -> io::Result<()> {
         () if kind.is_file() => return Ok(()),
         // /dev/null: the one device that is an empty file.
         () if kind.is_char_device() && found.rdev() == NULL => return Ok(()),
+        () if kind.is_symlink() => "a symbolic link",
         () if kind.is_dir() => "a folder",
         () if kind.is_fifo() => "a pipe",
         () if kind.is_socket() => "a socket",
@@ -178,6 +200,25 @@ mod tests {
                 .unwrap()
                 .contains("Name:")
         );
+    }
+
+    #[test]
+    fn only_regular_files_are_written_over_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write_over(&at("new"), b"a long text").unwrap();
+        write_over(&at("new"), b"short").unwrap();
+        assert_eq!(fs::read(at("new")).unwrap(), b"short");
+        fs::write(at("other"), "untouched").unwrap();
+        for (link, to) in [("link", "other"), ("dangling", "nothing")] {
+            std::os::unix::fs::symlink(at(to), at(link)).unwrap();
+            let error = write_over(&at(link), b"x").unwrap_err();
+            assert_eq!(error.to_string(), "a symbolic link, not a regular file");
+        }
+        assert_eq!(fs::read(at("other")).unwrap(), b"untouched");
+        assert!(!at("nothing").exists());
+        assert!(write_over(folder.path(), b"x").is_err());
+        write_over(Path::new("/dev/null"), b"x").unwrap();
     }
 
     #[test]

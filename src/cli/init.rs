@@ -14,6 +14,7 @@ use clap::Args;
 
 use super::{Failure, USAGE, put};
 use crate::config;
+use crate::files;
 use answers::Answers;
 use instrument::Instrument;
 use yaml::{checked, quoted, uplinks};
@@ -115,16 +116,13 @@ fn check_whole(file: &Path, text: &str) -> Result<(), Failure> {
 }
 
 fn write(file: &Path, text: &str, over: bool) -> Result<(), Failure> {
-    let mut options = fs::File::options();
-    let options = if over {
-        options.write(true).create(true).truncate(true)
+    let written = if over {
+        files::write_over(file, text.as_bytes())
     } else {
-        options.write(true).create_new(true)
+        let new = fs::File::options().write(true).create_new(true).open(file);
+        new.and_then(|mut new| new.write_all(text.as_bytes()))
     };
-    let mut out = options
-        .open(file)
-        .map_err(|error| Failure::runtime(format!("{}: {error}", file.display())))?;
-    out.write_all(text.as_bytes()).map_err(Failure::runtime)
+    written.map_err(|error| Failure::runtime(format!("{}: {error}", file.display())))
 }
 
 /// Asks for what is missing, and puts the file together.

@@ -18,7 +18,7 @@ use crate::field::modbus::manners::Manners;
 use crate::field::modbus::timeout_estimator::AnswerWithin;
 use crate::field::serial::{Port, Speed};
 use crate::field::{Driver, Line, Wire};
-use crate::net::endpoint::has_port;
+use crate::net::endpoint::{has_port, written};
 use crate::status::control::{self, ControlRequest, Reply};
 
 /// How long a gateway may take to answer.
@@ -141,7 +141,7 @@ pub(super) fn serial(path: &str, speed: Speed, ascii: bool) -> Wire {
 /// A Modbus TCP device that is in no file; at port 502 if none is given.
 pub(super) fn modbus_tcp(address: &str) -> Wire {
     Wire::ModbusTcp(if is_ip(address) || !has_port(address) {
-        format!("{address}:502")
+        written(address, 502)
     } else {
         address.to_owned()
     })

@@ -332,6 +332,7 @@ impl Report {
     }
 
     fn tick(&self, state: &mut State, messages: &mut Vec<GatewayMessage>) {
+        let before = messages.len();
         let now = now();
         let clock = Timestamp::from(moment());
         if let Some(step) = state.clock.set_by(clock) {
@@ -350,7 +351,7 @@ impl Report {
         for (point, own) in self.scope.points.iter().zip(&mut state.points) {
             own.tick(point, now, messages);
         }
-        self.counts.reported.add(messages.len() as u64);
+        self.count_reported(messages.len() - before);
         if let Some(view) = &mut state.view {
             view.catch_up();
         }
@@ -358,13 +359,18 @@ impl Report {
 
     fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<GatewayMessage>) {
         self.counts.readings.count();
+        let before = messages.len();
         let index = reading.point.0 as usize;
         if let (Some(point), Some(own)) =
             (self.scope.points.get(index), state.points.get_mut(index))
         {
             own.take(point, reading, now(), messages);
-            self.counts.reported.add(messages.len() as u64);
+            self.count_reported(messages.len() - before);
         }
+    }
+
+    fn count_reported(&self, messages: usize) {
+        self.counts.reported.add(messages as u64);
     }
 
     async fn send(&self, message: GatewayMessage, state: &mut State) -> Result<(), String> {
@@ -395,5 +401,62 @@ async fn offer(sink: &OutboxSink, message: &GatewayMessage) -> Result<Option<Rec
     match message {
         GatewayMessage::Message(message) => sink.offer(message).await,
         GatewayMessage::Reading(reading) => sink.offer_reading(reading).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::{PointId, Quality, Value};
+
+    fn point(topic: &str) -> PointReport {
+        PointReport {
+            topic: TopicName::new(topic.to_owned()).unwrap(),
+            unit: None,
+            qos: QoS::AtMostOnce,
+            class: Class::default(),
+            rule: ReportRule::default(),
+            median: None,
+            aggregate: None,
+            swinging_door: None,
+        }
+    }
+
+    fn reading(point: u32) -> Event {
+        Event::Reading(Reading {
+            point: PointId(point),
+            value: Some(Value::F64(1.0)),
+            time: Timestamp::at(0),
+            quality: Quality::Good,
+            age: Duration::ZERO,
+        })
+    }
+
+    #[test]
+    fn messages_are_counted_once_when_a_reload_handles_many_events() {
+        let scope = ReportScope {
+            points: Arc::new(["a", "b", "c"].map(point).to_vec()),
+            devices: Vec::new(),
+        };
+        let mut report = Report {
+            scope: scope.clone(),
+            updates: mpsc::channel(1).1,
+            live: None,
+            sinks: Vec::new(),
+            counts: Arc::default(),
+            heartbeat: Heartbeat::new("report", TICK, now()),
+        };
+        let mut state = State {
+            points: scope.points.iter().map(PointState::new).collect(),
+            view: None,
+            clock: moment().into(),
+        };
+        let update = Update {
+            scope,
+            gone: Vec::new(),
+        };
+        let (waiting, mut messages) = ((0..3).map(reading).collect(), Vec::new());
+        report.update_behind(waiting, update, &mut state, &mut messages);
+        assert_eq!((messages.len(), report.counts.reported.value()), (3, 3));
     }
 }

@@ -90,7 +90,8 @@ impl FromStr for Remote {
                 "`{text}` has a path, which only ws:// and wss:// have; remove `{path}`"
             ));
         }
-        let Endpoint { host, port } = Endpoint::parse(address, default).ok_or_else(wrong)?;
+        let Endpoint { host, port } =
+            Endpoint::parse(address, default).map_err(|error| error.or(wrong))?;
         Ok(Self {
             scheme,
             host,
@@ -141,7 +142,8 @@ impl FromStr for Proxy {
             Some((login, address)) => (Some(login.split_once(':').ok_or_else(wrong)?), address),
             None => (None, rest),
         };
-        let Endpoint { host, port } = Endpoint::parse(address, 3128).ok_or_else(wrong)?;
+        let Endpoint { host, port } =
+            Endpoint::parse(address, 3128).map_err(|error| error.or(wrong))?;
         Ok(Self {
             host,
             port,
@@ -206,6 +208,8 @@ mod tests {
             443,
             "/mqtt",
         );
+        let error = "mqtt://2001:db8::1".parse::<Remote>().unwrap_err();
+        assert!(error.contains("[2001:db8::1]:1883"), "{error}");
         for wrong in [
             "cloud:1883",
             "mqtt://",

@@ -461,6 +461,15 @@ fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
             && fs::read_to_string(&file).unwrap() == text,
         "{error}"
     );
+    let link = folder.path().join("link.yaml");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let (code, _, error) = run(wellhead().args(["init", "--yes", "--force"]).arg(&link));
+    assert!(
+        code == Some(1)
+            && error.contains("link.yaml")
+            && fs::read_to_string(&file).unwrap() == text,
+        "{error}"
+    );
     let (code, _, _) = init(&["--yes", "--force", "--modbus-tcp", "192.168.1.20"]);
     let (_, plan, _) = run(wellhead().arg("check").arg(&file));
     assert!(

@@ -133,10 +133,11 @@ impl FromStr for Listen {
                 "`{scheme}://` is not a transport; write mqtt://, mqtts://, ws:// or wss:// with <address>:<port>, or unix:///<path>"
             ));
         };
-        let address = Endpoint::parse(rest.trim_end_matches('/'), *usual);
-        let Endpoint { host, port } = address
-            .filter(|address| !address.host.contains('/'))
-            .ok_or_else(wrong)?;
+        let Endpoint { host, port } =
+            Endpoint::parse(rest.trim_end_matches('/'), *usual).map_err(|error| error.or(wrong))?;
+        if host.contains('/') {
+            return Err(wrong());
+        }
         Ok(Self::Port {
             transport: *transport,
             host,

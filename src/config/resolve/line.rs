@@ -140,17 +140,17 @@ fn endpoint(
     text: &str,
     default_port: u16,
 ) -> Option<String> {
+    let malformed = || {
+        format!("`{text}` is not an address; write host:port, such as 192.168.1.20:{default_port}")
+    };
     let is_host = |host: &str| !host.contains("//") && !host.contains(char::is_whitespace);
-    let found = Endpoint::parse(text, default_port).filter(|found| is_host(&found.host));
-    if found.is_none() {
-        check.fault(
-            path,
-            format!(
-                "`{text}` is not an address; write host:port, such as 192.168.1.20:{default_port}"
-            ),
-        );
-    }
-    found.map(|found| found.to_string())
+    let message = match Endpoint::parse(text, default_port) {
+        Ok(found) if is_host(&found.host) => return Some(found.to_string()),
+        Ok(_) => malformed(),
+        Err(error) => error.or(malformed),
+    };
+    check.fault(path, message);
+    None
 }
 
 /// Lines that would open one serial device: only the first ever could.

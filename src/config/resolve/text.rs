@@ -28,6 +28,14 @@ struct Sent<'t> {
     known: Vec<String>,
 }
 
+impl Sent<'_> {
+    /// All that may be written in it.
+    fn placeholders(&self) -> Vec<String> {
+        let always = ["address", "checksum"].map(str::to_owned);
+        self.known.iter().cloned().chain(always).collect()
+    }
+}
+
 impl DeviceContext<'_> {
     /// Place of a key of the section `text`.
     pub(super) fn text_path(&self, key: &str) -> Vec<PathStep> {
@@ -323,7 +331,7 @@ impl DeviceContext<'_> {
             .pattern
             .as_ref()
             .is_some_and(|typed| typed.text.contains("{address"));
-        for mut sent in self.sent(check, text) {
+        for sent in self.sent(check, text) {
             for name in sent.template.names() {
                 match name {
                     "checksum" if sent.key == "script" || text.checksum.is_none() => check.fault(
@@ -338,9 +346,8 @@ impl DeviceContext<'_> {
                     }
                     other if sent.known.iter().any(|known| known == other) => {}
                     other => {
-                        sent.known.push("address".to_owned());
-                        sent.known.push("checksum".to_owned());
-                        check.unknown(&self.text_path(sent.key), "placeholder", other, &sent.known);
+                        let known = sent.placeholders();
+                        check.unknown(&self.text_path(sent.key), "placeholder", other, &known);
                     }
                 }
             }
