@@ -44,7 +44,7 @@ fn only_point(line: &mut Line, point: PointId) {
         let found = device
             .points
             .iter()
-            .find(|own| own.id == point && !own.is_derived())
+            .find(|own| own.id == point && own.is_read())
             .cloned();
         if let Some(own) = found {
             let mut alone = Device::clone(device);

@@ -18,7 +18,7 @@ use crate::field::modbus::slave::{
     FaultInjector, Image, InjectedFault, Tally, TransmissionMode, WirePace, serve_frames, serve_tcp,
 };
 use crate::field::serial::{Port, Speed};
-use crate::field::{self, Device, Line, Wire};
+use crate::field::{Line, PlayedDevices, Wire};
 use crate::tasks::{OwnThread, Stop, Tasks, detach, stop_token};
 use crate::units::Span;
 
@@ -205,7 +205,7 @@ impl LineServer<'_> {
                     .await
             }
             Wire::Tcp(address) => {
-                let travels = Travels::Plain(self.line.devices.clone());
+                let travels = Travels::Plain(PlayedDevices::new(self.line.devices.clone()));
                 self.start_tcp(address, travels, self.line.protocol().name(), tasks)
                     .await
             }
@@ -279,9 +279,9 @@ impl LineServer<'_> {
         Served {
             image: Image::new(devices),
             instruments: if self.line.protocol().is_modbus() {
-                Vec::new()
+                PlayedDevices::default()
             } else {
-                devices.clone()
+                PlayedDevices::new(devices.clone())
             },
             play: self.play.clone(),
             how: (framing, self.play.pace(Some(port.speed))),
@@ -293,7 +293,7 @@ impl LineServer<'_> {
 pub(super) struct Served {
     image: Image,
     /// Devices without registers, served instead of the image if there are any.
-    instruments: Vec<Arc<Device>>,
+    instruments: PlayedDevices,
     play: Play,
     how: (TransmissionMode, WirePace),
 }
@@ -303,7 +303,7 @@ impl Served {
     pub(super) fn plain(image: Image) -> Self {
         Self {
             image,
-            instruments: Vec::new(),
+            instruments: PlayedDevices::default(),
             play: Play::default(),
             how: (TransmissionMode::Rtu, WirePace::default()),
         }
@@ -315,7 +315,7 @@ impl Served {
                 let (mode, pace) = self.how;
                 serve_frames(&self.image, &self.play.faults, mode, pace, wire).await
             } else {
-                field::play(&self.instruments, &self.play.faults, wire).await
+                self.instruments.play(&self.play.faults, wire).await
             }
         };
         tokio::select! {
@@ -331,7 +331,7 @@ pub(super) enum Travels {
     Tcp,
     Frames(TransmissionMode),
     /// Bytes of devices without registers.
-    Plain(Vec<Arc<Device>>),
+    Plain(PlayedDevices),
 }
 
 /// A server of simulated devices on a TCP port.
@@ -409,7 +409,7 @@ async fn serve(
     match travels {
         Travels::Tcp => serve_tcp(image, &play.faults, pace, stream).await,
         Travels::Frames(framing) => serve_frames(image, &play.faults, framing, pace, stream).await,
-        Travels::Plain(devices) => field::play(&devices, &play.faults, stream).await,
+        Travels::Plain(devices) => devices.play(&play.faults, stream).await,
     }
 }
 

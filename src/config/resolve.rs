@@ -27,6 +27,7 @@ mod routes;
 mod simulated;
 mod slips;
 mod text;
+mod text_command;
 mod text_value;
 mod unused;
 mod uplink_lints;

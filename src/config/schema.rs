@@ -15,6 +15,7 @@ use crate::field::decode::{ByteOrder, DataType};
 use crate::field::serial::Speed;
 use crate::field::text::bytes::{Bytes, Template as BytesTemplate};
 use crate::field::text::checksum::ChecksumPosition;
+use crate::field::text::command::SimulatedReply;
 use crate::field::text::frame::WithEnd;
 use crate::field::text::script::{Pattern, ScriptStep, TypedPattern};
 use crate::mqtt::TopicFilter;
@@ -181,6 +182,18 @@ looks! {
         "description": "Text with \\r \\n \\t \\xHH, or bytes as hexadecimal digits; with placeholders such as {address}.",
         "anyOf": [{ "type": "string" }, { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } }],
         "examples": ["P{address}\\r\\n", { "hex": "05 {checksum}" }]
+    };
+    SimulatedReply: "SimulatedReply" = {
+        "description": "What a simulator answers to a command, and which points it sets to zero.",
+        "anyOf": [
+            { "type": "string" },
+            { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } },
+            { "type": "object", "additionalProperties": false, "properties": {
+                "say": { "description": "The answer. Default nothing.", "type": ["string", "object"] },
+                "zero": { "description": "Points that show 0 from then on, and what they differ from their present value later. Default none.", "type": "array", "items": { "type": "string" } }
+            } }
+        ],
+        "examples": ["OK\\r\\n", { "say": "T\\r\\n", "zero": ["weight"] }]
     };
     ChecksumPosition: "Position" = {
         "description": "A position in a message, or a mark beside which it is.",

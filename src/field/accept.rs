@@ -1,30 +1,30 @@
 //! Which values may be written to a point, as its protocol takes them. Pure.
 
 use super::modbus::request;
-use super::write::WriteRequest;
+use super::write::{WriteMethod, WriteRequest};
 use super::{Device, Point, PointSource};
 use crate::reading::Value;
 
 impl Point {
     /// A value in the type of this point; the error says why it cannot hold it, or must not.
     pub fn accepts(&self, value: &Value) -> Result<Value, String> {
-        let wanted = match &self.source {
-            PointSource::Register { register, .. } => request::wanted(register, value)?,
-            _ => {
-                return Err("this point cannot be written".to_owned());
-            }
+        let cannot = || "this point cannot be written".to_owned();
+        let rules = self.write.as_ref().ok_or_else(cannot)?;
+        let wanted = match (&rules.method, &self.source) {
+            (WriteMethod::Command(command), _) => command.wanted(value)?,
+            (_, PointSource::Register { register, .. }) => request::wanted(register, value)?,
+            _ => return Err(cannot()),
         };
-        match &self.write {
-            Some(rules) => rules.check(&wanted)?,
-            None => return Err("this point cannot be written".to_owned()),
-        }
+        rules.check(&wanted)?;
         Ok(wanted)
     }
 
     /// The value that this point shows once an accepted value was written.
     pub fn shows(&self, accepted: Value) -> Value {
-        match &self.source {
-            PointSource::Register { register, .. } => request::shown(register, accepted),
+        let method = self.write.as_ref().map(|rules| &rules.method);
+        match (method, &self.source) {
+            (Some(WriteMethod::Command(command)), _) => command.shown(accepted),
+            (_, PointSource::Register { register, .. }) => request::shown(register, accepted),
             _ => accepted,
         }
     }

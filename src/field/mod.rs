@@ -53,7 +53,7 @@ use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
 use crate::reading::{DeviceId, Event, PointId};
 use crate::tasks::Stop;
 use counts::LineCounts;
-use decode::Register;
+use decode::{Meaning, Register};
 use diagnostic::PendingDiagnostic;
 use formula::Formula;
 use mbus::spec::RecordSelector;
@@ -67,7 +67,7 @@ use sml::spec::ObisSelector;
 use text::parse::Extraction;
 use write::{Order, Rules};
 
-pub use protocol::{DeviceProtocol, play};
+pub use protocol::{DeviceProtocol, PlayedDevices};
 
 pub use driver::{Driver, Job, PollError};
 pub use sample::{Sample, Values};
@@ -200,6 +200,8 @@ pub enum PointSource {
     },
     /// The messages of a plain instrument.
     Extracted(Box<Extraction>),
+    /// None: it is only written, by a command to a plain instrument.
+    Command(Box<Meaning>),
     /// A record of a meter on an M-Bus.
     Record(Box<RecordSelector>),
     /// A value of a meter that sends SML.
@@ -242,6 +244,14 @@ impl Point {
             group: None,
             write: None,
         }
+    }
+
+    /// True if its device brings its value; false if it is computed, or only written.
+    pub fn is_read(&self) -> bool {
+        !matches!(
+            self.source,
+            PointSource::Derived(_) | PointSource::Command(_)
+        )
     }
 
     /// True if it is computed from others.

@@ -175,8 +175,7 @@ impl PointCache {
             point: point.id,
             stale_after: point.stale_after,
             usual: usual(device, point),
-            standing: (!point.is_derived() && !device.is_broadcast)
-                .then_some(Standing::Unread(now)),
+            standing: (point.is_read() && !device.is_broadcast).then_some(Standing::Unread(now)),
         };
         let points = devices
             .iter()

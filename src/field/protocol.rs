@@ -1,5 +1,6 @@
 //! The table of protocols. To add one: a folder below `field/` with its [`Driver`], a variant of
-//! [`DeviceProtocol`] with what the YAML says about a device, and a row in [`run`] and [`play`].
+//! [`DeviceProtocol`] with what the YAML says about a device, and a row in [`run`] and in
+//! [`PlayedDevices::play`].
 
 use std::io;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use super::mbus::spec::MeterSpec;
 use super::modbus::slave::SharedFaults;
 use super::sml::spec::SmlSpec;
 use super::text::TextProtocol;
+use super::text::held::SharedHeld;
 use super::{Device, Line, LineTask, Wire, mbus, modbus, simulated, sml, text};
 
 /// What a device speaks, with what its protocol needs to know of it.
@@ -107,16 +109,41 @@ pub(super) async fn run(task: LineTask) {
     }
 }
 
-/// Plays devices without registers on a wire until it ends, with the waves of their points.
-pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
-    devices: &[Arc<Device>],
-    faults: &SharedFaults,
-    wire: S,
-) -> io::Result<()> {
-    match devices.first().map(|device| &device.protocol) {
-        Some(DeviceProtocol::Text(_)) => text::simulator::play(devices, faults, wire).await,
-        Some(DeviceProtocol::Mbus(_)) => mbus::simulator::play(devices, faults, wire).await,
-        Some(DeviceProtocol::Sml(_)) => sml::simulator::play(devices, faults, wire).await,
-        Some(DeviceProtocol::Modbus) | None => Ok(()),
+/// Devices without registers that are played, with what was written to them.
+#[derive(Debug, Clone, Default)]
+pub struct PlayedDevices {
+    devices: Vec<Arc<Device>>,
+    held: SharedHeld,
+}
+
+impl PlayedDevices {
+    /// Those of a line, untouched.
+    pub fn new(devices: Vec<Arc<Device>>) -> Self {
+        Self {
+            devices,
+            held: SharedHeld::default(),
+        }
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    /// Plays them on a wire until it ends, with the waves of their points.
+    pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        faults: &SharedFaults,
+        wire: S,
+    ) -> io::Result<()> {
+        let Self { devices, held } = self;
+        match devices.first().map(|device| &device.protocol) {
+            Some(DeviceProtocol::Text(_)) => {
+                text::simulator::play(devices, faults, held, wire).await
+            }
+            Some(DeviceProtocol::Mbus(_)) => mbus::simulator::play(devices, faults, wire).await,
+            Some(DeviceProtocol::Sml(_)) => sml::simulator::play(devices, faults, wire).await,
+            Some(DeviceProtocol::Modbus) | None => Ok(()),
+        }
     }
 }

@@ -1,20 +1,34 @@
 //! Writes to instruments: their limits, and the orders that lines get.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::Values;
 use super::modbus::request::Function;
+use super::text::command::TextCommand;
 use crate::reading::{PointId, Value};
 
 /// The check of a write.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ReadBack {
     /// The time until the device shows the new value.
     pub delay: Duration,
     /// The largest difference from the written value, in the unit of the point.
     pub tolerance: f64,
+}
+
+impl ReadBack {
+    /// True if a device that shows `shown` holds what was written.
+    pub fn holds(&self, written: &Value, shown: &Value) -> bool {
+        match (written.as_f64(), shown.as_f64()) {
+            (Some(written), Some(shown)) => {
+                (written - shown).abs() <= self.tolerance + written.abs() * 1e-9
+            }
+            _ => written == shown,
+        }
+    }
 }
 
 /// The limits of writes to a point.
@@ -34,8 +48,35 @@ pub struct Rules {
     pub read_back: Option<ReadBack>,
     /// It may be repeated when it is unknown whether it was done.
     pub repeat: bool,
-    /// What only registers need.
-    pub registers: RegisterRules,
+    /// How its protocol writes it.
+    pub method: WriteMethod,
+}
+
+/// How a point is written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WriteMethod {
+    /// As registers or coils.
+    Registers(RegisterRules),
+    /// By a command to a plain instrument.
+    Command(Arc<TextCommand>),
+}
+
+impl WriteMethod {
+    /// What registers need; the default for anything else.
+    pub fn registers(&self) -> RegisterRules {
+        match self {
+            Self::Registers(rules) => *rules,
+            Self::Command(_) => RegisterRules::default(),
+        }
+    }
+
+    /// The command to a plain instrument.
+    pub fn command(&self) -> Option<&Arc<TextCommand>> {
+        match self {
+            Self::Registers(_) => None,
+            Self::Command(command) => Some(command),
+        }
+    }
 }
 
 /// How the registers of a point are written.

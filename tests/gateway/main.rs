@@ -72,6 +72,7 @@ mod support;
 mod talk;
 mod telegrams;
 mod terminal;
+mod text_writes;
 mod tools;
 mod trace;
 mod uplink_peers;

@@ -17,7 +17,7 @@ use wellhead::field::mbus::{MeterRecord, RawValue};
 use wellhead::field::meter_units::MeterUnit;
 use wellhead::field::sml::SmlFramer;
 use wellhead::field::sml::list::{EntryValue, ListEntry, Obis, entries};
-use wellhead::field::{LineTask, play};
+use wellhead::field::{LineTask, PlayedDevices};
 use wellhead::reading::{Event, Quality, Value};
 use wellhead::tasks::{detach, stop_token};
 use wellhead::time::now;
@@ -139,11 +139,11 @@ async fn simulated(devices: &str) -> Vec<(String, String)> {
     let mut gateway = config::parse("gateway.yaml", &yaml, Path::new("/"))
         .unwrap_or_else(|faults| panic!("{faults:#?}"));
     let line = gateway.lines.pop().unwrap();
-    let played = line.devices.clone();
+    let played = PlayedDevices::new(line.devices.clone());
     detach(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let faults = Arc::default();
-            drop(play(&played, &faults, stream).await);
+            drop(played.play(&faults, stream).await);
         }
     });
     let mut names = std::collections::BTreeMap::new();

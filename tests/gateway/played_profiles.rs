@@ -15,8 +15,8 @@ use wellhead::field::counts::LineCounts;
 use wellhead::field::decode::Table;
 use wellhead::field::modbus::slave::{FaultInjector, Image, WirePace, serve_tcp};
 use wellhead::field::modbus::unreadable::UnreadableRange;
-use wellhead::field::text::{TextProtocol, simulator};
-use wellhead::field::{Device, DeviceProtocol, Line, LineTask, Point, PointSource};
+use wellhead::field::text::TextProtocol;
+use wellhead::field::{Device, DeviceProtocol, Line, LineTask, PlayedDevices, Point, PointSource};
 use wellhead::reading::{Event, Quality, Value};
 use wellhead::status::sys_topics;
 use wellhead::tasks::{StopSwitch, stop_token};
@@ -350,7 +350,7 @@ async fn serve(stream: TcpStream, image: Image, devices: Vec<Arc<Device>>) {
     let faults = Arc::new(Mutex::new(FaultInjector::default()));
     // Ends when the engine closes the connection.
     if !devices[0].protocol.is_modbus() {
-        drop(simulator::play(&devices, &faults, stream).await);
+        drop(PlayedDevices::new(devices).play(&faults, stream).await);
     } else {
         drop(serve_tcp(&image, &faults, WirePace::default(), stream).await);
     }

@@ -10,8 +10,10 @@ use super::value::{BrokenValue, DeadbandConfig, Factor, FromZero, OneOrMore, Pri
 use crate::field::decode::{ByteOrder, Characters, DataType};
 use crate::field::modbus::request::Function;
 use crate::field::signal::Signal;
+use crate::field::text::bytes::Template;
+use crate::field::text::command::SimulatedReply;
 use crate::field::text::parse::Notation;
-use crate::field::text::script::Pattern;
+use crate::field::text::script::{Pattern, TypedPattern};
 use crate::report::aggregate::Show;
 use crate::report::template::TopicTemplate;
 use crate::units::Span;
@@ -105,16 +107,24 @@ impl<'de> Deserialize<'de> for ReadBackConfig {
 }
 
 /// What a device takes at a point.
-#[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Writable {
     /// Smallest value. Default unknown.
     pub(in crate::config) min: Option<f64>,
     /// Largest value. Default unknown.
     pub(in crate::config) max: Option<f64>,
+    /// Of a plain instrument: the command that writes the value, as in `write`.
+    pub(in crate::config) send: Option<Template>,
+    /// Of a plain instrument: the answer that confirms it, as in `write`.
+    pub(in crate::config) expect: Option<TypedPattern>,
+    /// Of a plain instrument: the answer that refuses it, as in `write`.
+    pub(in crate::config) refuse: Option<TypedPattern>,
+    /// Of a plain instrument: what a simulator does, as in `write`.
+    pub(in crate::config) simulate: Option<SimulatedReply>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct WriteConfig {
     /// Smaller values are refused. Default that of `writable`, then that of the point.
@@ -138,6 +148,20 @@ pub(in crate::config) struct WriteConfig {
     /// Points of a group may be written by several requests. Default false.
     #[serde(default)]
     pub(in crate::config) allow_split: bool,
+    /// Of a plain instrument: the command, with `{value}`, or `{value:05.1}` for five characters,
+    /// zeros in front, one decimal; a command without it, such as tare, is carried out when 1 or
+    /// true is written. Default that of `writable`.
+    pub(in crate::config) send: Option<Template>,
+    /// Of a plain instrument: a regular expression that matches the answer to `send`. Default that
+    /// of `writable`, else none: the write is done once it is sent.
+    pub(in crate::config) expect: Option<TypedPattern>,
+    /// Of a plain instrument: a regular expression that matches an answer which refuses `send`.
+    /// Default that of `writable`, else none: any answer but `expect`.
+    pub(in crate::config) refuse: Option<TypedPattern>,
+    /// Of a plain instrument: what a simulator answers to `send`, or
+    /// `{ say: 'OK\r\n', zero: [ weight ] }`: points that it sets to zero, too. Default that of
+    /// `writable`, else nothing.
+    pub(in crate::config) simulate: Option<SimulatedReply>,
 }
 
 /// The key of a field as it is typed.

@@ -64,7 +64,7 @@ impl PointCheck<'_, '_> {
             period,
             "a wave needs a period; write a longer one, such as `period: 1m`",
         );
-        let good_for = spec.write.and_then(|write| write.good_for);
+        let good_for = spec.write.as_ref().and_then(|write| write.good_for);
         let expired = "every write would expire before it is sent; write a longer `good_for`, such as 10s, or remove it";
         self.not_zero("write", good_for, expired);
     }

@@ -120,7 +120,7 @@ fn signal(point: &Point, spec: &file::PointConfig, remark: &str) -> Signal {
 
 /// The values that the device accepts.
 fn writable(spec: &file::PointConfig) -> Option<(f64, f64)> {
-    let limits = spec.writable?;
+    let limits = spec.writable.as_ref()?;
     Some((
         limits.min.unwrap_or(f64::NEG_INFINITY),
         limits.max.unwrap_or(f64::INFINITY),

@@ -112,7 +112,7 @@ impl DeviceContext<'_> {
     }
 
     /// The address for requests; a number may be written as `unit`.
-    fn address_of_text(&self) -> Option<String> {
+    pub(super) fn address_of_text(&self) -> Option<String> {
         let unit = || self.device.unit.map(|unit| unit.to_string());
         self.device.address.clone().or_else(unit)
     }
@@ -392,7 +392,12 @@ impl DeviceContext<'_> {
     }
 
     /// In a request of bytes the address is written in pairs of digits.
-    fn check_hex_address(&self, check: &mut Check<'_>, template: &Template, address: Option<&str>) {
+    pub(super) fn check_hex_address(
+        &self,
+        check: &mut Check<'_>,
+        template: &Template,
+        address: Option<&str>,
+    ) {
         let is_hex = address.is_none_or(|address| {
             address.len() % 2 == 0 && address.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
@@ -404,7 +409,7 @@ impl DeviceContext<'_> {
         }
     }
 
-    fn missing_address(&self, check: &mut Check<'_>) {
+    pub(super) fn missing_address(&self, check: &mut Check<'_>) {
         let delivered = self
             .profile
             .and_then(|profile| profile.factory.as_ref()?.address.as_ref()?.0.first());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::at;
 use super::context::PointCheck;
+use super::text_command::{TypedCommand, words_of_text};
 use super::unused::ValueShape;
 use crate::config::file::{self, OneOrMore};
 use crate::field::PointSource;
@@ -19,11 +20,10 @@ impl PointCheck<'_, '_> {
             return Some(PointSource::Simulated);
         }
         self.check_place_in_messages();
-        let place = match (&spec.find, spec.byte) {
-            (Some(OneOrMore(patterns)), _) => ValueLocation::Find(patterns.clone()),
-            (None, Some(at)) => ValueLocation::Byte(at),
-            (None, None) => self.group()?,
-        };
+        if self.is_only_written() {
+            return self.written_only();
+        }
+        let place = self.place_in_messages()?;
         let is_bytes = matches!(place, ValueLocation::Byte(_));
         let typed = if is_bytes {
             spec.clone()
@@ -54,6 +54,25 @@ impl PointCheck<'_, '_> {
             words: words_of_text(spec, &meaning),
             meaning,
         })))
+    }
+
+    fn place_in_messages(&mut self) -> Option<ValueLocation> {
+        match (&self.spec.find, self.spec.byte) {
+            (Some(OneOrMore(patterns)), _) => Some(ValueLocation::Find(patterns.clone())),
+            (None, Some(at)) => Some(ValueLocation::Byte(at)),
+            (None, None) => self.group(),
+        }
+    }
+
+    /// True if it has a command, and no place in messages.
+    fn is_only_written(&self) -> bool {
+        let is_group = || {
+            let pattern = self.message_pattern();
+            pattern.is_some_and(|pattern| pattern.names().any(|name| name == self.name))
+        };
+        let spec = self.spec;
+        let has_place = spec.find.is_some() || spec.byte.is_some() || spec.from.is_some();
+        TypedCommand::of(spec).is_typed() && !has_place && !is_group()
     }
 
     /// One place, and none in registers.
@@ -97,7 +116,7 @@ impl PointCheck<'_, '_> {
 
     /// The point with the type that text has where none is typed: text brings its own length, and a
     /// number in it may have decimals.
-    fn typed_as_text(&mut self) -> file::PointConfig {
+    pub(super) fn typed_as_text(&mut self) -> file::PointConfig {
         let mut typed = self.spec.clone();
         let has_words_for_text = typed
             .words
@@ -241,16 +260,4 @@ impl PointCheck<'_, '_> {
         }
         None
     }
-}
-
-/// Words for text; words for numbers are part of their meaning.
-fn words_of_text(spec: &file::PointConfig, meaning: &Meaning) -> Vec<(Box<str>, Arc<str>)> {
-    let words = spec
-        .words
-        .iter()
-        .flatten()
-        .filter(|_| meaning.kind == DataType::Text && spec.byte.is_none());
-    words
-        .map(|(raw, text)| (raw.0.as_str().into(), Arc::from(text.as_str())))
-        .collect()
 }

@@ -21,6 +21,8 @@ pub(super) enum ValueShape {
     Written(DataType),
     /// Bytes of a frame.
     Bytes(DataType),
+    /// None: a command without a value.
+    Ordered,
     /// A coil or a discrete input.
     Coil,
     /// Registers.
@@ -34,6 +36,8 @@ const NO_REGISTER: &str =
     "a simulated value has no register; say where it is, such as `holding: 0`, or remove this";
 const COMPUTED: &str =
     "an expression does not have this; remove it, or give it to the points that it uses";
+const NO_VALUE: &str =
+    "a command without {value} takes no value; remove this, or write {value} into `send`";
 const NO_NUMBER: &str = "this needs a number, and the value is text, a list or flags; remove it";
 
 impl PointCheck<'_, '_> {
@@ -52,6 +56,7 @@ impl PointCheck<'_, '_> {
 fn rows(spec: &file::PointConfig, shape: ValueShape) -> Vec<UnusedSetting> {
     match shape {
         ValueShape::Made => nowhere(spec, NO_REGISTER).to_vec(),
+        ValueShape::Ordered => nowhere(spec, NO_VALUE).to_vec(),
         ValueShape::Metered => metered(spec).to_vec(),
         ValueShape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
         ValueShape::Written(kind) => [
@@ -249,6 +254,7 @@ fn coil(spec: &file::PointConfig) -> [UnusedSetting; 4] {
         (spec.flags.is_some(), "flags", why),
         (
             spec.write
+                .as_ref()
                 .is_some_and(|write| write.function == Function::Exchange),
             "write",
             function,
@@ -336,7 +342,7 @@ fn by_value(spec: &file::PointConfig, kind: DataType) -> [UnusedSetting; 8] {
 
 /// Limits and ways of writing that do not fit what is written.
 fn writing(spec: &file::PointConfig, kind: DataType) -> [UnusedSetting; 4] {
-    let Some(write) = spec.write else {
+    let Some(write) = &spec.write else {
         return [(false, "write", ""); 4];
     };
     let is_word = kind == DataType::Text || spec.words.is_some();

@@ -12,6 +12,7 @@ mod other_names;
 mod raw;
 mod register;
 mod time;
+mod written;
 
 use std::sync::Arc;
 

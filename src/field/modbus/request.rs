@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::field::decode::{DataType, Part, Register};
+use crate::field::decode::Register;
 use crate::field::{Device, Point, PointSource};
 use crate::reading::{PointId, Value};
 
@@ -99,7 +99,7 @@ impl Action {
 /// A value as a register takes it: "on" for a bit is true, "12.5" for a number is 12.5. The error
 /// says why the register cannot hold it.
 pub fn wanted(register: &Register, value: &Value) -> Result<Value, String> {
-    let value = in_its_type(register, value);
+    let value = register.meaning.in_its_type(value);
     Action::of(register, Function::Auto, &value).map(|_| value)
 }
 
@@ -112,22 +112,6 @@ pub fn shown(register: &Register, value: Value) -> Value {
         .unwrap_or(value)
 }
 
-fn in_its_type(register: &Register, value: &Value) -> Value {
-    let meaning = &register.meaning;
-    let Value::Text(text) = value else {
-        return value.clone();
-    };
-    if meaning.kind == DataType::Text || meaning.words.iter().any(|(_, word)| word == text) {
-        return value.clone();
-    }
-    let is_bit = matches!(meaning.part, Part::Bit(_)) || meaning.kind == DataType::Bool;
-    match text.to_ascii_lowercase().as_str() {
-        "on" | "true" if is_bit => Value::Bool(true),
-        "off" | "false" if is_bit => Value::Bool(false),
-        plain => plain.parse().map_or_else(|_| value.clone(), Value::F64),
-    }
-}
-
 /// The requests that write `values` to the points of a device: one, if their registers follow one
 /// another; more only where every point allows it. The error says why they cannot be written.
 pub fn requests(device: &Device, values: &[(PointId, Value)]) -> Result<Vec<Action>, String> {
@@ -138,7 +122,7 @@ pub fn requests(device: &Device, values: &[(PointId, Value)]) -> Result<Vec<Acti
         else {
             return Err("this point has no register".to_owned());
         };
-        let how = point.write.as_ref().map(|rules| rules.registers);
+        let how = point.write.as_ref().map(|rules| rules.method.registers());
         let how = how.unwrap_or_default();
         parts.push((Action::of(register, how.function, value)?, how.allow_split));
     }
@@ -212,7 +196,7 @@ impl Point {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field::decode::Table;
+    use crate::field::decode::{DataType, Part, Table};
 
     #[test]
     fn what_follows_one_another_is_one_request() {

@@ -8,7 +8,7 @@ use super::{MOST_ORDERS, Stopped, Supervisor, WRITES_IN_A_ROW, beside};
 use crate::field::diagnostic::{DiagnosticResponse, PendingDiagnostic};
 use crate::field::schedule::NextStep;
 use crate::field::write::{Order, WriteRequest, Written};
-use crate::field::{Driver, Values};
+use crate::field::{Driver, Job, Values};
 use crate::reading::{PointId, Timestamp};
 use crate::time::{moment, now};
 
@@ -101,8 +101,13 @@ impl<D: Driver> Supervisor<D> {
             .iter()
             .map(|(id, _)| *id)
             .filter(|id| !shown.iter().any(|sample| sample.point == *id));
-        let jobs =
-            unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
+        // What is only written is in no job; it may change anything that its device shows.
+        let of_device = |job: &Job| job.device == request.device;
+        let jobs = unseen.filter_map(|id| {
+            let mut jobs = self.jobs.iter();
+            let own = jobs.position(|job| job.points.contains(&id));
+            own.or_else(|| self.jobs.iter().position(of_device))
+        });
         for job in jobs.collect::<Vec<usize>>() {
             self.schedule.hurry(job, now());
         }

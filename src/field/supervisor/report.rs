@@ -203,7 +203,7 @@ impl<D: Driver> Supervisor<D> {
             .unwrap_or_default();
         points
             .iter()
-            .filter(|point| !point.is_derived())
+            .filter(|point| point.is_read())
             .map(|point| point.id)
             .collect()
     }

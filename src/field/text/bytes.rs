@@ -139,6 +139,51 @@ impl Template {
         self.is_hex
     }
 
+    /// The bytes of a value in its place: between hexadecimal digits the value is hexadecimal, the
+    /// least significant byte first, as meters have it.
+    pub(super) fn in_place(&self, value: &[u8]) -> Vec<u8> {
+        let digits = std::str::from_utf8(value)
+            .ok()
+            .filter(|_| self.is_hex)
+            .and_then(|text| hex(text).ok());
+        digits.map_or_else(
+            || value.to_vec(),
+            |mut digits| {
+                digits.reverse();
+                digits
+            },
+        )
+    }
+
+    /// Bytes in the form in which this template takes them: between hexadecimal digits as digits,
+    /// the last byte first.
+    pub(super) fn as_typed(&self, bytes: &[u8]) -> Vec<u8> {
+        if !self.is_hex {
+            return bytes.to_vec();
+        }
+        let digits = bytes.iter().rev().map(|byte| format!("{byte:02x}"));
+        digits.flat_map(String::into_bytes).collect()
+    }
+
+    /// A regular expression for what is sent; `placeholder` gives that of a placeholder.
+    pub(super) fn pattern(&self, placeholder: impl Fn(&str) -> String) -> String {
+        let part = |part: &TemplatePart| match part {
+            TemplatePart::Bytes(bytes) => {
+                bytes.iter().map(|byte| format!("\\x{byte:02X}")).collect()
+            }
+            TemplatePart::Named(name) => placeholder(name),
+        };
+        self.parts.iter().map(part).collect()
+    }
+
+    /// True if it ends with the placeholder of this name.
+    pub fn ends_with(&self, name: &str) -> bool {
+        let mut parts = self.parts.iter().rev();
+        let is_end =
+            |part: &TemplatePart| !matches!(part, TemplatePart::Bytes(bytes) if bytes.is_empty());
+        parts.find(|part| is_end(part)) == Some(&TemplatePart::Named(name.to_owned()))
+    }
+
     /// The names of its placeholders.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| {
@@ -166,23 +211,8 @@ impl Template {
                     bytes.extend(sum);
                 }
                 TemplatePart::Named(name) => {
-                    let value = values
-                        .get(name.trim_end_matches('?'))
-                        .map(Vec::as_slice)
-                        .unwrap_or_default();
-                    // Between hexadecimal digits the value is hexadecimal, least significant byte
-                    // first, as meters have it.
-                    let digits = std::str::from_utf8(value)
-                        .ok()
-                        .filter(|_| self.is_hex)
-                        .and_then(|text| hex(text).ok());
-                    match digits {
-                        Some(mut digits) => {
-                            digits.reverse();
-                            bytes.extend(digits);
-                        }
-                        None => bytes.extend_from_slice(value),
-                    }
+                    let value = values.get(name.trim_end_matches('?'));
+                    bytes.extend(self.in_place(value.map(Vec::as_slice).unwrap_or_default()));
                 }
             }
         }

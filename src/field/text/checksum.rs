@@ -199,12 +199,15 @@ impl Checksum {
             .request_from
             .or_else(|| usize::try_from(self.from).ok())
             .unwrap_or(0);
-        self.made(before.get(from..).unwrap_or_default())
+        self.over(before, from)
     }
 
     /// The checksum of a message, over the bytes before it.
     pub(super) fn of_message(&self, before: &[u8]) -> Vec<u8> {
-        let from = usize::try_from(self.from).unwrap_or(0);
+        self.over(before, usize::try_from(self.from).unwrap_or(0))
+    }
+
+    fn over(&self, before: &[u8], from: usize) -> Vec<u8> {
         // Where fewer bytes are covered than precede it: `to` and `at` count from the same end.
         let to = match (&self.to, &self.at) {
             (Some(ChecksumPosition::At(to)), ChecksumPosition::At(at)) => before
@@ -375,6 +378,26 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("behind")
+        );
+    }
+
+    #[test]
+    fn a_request_is_covered_as_far_as_a_message_is() {
+        let of = |checksum: &str, before: &[u8]| {
+            serde_yaml::from_str::<Checksum>(checksum)
+                .unwrap()
+                .of_request(before)
+        };
+        let nmea = "{ kind: xor8, from: 1, to: { before: '*' }, at: { behind: '*' }, as: hex }";
+        assert_eq!(of(nmea, b"$PMTK220,1000*"), b"1F");
+        let counted = "{ kind: xor8, from: 1, to: -5, at: -4, as: hex }";
+        assert_eq!(of(counted, b"$PMTK220,1000*"), b"1F");
+        assert_eq!(
+            of(
+                "{ kind: sum8, from: 2, at: -1, request_from: 0 }",
+                &[1, 2, 3]
+            ),
+            [6]
         );
     }
 

@@ -27,9 +27,14 @@ impl Text {
             return Ok(Vec::new());
         };
         let protocol = Arc::clone(&instrument.protocol);
-        let mut groups =
-            HashMap::from([("address".to_owned(), protocol.address.clone().into_bytes())]);
+        let mut groups = groups_of(&protocol);
         let result = self.converse(index, &protocol, &mut groups).await;
+        self.own_speed(&protocol)?;
+        result
+    }
+
+    /// Gives the line its own speed again, if a script may have changed it.
+    pub(super) fn own_speed(&mut self, protocol: &TextProtocol) -> Result<(), PollError> {
         if let (Some(speed), Some(stream)) =
             (self.port().map(|port| port.speed), self.stream.as_mut())
             && protocol
@@ -39,7 +44,7 @@ impl Text {
         {
             stream.set_speed(speed).map_err(PollError::LineDown)?;
         }
-        result
+        Ok(())
     }
 
     async fn converse(
@@ -82,7 +87,7 @@ impl Text {
     }
 
     /// The time until this instrument must have begun its answer.
-    fn patience(&self, protocol: &TextProtocol) -> Duration {
+    pub(super) fn patience(&self, protocol: &TextProtocol) -> Duration {
         protocol.answer_within.unwrap_or(self.answer_within)
     }
 
@@ -162,6 +167,13 @@ impl Text {
     /// instrument or another: they do not answer it. Messages of instruments that send by
     /// themselves are kept.
     async fn forget(&mut self, index: usize) -> Result<(), PollError> {
+        self.settle().await?;
+        self.clear(index);
+        Ok(())
+    }
+
+    /// Waits until nothing that was asked for earlier can come any more.
+    pub(super) async fn settle(&mut self) -> Result<(), PollError> {
         if let Some(until) = self.owed.take() {
             while let Ok(received) =
                 timeout(until.saturating_duration_since(now()), self.receive()).await
@@ -175,13 +187,17 @@ impl Text {
         {
             received?;
         }
-        if let Some(instrument) = self.instruments.get_mut(index) {
-            instrument.framer.clear();
-        }
         Ok(())
     }
 
-    async fn step(
+    /// Discards what an instrument has sent up to now.
+    pub(super) fn clear(&mut self, index: usize) {
+        if let Some(instrument) = self.instruments.get_mut(index) {
+            instrument.framer.clear();
+        }
+    }
+
+    pub(super) async fn step(
         &mut self,
         step: &ScriptStep,
         groups: &mut HashMap<String, Vec<u8>>,
@@ -258,4 +274,9 @@ impl Text {
             }
         }
     }
+}
+
+/// What is filled in before a script has found anything.
+pub(super) fn groups_of(protocol: &TextProtocol) -> HashMap<String, Vec<u8>> {
+    HashMap::from([("address".to_owned(), protocol.address.clone().into_bytes())])
 }

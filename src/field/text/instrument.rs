@@ -8,8 +8,9 @@ use super::TextProtocol;
 use super::checksum::Verdict;
 use super::frame::Framer;
 use super::missing::Missing;
+use super::parse;
 use crate::field::trouble::{Came, Trouble};
-use crate::field::{Device, PollError};
+use crate::field::{Device, PollError, Values};
 
 /// One instrument with its stream.
 pub(super) struct Instrument {
@@ -22,6 +23,8 @@ pub(super) struct Instrument {
     pub(super) missing: Missing,
     /// The bytes that came from it instead of messages.
     pub(super) trouble: Trouble,
+    /// Messages with a wrong checksum so far.
+    pub(super) bad_messages: u64,
     /// Its messages have a checksum: one without is not right any more.
     is_summed: bool,
     /// The request that is asked first: one that was answered, so that a silent instrument costs
@@ -42,9 +45,15 @@ impl Instrument {
             heard: None,
             missing,
             trouble: Trouble::default(),
+            bad_messages: 0,
             is_summed: false,
             first: 0,
         })
+    }
+
+    /// The values that a message brings; `None` if it is none of its messages.
+    pub(super) fn values(&self, message: &[u8]) -> Option<Values> {
+        parse::values(&self.device, self.protocol.pattern.as_ref(), message)
     }
 
     /// The next whole message; the flag is true if its checksum is right.

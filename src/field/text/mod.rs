@@ -7,21 +7,27 @@
 //! * Messages of instruments that send by themselves are received while others are polled.
 //! * A point that messages do not bring becomes bad, with what was looked for.
 //!
-//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `foreign`, `telegram` are pure;
-//! `converse` asks.
+//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `foreign`, `telegram`, `command`,
+//! `held` are pure; `converse` asks, `write` writes.
 
 pub mod bytes;
 pub mod checksum;
+pub mod command;
 mod converse;
 mod foreign;
 pub mod frame;
+pub mod held;
 mod instrument;
 mod missing;
 pub mod parse;
 pub mod script;
 pub mod simulator;
 pub mod telegram;
+#[cfg(test)]
+mod tests;
+mod write;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -115,6 +121,8 @@ pub struct Text {
     instruments: Vec<Instrument>,
     counts: Arc<LineCounts>,
     last_byte: Instant,
+    /// Values that came by themselves while a command was carried out.
+    overheard: VecDeque<(usize, Values)>,
     /// Until when an answer may come that was not waited for any longer.
     owed: Option<Instant>,
     /// Binary protocols where text was expected.
@@ -143,6 +151,7 @@ impl Text {
             instruments: instruments.collect(),
             counts,
             last_byte: now(),
+            overheard: VecDeque::new(),
             owed: None,
             listener: Listener::default(),
             heartbeat,
@@ -222,6 +231,7 @@ impl Text {
                     bad_checksums: 1,
                     ..Came::default()
                 });
+                instrument.bad_messages += 1;
                 instrument.framer.put_back(&message);
                 continue;
             }
@@ -274,32 +284,49 @@ impl Text {
             }
             let is_silent = self.silence_left(index).is_some_and(|left| left.is_zero());
             while let Some(message) = self.message(index, is_silent) {
-                let Some(instrument) = self.instruments.get_mut(index) else {
-                    break;
-                };
-                let Some(values) = parse::values(
-                    &instrument.device,
-                    instrument.protocol.pattern.as_ref(),
-                    &message,
-                ) else {
-                    self.counts.count(index, |counts| counts.unmatched.count());
-                    instrument.trouble.note(&Came {
-                        unmatched: 1,
-                        ..Came::default()
-                    });
-                    continue;
-                };
-                instrument.missing.heard(&values, now());
-                // It is there, even if no point finds what it looks for.
-                instrument.heard = Some(now());
-                if !values.is_empty() {
-                    instrument.trouble.answered();
-                    self.counts.count(index, |counts| counts.answers.count());
+                if let Some(values) = self.said(index, &message) {
                     return Some((index, values));
                 }
             }
         }
         None
+    }
+
+    /// The values in a message of an instrument that sends by itself; `None` if it brings none.
+    fn said(&mut self, index: usize, message: &[u8]) -> Option<Values> {
+        let instrument = self.instruments.get_mut(index)?;
+        let Some(values) = instrument.values(message) else {
+            self.counts.count(index, |counts| counts.unmatched.count());
+            instrument.trouble.note(&Came {
+                unmatched: 1,
+                ..Came::default()
+            });
+            return None;
+        };
+        instrument.missing.heard(&values, now());
+        // It is there, even if no point finds what it looks for.
+        instrument.heard = Some(now());
+        if values.is_empty() {
+            return None;
+        }
+        instrument.trouble.answered();
+        self.counts.count(index, |counts| counts.answers.count());
+        Some(values)
+    }
+
+    /// True if a message brings values.
+    fn brings_values(&self, index: usize, message: &[u8]) -> bool {
+        let instrument = self.instruments.get(index);
+        instrument
+            .and_then(|instrument| instrument.values(message))
+            .is_some_and(|values| !values.is_empty())
+    }
+
+    /// The messages with a wrong checksum so far.
+    fn bad_messages(&self, index: usize) -> u64 {
+        self.instruments
+            .get(index)
+            .map_or(0, |instrument| instrument.bad_messages)
     }
 }
 
@@ -309,7 +336,7 @@ impl Driver for Text {
             device
                 .points
                 .iter()
-                .filter(|point| !point.is_derived())
+                .filter(|point| point.is_read())
                 .map(|point| point.id)
                 .collect()
         };
@@ -400,18 +427,18 @@ impl Driver for Text {
         self.answer_within
     }
 
-    async fn write(&mut self, _: &WriteRequest) -> Written {
-        Written::NotSent("this instrument cannot be written to".to_owned())
+    async fn write(&mut self, request: &WriteRequest) -> Written {
+        self.write_value(request).await
     }
 
     fn overheard(&mut self) -> Option<(usize, Values)> {
-        self.talked()
+        self.overheard.pop_front().or_else(|| self.talked())
     }
 
     async fn listen(&mut self) -> Result<(usize, Values), PollError> {
         loop {
-            if let Some(talked) = self.talked() {
-                return Ok(talked);
+            if let Some(said) = self.overheard() {
+                return Ok(said);
             }
             let listeners = (0..self.instruments.len()).filter(|index| {
                 self.instruments

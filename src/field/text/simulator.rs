@@ -1,20 +1,23 @@
-//! Simulated plain instruments: they answer requests, or send by themselves, with the waves of
-//! their points.
+//! Simulated plain instruments: they answer requests and commands, or send by themselves, with the
+//! waves of their points, or what was written to them.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use regex::bytes::Regex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, sleep_until};
 
 use super::TextProtocol;
 use super::bytes::Template;
+use super::command::{self, SimulatedReply, TextCommand};
+use super::held::{SharedHeld, Shown};
 use super::script::ScriptStep;
 use super::telegram::Placeholder;
-use crate::field::Device;
 use crate::field::modbus::slave::{FaultKind, SharedFaults};
+use crate::field::{Device, Point};
 use crate::time::now;
 
 /// The interval of an instrument that sends by itself.
@@ -26,21 +29,43 @@ struct Player<'a> {
     device: &'a Device,
     protocol: &'a TextProtocol,
     faults: &'a SharedFaults,
+    held: &'a SharedHeld,
     began: Instant,
     /// The requests as they come, and the answer to each: an index of its messages.
     asked: Vec<(Vec<u8>, usize)>,
+    commands: Vec<PlayedCommand<'a>>,
+}
+
+/// A command that it takes.
+struct PlayedCommand<'a> {
+    point: &'a Point,
+    command: &'a TextCommand,
+    /// What comes; the group `value` is what shall be written.
+    pattern: Regex,
+    /// The address, and what the script finds.
+    groups: HashMap<String, Vec<u8>>,
+}
+
+/// What an instrument says to what was heard.
+enum SimulatedAnswer<'p, 'a> {
+    /// One of its messages.
+    Message(usize),
+    /// The answer to a command with a value.
+    Command(&'p PlayedCommand<'a>, Vec<u8>),
 }
 
 /// Plays the instruments of a line until the wire ends. Those without `simulate` say nothing.
+/// `held`: what was written to them.
 pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
     devices: &[Arc<Device>],
     faults: &SharedFaults,
+    held: &SharedHeld,
     mut wire: S,
 ) -> io::Result<()> {
     let began = now();
     let players: Vec<Player<'_>> = devices
         .iter()
-        .filter_map(|device| Player::new(device, faults, began))
+        .filter_map(|device| Player::new(device, faults, held, began))
         .collect();
     let mut heard: Vec<u8> = Vec::new();
     let mut space = [0; 256];
@@ -54,11 +79,7 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 for byte in space.get(..count).unwrap_or_default() {
                     heard.push(*byte);
-                    let meant = players.iter().find_map(|player| Some((player, player.answer_to(&heard)?)));
-                    if let Some((player, answer)) = meant {
-                        heard.clear();
-                        player.say(&mut wire, answer).await?;
-                    }
+                    answer(&players, &mut heard, &mut wire).await?;
                 }
                 if heard.len() > LONGEST_REQUEST {
                     heard.clear();
@@ -76,23 +97,46 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// Answers what was heard, once it is a whole request or command.
+async fn answer<S: AsyncWrite + Unpin>(
+    players: &[Player<'_>],
+    heard: &mut Vec<u8>,
+    wire: &mut S,
+) -> io::Result<()> {
+    let meant = players
+        .iter()
+        .find_map(|player| Some((player, player.reply_to(heard)?)));
+    if let Some((player, reply)) = meant {
+        heard.clear();
+        player.reply(wire, reply).await?;
+    }
+    Ok(())
+}
+
 impl<'a> Player<'a> {
     /// `None` for a device without messages to simulate.
-    fn new(device: &'a Device, faults: &'a SharedFaults, began: Instant) -> Option<Self> {
-        let protocol = device
-            .protocol
-            .text()
-            .map(AsRef::as_ref)
-            .filter(|protocol| !protocol.simulate.is_empty())?;
+    fn new(
+        device: &'a Device,
+        faults: &'a SharedFaults,
+        held: &'a SharedHeld,
+        began: Instant,
+    ) -> Option<Self> {
+        let protocol = device.protocol.text()?;
         let mut player = Self {
             device,
             protocol,
             faults,
+            held,
             began,
             asked: Vec::new(),
+            commands: Vec::new(),
         };
         let groups = player.learn_script();
         let of_requests = protocol.sent().count() - protocol.requests.len();
+        player.learn_commands(&groups);
+        if protocol.simulate.is_empty() {
+            return (!player.commands.is_empty()).then_some(player);
+        }
         for (index, template) in protocol.requests.iter().enumerate() {
             let answer = if protocol.simulate.len() == 1 {
                 0
@@ -104,6 +148,23 @@ impl<'a> Player<'a> {
                 .push((player.filled(template, &groups), answer));
         }
         Some(player)
+    }
+
+    /// Notes the commands that write its points.
+    fn learn_commands(&mut self, groups: &HashMap<String, Vec<u8>>) {
+        for point in &self.device.points {
+            let rules = point.write.as_ref();
+            let Some(command) = rules.and_then(|rules| rules.method.command()) else {
+                continue;
+            };
+            let pattern = command.pattern(groups, self.protocol);
+            self.commands.extend(pattern.map(|pattern| PlayedCommand {
+                point,
+                command,
+                pattern,
+                groups: groups.clone(),
+            }));
+        }
     }
 
     /// Notes the requests of the script; returns the groups that its answers fill.
@@ -148,22 +209,74 @@ impl<'a> Player<'a> {
         template.fill(groups, |before| self.protocol.checksum_of_request(before))
     }
 
-    /// The message that answers what was heard.
-    fn answer_to(&self, heard: &[u8]) -> Option<usize> {
-        self.asked
-            .iter()
-            .find(|(request, _)| heard.ends_with(request))
-            .map(|(_, answer)| *answer)
+    /// What answers what was heard.
+    fn reply_to(&self, heard: &[u8]) -> Option<SimulatedAnswer<'_, 'a>> {
+        let mut asked = self.asked.iter();
+        if let Some((_, answer)) = asked.find(|(request, _)| heard.ends_with(request)) {
+            return Some(SimulatedAnswer::Message(*answer));
+        }
+        self.commands.iter().find_map(|played| {
+            let captures = played.pattern.captures(heard)?;
+            let value = captures.name(command::VALUE).map(|found| found.as_bytes());
+            let value = value.unwrap_or_default();
+            // A command with a wrong checksum is none.
+            let whole = played.command.filled(self.protocol, value, &played.groups);
+            heard
+                .ends_with(&whole)
+                .then(|| SimulatedAnswer::Command(played, value.to_vec()))
+        })
     }
 
-    /// One message, with the faults that strike it.
+    async fn reply<S: AsyncWrite + Unpin>(
+        &self,
+        wire: &mut S,
+        reply: SimulatedAnswer<'_, 'a>,
+    ) -> io::Result<()> {
+        let elapsed = now().saturating_duration_since(self.began);
+        match reply {
+            SimulatedAnswer::Message(index) => self.say(wire, index).await,
+            SimulatedAnswer::Command(played, value) => {
+                let SimulatedReply { say, zero } = &played.command.simulated;
+                {
+                    let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(value) = played.command.value.held(&value) {
+                        held.write(played.point, value);
+                    }
+                    let points = self.device.points.iter();
+                    for point in
+                        points.filter(|point| zero.iter().any(|name| **name == *point.name))
+                    {
+                        held.zero(point, elapsed);
+                    }
+                }
+                match say {
+                    Some(template) => {
+                        let message = self.filled_message(template, elapsed);
+                        self.send(wire, message).await
+                    }
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// One of its messages.
     async fn say<S: AsyncWrite + Unpin>(&self, wire: &mut S, index: usize) -> io::Result<()> {
+        let elapsed = now().saturating_duration_since(self.began);
+        self.send(wire, self.message(index, elapsed)).await
+    }
+
+    /// A message, with the faults that strike it.
+    async fn send<S: AsyncWrite + Unpin>(
+        &self,
+        wire: &mut S,
+        mut message: Vec<u8>,
+    ) -> io::Result<()> {
         let struck = self
             .faults
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .inject(self.device.unit, None);
-        let mut message = self.message(index, now().saturating_duration_since(self.began));
         for fault in &struck {
             let middle = message.len() / 2;
             match fault {
@@ -189,8 +302,18 @@ impl<'a> Player<'a> {
 
     /// A message as it travels; nothing if there is none.
     fn message(&self, index: usize, elapsed: Duration) -> Vec<u8> {
-        let Some(template) = self.protocol.simulate.get(index) else {
-            return Vec::new();
+        let template = self.protocol.simulate.get(index);
+        template
+            .map(|template| self.filled_message(template, elapsed))
+            .unwrap_or_default()
+    }
+
+    fn filled_message(&self, template: &Template, elapsed: Duration) -> Vec<u8> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = Shown {
+            device: self.device,
+            held: &held,
+            elapsed,
         };
         let mut values = HashMap::from([(
             "address".to_owned(),
@@ -198,8 +321,7 @@ impl<'a> Player<'a> {
         )]);
         for typed in template.names() {
             let placeholder = Placeholder::parse(typed).ok();
-            let bytes = placeholder
-                .and_then(|placeholder| placeholder.bytes(self.device, elapsed, template.is_hex()));
+            let bytes = placeholder.and_then(|placeholder| placeholder.bytes(&shown, template));
             values.extend(bytes.map(|bytes| (typed.to_owned(), bytes)));
         }
         let travels = |bytes: &[u8], behind: usize| {

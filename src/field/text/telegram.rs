@@ -7,9 +7,11 @@
 
 use std::time::Duration;
 
+use super::bytes::Template;
+use super::held::Shown;
 use super::parse::ValueLocation;
 use crate::field::signal::{Signal, Waveform};
-use crate::field::{Device, Point, PointSource};
+use crate::field::{Point, PointSource};
 use crate::units::Span;
 
 const PERIOD: Duration = Duration::from_secs(60);
@@ -33,7 +35,7 @@ enum What<'a> {
 
 /// The format of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct NumberFormat {
+pub struct NumberFormat {
     width: usize,
     /// Zeros in front instead of blanks.
     is_padded: bool,
@@ -83,53 +85,55 @@ impl<'a> Placeholder<'a> {
         }
     }
 
-    /// Its bytes `elapsed` after the start; `None` if there is no such point. Bytes between
-    /// hexadecimal digits are written as digits, the last byte first, as templates take them.
-    pub(super) fn bytes(
-        &self,
-        device: &Device,
-        elapsed: Duration,
-        is_hex: bool,
-    ) -> Option<Vec<u8>> {
+    /// Its bytes in a template; `None` if there is no such point.
+    pub(super) fn bytes(&self, shown: &Shown<'_>, template: &Template) -> Option<Vec<u8>> {
         let name = match self.what {
             What::Moves(signal) => {
-                return Some(self.format.number(signal.value(elapsed), None).into_bytes());
+                let number = signal.value(shown.elapsed);
+                return Some(self.format.number(number, None).into_bytes());
             }
             What::Named(name) => name,
         };
-        let point = device.points.iter().find(|point| *point.name == *name)?;
-        let value = point.signal.value(elapsed);
-        let PointSource::Extracted(found) = &point.source else {
-            return Some(self.format.number(value, None).into_bytes());
-        };
-        if !matches!(found.place, ValueLocation::Byte(_)) {
-            return Some(self.in_text(point, value, found.meaning.decimals));
+        let mut points = shown.device.points.iter();
+        let point = points.find(|point| *point.name == *name)?;
+        match &point.source {
+            PointSource::Extracted(found) if matches!(found.place, ValueLocation::Byte(_)) => {
+                let bytes = found.meaning.encode_bytes(shown.number(point));
+                Some(template.as_typed(&bytes))
+            }
+            PointSource::Extracted(found) => {
+                Some(self.in_text(shown, point, found.meaning.decimals))
+            }
+            PointSource::Command(meaning) => Some(self.in_text(shown, point, meaning.decimals)),
+            _ => Some(self.format.number(shown.number(point), None).into_bytes()),
         }
-        let bytes = found.meaning.encode_bytes(value);
-        Some(if is_hex {
-            bytes
-                .iter()
-                .rev()
-                .flat_map(|byte| format!("{byte:02x}").into_bytes())
-                .collect()
-        } else {
-            bytes
-        })
     }
 
-    fn in_text(&self, point: &Point, value: f64, decimals: Option<u8>) -> Vec<u8> {
-        match point.says {
-            Some(text) => text.as_bytes().to_vec(),
-            None => self
-                .format
-                .number(value, decimals.map(usize::from))
-                .into_bytes(),
-        }
+    fn in_text(&self, shown: &Shown<'_>, point: &Point, decimals: Option<u8>) -> Vec<u8> {
+        let number = || {
+            let number = shown.number(point);
+            self.format.number(number, decimals.map(usize::from))
+        };
+        shown
+            .text(point)
+            .map_or_else(number, str::to_owned)
+            .into_bytes()
     }
 }
 
 impl NumberFormat {
-    fn parse(text: &str) -> Option<Self> {
+    /// The decimals, if it says how many.
+    pub(super) fn decimals(self) -> Option<usize> {
+        self.decimals
+    }
+
+    /// The number of characters; 0: as many as it takes.
+    pub fn width(self) -> usize {
+        self.width
+    }
+
+    /// Parses what stands behind the colon of a placeholder; `None` if it is no format.
+    pub fn parse(text: &str) -> Option<Self> {
         let (is_signed, text) = text
             .strip_prefix('+')
             .map_or((false, text), |text| (true, text));
@@ -153,7 +157,7 @@ impl NumberFormat {
         })
     }
 
-    fn number(self, value: f64, decimals: Option<usize>) -> String {
+    pub(super) fn number(self, value: f64, decimals: Option<usize>) -> String {
         let decimals =
             self.decimals
                 .or(decimals)
@@ -175,7 +179,9 @@ impl NumberFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field::Device;
     use crate::field::decode::{ByteOrder, Meaning};
+    use crate::field::text::held::HeldValues;
     use crate::field::text::parse::{Extraction, Notation};
     use crate::reading::DeviceId;
 
@@ -215,14 +221,18 @@ mod tests {
 
     #[track_caller]
     fn check(typed: &str, is_hex: bool, expected: &[u8]) {
-        let placeholder = Placeholder::parse(typed).unwrap();
-        assert_eq!(
-            placeholder
-                .bytes(&device(), Duration::from_secs(30), is_hex)
-                .unwrap(),
-            expected,
-            "{typed}"
-        );
+        let found = bytes(typed, Duration::from_secs(30), is_hex);
+        assert_eq!(found.unwrap(), expected, "{typed}");
+    }
+
+    fn bytes(typed: &str, elapsed: Duration, is_hex: bool) -> Option<Vec<u8>> {
+        let shown = Shown {
+            device: &device(),
+            held: &HeldValues::default(),
+            elapsed,
+        };
+        let template = Template::new("", is_hex).unwrap();
+        Placeholder::parse(typed).unwrap().bytes(&shown, &template)
     }
 
     #[test]
@@ -237,12 +247,7 @@ mod tests {
         // Bytes of a point, as they are and as a template of hexadecimal digits takes them.
         check("voltage", false, &[0x01, 0x23]);
         check("voltage", true, b"2301");
-        assert_eq!(
-            Placeholder::parse("nothing")
-                .unwrap()
-                .bytes(&device(), Duration::ZERO, false),
-            None
-        );
+        assert_eq!(bytes("nothing", Duration::ZERO, false), None);
         assert_eq!(Placeholder::parse("226..234").unwrap().name(), None);
         for wrong in ["weight:x", "weight:99", "weight:1.99"] {
             assert!(Placeholder::parse(wrong).is_err(), "{wrong}");

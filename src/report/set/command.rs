@@ -128,7 +128,7 @@ mod tests {
     use crate::field::PointSource;
     use crate::field::decode::{DataType, Register, Table};
     use crate::field::signal::Signal;
-    use crate::field::write::RegisterRules;
+    use crate::field::write::{RegisterRules, WriteMethod};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -172,7 +172,7 @@ mod tests {
             good_for: Duration::from_secs(10),
             read_back: None,
             repeat: true,
-            registers: RegisterRules::default(),
+            method: WriteMethod::Registers(RegisterRules::default()),
         };
         let setpoint = Point {
             source: PointSource::Register {

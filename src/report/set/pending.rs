@@ -142,12 +142,7 @@ impl PendingWrite {
             let Some((_, shown)) = values.iter().find(|(other, _)| *other == wanted.name) else {
                 return false;
             };
-            match (wanted.value.as_f64(), shown.as_f64()) {
-                (Some(wanted), Some(shown)) => {
-                    (wanted - shown).abs() <= check.tolerance + wanted.abs() * 1e-9
-                }
-                _ => wanted.value == *shown,
-            }
+            check.holds(&wanted.value, shown)
         })
     }
 }

@@ -184,7 +184,9 @@ mod tests {
             good_for: Duration::from_secs(1),
             read_back: None,
             repeat: true,
-            registers: crate::field::write::RegisterRules::default(),
+            method: crate::field::write::WriteMethod::Registers(
+                crate::field::write::RegisterRules::default(),
+            ),
         };
         let setpoint = Point {
             write: Some(Box::new(rules)),
