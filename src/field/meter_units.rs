@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::reading::Value;
+
 /// What a unit measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dimension {
@@ -232,6 +234,37 @@ impl MeterNumber {
         let multiplied =
             multiplied.map_or_else(|| moved.value() * f64::from(from.multiple), Self::value);
         Some(multiplied / f64::from(to.multiple))
+    }
+
+    /// The value of a point whose unit is `wanted`, from a number that the meter sends in the unit
+    /// `own`. A point without a unit gets that in which its dimension is published. The error: why
+    /// it has no value.
+    pub fn of_point(
+        self,
+        own: Option<MeterUnit>,
+        wanted: Option<MeterUnit>,
+        plausibility: Plausibility,
+    ) -> Result<Value, Arc<str>> {
+        let value = match (own, wanted) {
+            (Some(own), Some(wanted)) => self.converted(own, wanted).ok_or_else(|| {
+                format!("the meter sends {}, which is no {}", own.name, wanted.name)
+            })?,
+            (Some(own), None) => {
+                let unit = MeterUnit::of(own.dimension).unwrap_or(own);
+                self.converted(own, unit).unwrap_or(f64::NAN)
+            }
+            (None, Some(wanted)) => {
+                return Err(format!("the meter sends no unit, and not {}", wanted.name).into());
+            }
+            (None, None) => match self {
+                Self::Exact {
+                    mantissa,
+                    exponent: 0,
+                } if plausibility == Plausibility::default() => return Ok(Value::Int(mantissa)),
+                other => other.value(),
+            },
+        };
+        plausibility.check(value).map(Value::F64)
     }
 }
 

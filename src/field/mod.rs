@@ -19,6 +19,7 @@ pub mod counts;
 pub mod decode;
 pub mod diagnostic;
 mod driver;
+mod faulty_wire;
 pub mod formula;
 pub mod mbus;
 pub mod meter_units;

@@ -57,7 +57,7 @@ fn rows(spec: &file::PointConfig, shape: ValueShape) -> Vec<UnusedSetting> {
     match shape {
         ValueShape::Made => nowhere(spec, NO_REGISTER).to_vec(),
         ValueShape::Ordered => nowhere(spec, NO_VALUE).to_vec(),
-        ValueShape::Metered => metered(spec).to_vec(),
+        ValueShape::Metered => metered(spec),
         ValueShape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
         ValueShape::Written(kind) => [
             written(spec).as_slice(),
@@ -132,58 +132,22 @@ impl DeviceContext<'_> {
 }
 
 /// Settings of registers, bytes and text that values of meters do not have.
-fn metered(spec: &file::PointConfig) -> [UnusedSetting; 26] {
+fn metered(spec: &file::PointConfig) -> Vec<UnusedSetting> {
     const METERED: &str = "a meter says itself what its values are; remove it";
-    let [
-        kind,
-        order,
-        bit,
-        bits,
-        mask,
-        bit_order,
-        flags,
-        scale,
-        offset,
-        scale_from,
-        broken,
-        words,
-        _,
-        _,
-        length,
-        characters,
-        zone,
-        array,
-        as_text,
-    ] = nowhere(spec, METERED);
-    let other = |is_typed, key| (is_typed, key, METERED);
-    [
-        kind,
-        order,
-        bit,
-        bits,
-        mask,
-        bit_order,
-        flags,
-        scale,
-        offset,
-        scale_from,
-        broken,
-        words,
-        length,
-        characters,
-        zone,
-        array,
-        as_text,
-        other(spec.at.is_some(), "at"),
-        other(spec.holding.is_some(), "holding"),
-        other(spec.input.is_some(), "input"),
-        other(spec.coil.is_some(), "coil"),
-        other(spec.discrete.is_some(), "discrete"),
-        other(spec.from.is_some(), "from"),
-        other(spec.find.is_some(), "find"),
-        other(spec.byte.is_some(), "byte"),
-        other(spec.units.is_some(), "units"),
-    ]
+    let mut rows = nowhere(spec, METERED).to_vec();
+    rows.retain(|(_, key, _)| !matches!(*key, "min" | "max"));
+    rows.extend([
+        (spec.at.is_some(), "at", METERED),
+        (spec.holding.is_some(), "holding", METERED),
+        (spec.input.is_some(), "input", METERED),
+        (spec.coil.is_some(), "coil", METERED),
+        (spec.discrete.is_some(), "discrete", METERED),
+        (spec.from.is_some(), "from", METERED),
+        (spec.find.is_some(), "find", METERED),
+        (spec.byte.is_some(), "byte", METERED),
+        (spec.units.is_some(), "units", METERED),
+    ]);
+    rows
 }
 
 /// Settings for registers or bytes.

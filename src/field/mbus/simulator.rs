@@ -1,10 +1,10 @@
 //! Simulated meters: they answer as the standard says, with the waves of their points.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::frame::{
     ACKNOWLEDGE, FRAME_COUNT, INITIALIZE, MbusFrame, MbusFramer, REQUEST_DATA, SELECTED, long,
@@ -14,8 +14,8 @@ use super::record::Occasion;
 use super::spec::{MeterAddress, RecordSelector, SecondaryAddress};
 use super::vif::{self, VifTable};
 use crate::field::meter_units::MeterUnit;
-use crate::field::modbus::slave::{FaultKind, SharedFaults};
-use crate::field::{Device, PointSource};
+use crate::field::modbus::slave::SharedFaults;
+use crate::field::{Device, PointSource, faulty_wire};
 use crate::time::now;
 
 /// What a record may take of a frame; more follow in the next telegram.
@@ -66,7 +66,9 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
                 .collect();
             // Meters that answer at once garble each other.
             let answer = merged(&answers);
-            send(&mut wire, answer, faults).await?;
+            if !answer.is_empty() {
+                faulty_wire::send(&mut wire, answer, faults, 0).await?;
+            }
         }
     }
 }
@@ -79,43 +81,6 @@ fn merged(answers: &[Vec<u8>]) -> Vec<u8> {
         bytes.fold(0xFF, |all, byte| all & byte)
     };
     (0..longest).map(byte).collect()
-}
-
-async fn send<S: AsyncWrite + Unpin>(
-    wire: &mut S,
-    mut answer: Vec<u8>,
-    faults: &SharedFaults,
-) -> io::Result<()> {
-    if answer.is_empty() {
-        return Ok(());
-    }
-    let kinds = faults
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .inject(0, None);
-    for kind in kinds {
-        let middle = answer.len() / 2;
-        match kind {
-            FaultKind::Silence => return Ok(()),
-            FaultKind::Unplug => return Err(io::ErrorKind::BrokenPipe.into()),
-            FaultKind::Delay(time) => tokio::time::sleep(time).await,
-            FaultKind::Noise(count) | FaultKind::NoiseBefore(count) => {
-                let noise: Vec<u8> = (0..count).map(|_| fastrand::u8(..)).collect();
-                wire.write_all(&noise).await?;
-            }
-            FaultKind::Crc | FaultKind::BitFlip => {
-                answer
-                    .get_mut(middle)
-                    .into_iter()
-                    .for_each(|byte| *byte ^= 1);
-            }
-            FaultKind::Truncate(count) => answer.truncate(count),
-            FaultKind::Twice => answer = [answer.clone(), answer].concat(),
-            // The others are faults of Modbus frames.
-            _ => {}
-        }
-    }
-    wire.write_all(&answer).await
 }
 
 impl<'a> MeterPlayer<'a> {

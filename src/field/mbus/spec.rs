@@ -9,7 +9,7 @@ use super::qualifier::{self, Qualifier};
 use super::record::{MeterRecord, Occasion};
 use super::telegram::Identity;
 use super::vif::Kind;
-use crate::field::meter_units::{MeterNumber, MeterUnit, Plausibility};
+use crate::field::meter_units::{MeterUnit, Plausibility};
 use crate::reading::Value;
 
 /// The largest primary address.
@@ -224,28 +224,7 @@ impl RecordSelector {
         let unit = record
             .unit
             .filter(|_| !qualifier::replaces_unit(&record.qualifiers));
-        let value = match (unit, self.unit) {
-            (Some(own), Some(wanted)) => number.converted(own, wanted).ok_or_else(|| {
-                format!("the meter sends {}, which is no {}", own.name, wanted.name)
-            })?,
-            (Some(own), None) => {
-                let unit = MeterUnit::of(own.dimension).unwrap_or(own);
-                number.converted(own, unit).unwrap_or(f64::NAN)
-            }
-            (None, Some(wanted)) => {
-                return Err(format!("the meter sends no unit, and not {}", wanted.name).into());
-            }
-            (None, None) => match number {
-                MeterNumber::Exact {
-                    mantissa,
-                    exponent: 0,
-                } if self.plausibility == Plausibility::default() => {
-                    return Ok(Value::Int(mantissa));
-                }
-                other => other.value(),
-            },
-        };
-        self.plausibility.check(value).map(Value::F64)
+        number.of_point(unit, self.unit, self.plausibility)
     }
 }
 

@@ -1,17 +1,17 @@
 //! A simulated meter: it sends SML every second, with the waves of its points.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::sleep_until;
 
 use super::frame::framed;
 use super::list::code_of;
 use super::spec::ObisSelector;
-use crate::field::modbus::slave::{FaultKind, SharedFaults};
-use crate::field::{Device, PointSource};
+use crate::field::modbus::slave::SharedFaults;
+use crate::field::{Device, PointSource, faulty_wire};
 use crate::time::now;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -36,39 +36,11 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
                 next += EVERY;
                 let elapsed = now().saturating_duration_since(began);
                 for device in devices {
-                    say(&mut wire, frame(device, elapsed), faults).await?;
+                    faulty_wire::send(&mut wire, frame(device, elapsed), faults, 0).await?;
                 }
             }
         }
     }
-}
-
-async fn say<S: AsyncWrite + Unpin>(
-    wire: &mut S,
-    mut frame: Vec<u8>,
-    faults: &SharedFaults,
-) -> io::Result<()> {
-    let kinds = faults
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .inject(0, None);
-    for kind in kinds {
-        let middle = frame.len() / 2;
-        match kind {
-            FaultKind::Silence => return Ok(()),
-            FaultKind::Unplug => return Err(io::ErrorKind::BrokenPipe.into()),
-            FaultKind::Crc | FaultKind::BitFlip => {
-                frame
-                    .get_mut(middle)
-                    .into_iter()
-                    .for_each(|byte| *byte ^= 1);
-            }
-            FaultKind::Truncate(count) => frame.truncate(count),
-            // The others are faults of Modbus frames.
-            _ => {}
-        }
-    }
-    wire.write_all(&frame).await
 }
 
 /// A frame with one message of all points.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::list::{EntryValue, ListEntry, Obis};
-use crate::field::meter_units::{MeterNumber, MeterUnit, Plausibility};
+use crate::field::meter_units::{MeterUnit, Plausibility};
 use crate::reading::Value;
 
 /// A meter that sends by itself.
@@ -38,23 +38,8 @@ impl ObisSelector {
             EntryValue::Text(text) => return Ok(Value::Text(text.as_str().into())),
             EntryValue::Number(number) => *number,
         };
-        let value = match (entry.unit, self.unit) {
-            (Some(own), Some(wanted)) => number.converted(own, wanted).ok_or_else(|| {
-                format!("the meter sends {}, which is no {}", own.name, wanted.name)
-            })?,
-            (None, Some(wanted)) => {
-                return Err(format!("the meter sends no unit, and not {}", wanted.name).into());
-            }
-            (_, None) => match number {
-                MeterNumber::Exact {
-                    mantissa,
-                    exponent: 0,
-                } if self.plausibility == Plausibility::default() => {
-                    return Ok(Value::Int(mantissa));
-                }
-                other => other.value(),
-            },
-        };
-        self.plausibility.check(value).map(Value::F64)
+        // A code whose unit is not known keeps the number of the meter.
+        let own = entry.unit.filter(|_| self.unit.is_some());
+        number.of_point(own, self.unit, self.plausibility)
     }
 }

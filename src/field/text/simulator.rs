@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use regex::bytes::Regex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{sleep, sleep_until};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::sleep_until;
 
 use super::TextProtocol;
 use super::bytes::Template;
@@ -16,8 +16,8 @@ use super::command::{self, SimulatedReply, TextCommand};
 use super::held::{SharedHeld, Shown};
 use super::script::ScriptStep;
 use super::telegram::Placeholder;
-use crate::field::modbus::slave::{FaultKind, SharedFaults};
-use crate::field::{Device, Point};
+use crate::field::modbus::slave::SharedFaults;
+use crate::field::{Device, Point, faulty_wire};
 use crate::time::now;
 
 /// The interval of an instrument that sends by itself.
@@ -266,38 +266,8 @@ impl<'a> Player<'a> {
         self.send(wire, self.message(index, elapsed)).await
     }
 
-    /// A message, with the faults that strike it.
-    async fn send<S: AsyncWrite + Unpin>(
-        &self,
-        wire: &mut S,
-        mut message: Vec<u8>,
-    ) -> io::Result<()> {
-        let struck = self
-            .faults
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .inject(self.device.unit, None);
-        for fault in &struck {
-            let middle = message.len() / 2;
-            match fault {
-                FaultKind::Silence => return Ok(()),
-                FaultKind::Unplug => return Err(io::ErrorKind::BrokenPipe.into()),
-                FaultKind::Delay(time) => sleep(*time).await,
-                FaultKind::Noise(count) | FaultKind::NoiseBefore(count) => {
-                    wire.write_all(&(0..*count).map(|_| fastrand::u8(..)).collect::<Vec<u8>>())
-                        .await?;
-                }
-                FaultKind::Crc | FaultKind::BitFlip => {
-                    if let Some(byte) = message.get_mut(middle) {
-                        *byte ^= 1;
-                    }
-                }
-                FaultKind::Truncate(count) => message.truncate(*count),
-                FaultKind::Twice => message = [message.clone(), message].concat(),
-                _ => {}
-            }
-        }
-        wire.write_all(&message).await
+    async fn send<S: AsyncWrite + Unpin>(&self, wire: &mut S, message: Vec<u8>) -> io::Result<()> {
+        faulty_wire::send(wire, message, self.faults, self.device.unit).await
     }
 
     /// A message as it travels; nothing if there is none.
