@@ -20,7 +20,8 @@ impl Drop for Broker {
     }
 }
 
-fn free_port() -> u16 {
+/// A port of this machine that nothing listens on.
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -33,7 +34,8 @@ fn rumqttd() -> PathBuf {
     std::env::var_os("WELLHEAD_RUMQTTD").map_or(own, PathBuf::from)
 }
 
-fn mosquitto() -> PathBuf {
+/// The program of mosquitto; an empty path if it is not installed.
+pub(crate) fn mosquitto() -> PathBuf {
     ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
         .iter()
         .map(PathBuf::from)
@@ -84,12 +86,19 @@ pub(crate) fn start_with(name: &str, more: &str, sections: &str) -> Option<Broke
         "config"
     });
     fs::write(&file, config).unwrap();
-    let log = fs::File::create(folder.path().join("log")).unwrap();
-    let child = Command::new("taskset")
+    let mut command = Command::new("taskset");
+    command
         .args(["-c", "1"])
         .arg(program)
         .args(arguments)
-        .arg(&file)
+        .arg(&file);
+    Some(launch(command, port, folder))
+}
+
+/// Runs a program that keeps its files in `folder`, and waits until it listens.
+pub(crate) fn launch(mut command: Command, port: u16, folder: tempfile::TempDir) -> Broker {
+    let log = fs::File::create(folder.path().join("log")).unwrap();
+    let child = command
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .stdin(Stdio::null())
@@ -102,11 +111,11 @@ pub(crate) fn start_with(name: &str, more: &str, sections: &str) -> Option<Broke
     };
     for _ in 0..200 {
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return Some(broker);
+            return broker;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("{name} does not listen");
+    panic!("{command:?} does not listen");
 }
 
 impl Broker {

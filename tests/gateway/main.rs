@@ -44,6 +44,7 @@ mod logins;
 mod manners;
 mod manners_north;
 mod mapping;
+mod memory;
 mod meters;
 mod metrics;
 mod model;
