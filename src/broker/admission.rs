@@ -184,13 +184,19 @@ pub struct Admission {
     state: Mutex<AdmissionState>,
 }
 
-/// One place; given back when it is dropped.
+/// A connection that may come in.
 #[derive(Debug)]
 pub struct Admitted {
-    admission: Arc<Admission>,
-    address: Option<IpAddr>,
+    pub(super) place: ConnectionPlace,
     /// How long it must wait before it is served.
     pub(super) pause: Duration,
+}
+
+/// The place of one connection; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct ConnectionPlace {
+    admission: Arc<Admission>,
+    address: Option<IpAddr>,
 }
 
 impl Admission {
@@ -240,8 +246,10 @@ impl Admission {
             Err(_) => state.refused += 1,
         }
         judged.map(|pause| Admitted {
-            admission: self.clone(),
-            address,
+            place: ConnectionPlace {
+                admission: self.clone(),
+                address,
+            },
             pause,
         })
     }
@@ -320,7 +328,7 @@ impl Admission {
     }
 }
 
-impl Drop for Admitted {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut state = self.admission.lock();
         state.connections = state.connections.saturating_sub(1);

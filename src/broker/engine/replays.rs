@@ -216,6 +216,10 @@ impl Replays {
             .position(|replay| replay.filter == *filter)?;
         let gone = self.list.remove(place)?;
         self.bytes -= weight(gone.after.as_ref());
+        if self.list.is_empty() {
+            // Most clients subscribe once: an empty list gives its memory back.
+            self.list = VecDeque::new();
+        }
         Some(gone.recorded)
     }
 

@@ -29,7 +29,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
 use super::linger::linger;
-use crate::broker::admission::Admitted;
+use crate::broker::admission::ConnectionPlace;
 use crate::broker::engine::{OutputBuffer, Peer};
 use crate::broker::inbox::{ConnectionHandle, Inbox, InboxEvent};
 use crate::mqtt::{DecodeError, Decoder, Packet, Progress, ReasonCode};
@@ -64,10 +64,10 @@ struct ConnectionTask<S> {
     input: BytesMut,
     /// Bytes of `input` that count among the large packets that are not complete.
     held: usize,
-    burst: usize,
+    burst: u16,
     /// PUBLISH packets of QoS 1 and 2 handed to the engine since `turn`, the last of its turns that
     /// is known here.
-    ahead: usize,
+    ahead: u16,
     turn: u64,
     output: OutputBuffer,
     /// Bytes that are no packet came: nothing more is read.
@@ -77,17 +77,17 @@ struct ConnectionTask<S> {
     closes: bool,
     /// Runs while the socket takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
-    _admitted: Admitted,
+    _place: ConnectionPlace,
 }
 
 /// The parts that a connection gets from its listener.
 pub(super) struct ConnectionContext {
     pub(super) inbox: Arc<Inbox>,
-    pub(super) admitted: Admitted,
+    pub(super) place: ConnectionPlace,
     /// Largest packet and largest CONNECT, in bytes.
     pub(super) sizes: (usize, usize),
     /// PUBLISH packets of QoS 1 and 2 that the engine is given before it says whether to read on.
-    pub(super) burst: usize,
+    pub(super) burst: u16,
 }
 
 /// Serves one client until either side ends the connection. The future is all the memory that an
@@ -102,11 +102,11 @@ where
 {
     let ConnectionContext {
         inbox,
-        admitted,
+        place,
         sizes: (max_packet, max_connect),
         burst,
     } = context;
-    let connection = inbox.open(peer).map(|wire| ConnectionTask {
+    let mut connection = inbox.open(peer).map(|wire| ConnectionTask {
         stream,
         inbox,
         wire,
@@ -121,10 +121,11 @@ where
         needs_flush: false,
         closes: false,
         stall: None,
-        _admitted: admitted,
+        _place: place,
     });
     async move {
-        let Some(mut connection) = connection else {
+        // Borrowed: a future has room of its own for what is moved inside it.
+        let Some(connection) = &mut connection else {
             return;
         };
         let ended = poll_fn(|cx| connection.poll(cx)).await;
@@ -319,7 +320,7 @@ where
         while self.ahead < self.burst
             && let Progress::Packet(packet) = self.decoder.decode(&mut self.input)?
         {
-            self.ahead += usize::from(
+            self.ahead += u16::from(
                 matches!(&packet, Packet::Publish(publish) if publish.packet_id.is_some()),
             );
             events.push(InboxEvent::Packet(self.wire.id, packet));

@@ -19,7 +19,7 @@ use super::refusal::Refusals;
 use super::tls::Tls;
 use super::{Listen, Transport, connection, websocket};
 use crate::broker::Broker;
-use crate::broker::admission::{Address, Admitted, Refused};
+use crate::broker::admission::{Address, Admitted, ConnectionPlace, Refused};
 use crate::broker::client_log::{ClientLog, shown};
 use crate::broker::engine::{BrokerLimits, Peer};
 use crate::log::{LogLimiter, chosen};
@@ -97,7 +97,7 @@ struct ListenerContext {
     tls: Option<Arc<Tls>>,
     transport: Transport,
     sizes: (usize, usize),
-    burst: usize,
+    burst: u16,
     within: Duration,
     origins: Arc<Origins>,
     refusals: Refusals,
@@ -164,7 +164,7 @@ impl BoundListener {
             "listening for MQTT clients"
         );
         let sizes = (limits.max_packet, limits.max_connect);
-        let (burst, within) = (usize::from(limits.receive_maximum), limits.connect_within);
+        let (burst, within) = (limits.receive_maximum, limits.connect_within);
         let (origins, refusals) = (self.origins, Refusals::new());
         let context = |transport| {
             Arc::new(ListenerContext {
@@ -309,7 +309,7 @@ async fn accept_unix(listener: UnixListener, context: &ListenerContext, mut stop
                 Ok(admitted) => detach(connection::serve(
                     stream,
                     Peer::default(),
-                    context.of_connection(admitted),
+                    context.of_connection(admitted.place),
                 )),
                 Err(reason) => context.log_refused(None, &reason),
             },
@@ -326,10 +326,10 @@ impl ListenerContext {
         }
     }
 
-    fn of_connection(&self, admitted: Admitted) -> ConnectionContext {
+    fn of_connection(&self, place: ConnectionPlace) -> ConnectionContext {
         ConnectionContext {
             inbox: self.broker.inbox.clone(),
-            admitted,
+            place,
             sizes: self.sizes,
             burst: self.burst,
         }
@@ -338,17 +338,17 @@ impl ListenerContext {
     /// Begins to serve a client, after its pause.
     fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
         if admitted.pause.is_zero() {
-            return self.serve(stream, address, admitted);
+            return self.serve(stream, address, admitted.place);
         }
         let context = self.clone();
         detach(async move {
             if let Some(stream) = pace(stream, admitted.pause).await {
-                context.serve(stream, address, admitted);
+                context.serve(stream, address, admitted.place);
             }
         });
     }
 
-    fn serve(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
+    fn serve(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, place: ConnectionPlace) {
         // Small packets must not wait for company, and output that a slow client does not read must
         // not fill the kernel; if the options cannot be set it merely costs more.
         let _ = stream.set_nodelay(true);
@@ -360,7 +360,7 @@ impl ListenerContext {
             address: Some(address.ip()),
             certificate: None,
         };
-        let of_connection = self.of_connection(admitted);
+        let of_connection = self.of_connection(place);
         let handshake = Handshake {
             tls: self.tls.clone(),
             log: self.broker.log.clone(),
