@@ -177,7 +177,7 @@ async fn uplink(folder: &Path, port: u16) -> Outbox {
         settings,
         outbox.clone(),
         UplinkChannels {
-            live: None,
+            router: None,
             inbound: None,
             is_up,
             routes: tokio::sync::watch::channel(Arc::default()).1,

@@ -12,7 +12,7 @@
 //!
 //! `field`, `local_broker` and `uplinks` each start one side, and keep what a change of it needs;
 //! `forward` leads from the broker into an outbox, `counters` from those who count to local
-//! clients; `measure` replies with all that can be measured.
+//! clients; `routing` starts the router; `measure` replies with all that can be measured.
 
 mod bulletin;
 mod control_end;
@@ -24,9 +24,9 @@ mod forward;
 mod health;
 mod local_broker;
 mod measure;
-mod paced;
 mod reload;
 mod requests;
+mod routing;
 mod run;
 mod stop;
 mod stop_orders;

@@ -5,11 +5,11 @@
 //! # Data flow
 //!
 //! ```text
-//! wire --Driver--> Reading --report--> Reading --+--> broker (encoded at its door) --> local clients
-//!                                                +--> outbox (raw) --> uplink (encoded when sent) --> remote broker ... acknowledged --> settled
-//! local client --PUBLISH--> broker --forward---> outbox        (acknowledged once it is on disk, or at the remote)
+//! wire --Driver--> Reading --report--> Reading --route--+--> broker (encoded at its door) --> local clients
+//!                                                       +--> outbox (raw) --> uplink (encoded when sent) --> remote broker ... acknowledged --> settled
+//! local client --PUBLISH--> broker --route--> outbox          (acknowledged once it is on disk, or at the remote)
 //! remote broker --PUBLISH--> uplink --> broker --> local clients
-//! .../set --> broker --> report::set --Order--> line --Driver--> wire         (result: .../set/result)
+//! .../set --> broker --route--> report::set --Order--> line --Driver--> wire         (result: .../set/result)
 //! ```
 //!
 //! # The map
@@ -21,10 +21,11 @@
 //! | 2 | [`payload`] (readings to bytes, and back) |
 //! | 3 | [`message`] · [`store`] (the durable journal) |
 //! | 4 | [`field`] (southbound) · [`outbox`] (undelivered messages) |
-//! | 5 | [`report`] (which readings are worth a message) · [`uplink`] (northbound) · [`broker`] (local clients) |
-//! | 6 | [`config`] (the YAML file) · [`status`] (control socket, status, service manager) |
-//! | 7 | [`gateway`] (the only place that wires modules together) |
-//! | 8 | [`cli`] (one file or folder per command) |
+//! | 5 | [`route`] (who gets a message: rules, conditions, mapping) |
+//! | 6 | [`report`] (which readings are worth a message) · [`uplink`] (northbound) · [`broker`] (local clients) |
+//! | 7 | [`config`] (the YAML file) · [`status`] (control socket, status, service manager) |
+//! | 8 | [`gateway`] (the only place that wires modules together) |
+//! | 9 | [`cli`] (one file or folder per command) |
 //!
 //! A module uses modules of lower rows only; neighbours meet as channels, in [`gateway`] alone. The
 //! architecture test in `tests/gateway/architecture.rs` enforces it.
@@ -32,7 +33,7 @@
 //! # Invariants
 //!
 //! * One owner per fact: [`outbox`] owns what is undelivered, [`broker::engine`] sessions and
-//!   retained messages, one task one wire.
+//!   retained messages, one task one wire. [`route`] alone compares messages with rules.
 //! * State machines do no I/O: [`broker::engine`], `uplink::session`, [`field::schedule`] get the
 //!   time as an argument.
 //! * A message is acknowledged only when it is where it was promised to be: on disk, or at the
@@ -63,6 +64,7 @@ pub mod outbox;
 pub mod payload;
 pub mod reading;
 pub mod report;
+pub mod route;
 pub mod status;
 pub mod store;
 pub mod tasks;

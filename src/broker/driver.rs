@@ -10,93 +10,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::access::{Hash, Workspace};
 use super::admission::Admission;
 use super::client_log::ClientLog;
 use super::durable::Durable;
-use super::engine::{ConnectionId, Engine, Input, Lsn, Output, Peer, TapAnswer, Ticket};
+use super::engine::{ConnectionId, Engine, ForwardAnswer, Input, Lsn, Output, Peer, Ticket};
+use super::forward_queue::{ForwardQueues, ForwardSenders};
 use super::inbox::{ConnectionHandle, Inbox, InboxEvent};
 use super::login_queue::{Claim, LoginQueue};
 use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
 use crate::message::{GatewayMessage, Message};
-use crate::metrics::Counter;
-use crate::mqtt::QoS;
 use crate::reading::Timestamp;
+use crate::route::RouteTarget;
 use crate::tasks::{Stop, detach};
 use crate::time::{known_unix_ms, moment, now};
 
-/// Bytes of messages that may wait for one tap.
-const TAP_BYTES: usize = 8 << 20;
 /// Messages of the gateway taken in one turn.
 const BATCH: usize = 256;
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
-
-/// A message for a tap, in the order the broker accepted it.
-#[derive(Debug)]
-pub struct Forward {
-    /// The message.
-    pub message: Arc<Message>,
-    /// To be reported with [`super::Broker::stored`].
-    pub ticket: Option<Ticket>,
-    /// Its share of the bytes that may be on the way.
-    pub(super) _room: OwnedSemaphorePermit,
-}
-
-/// The broker's end of the queue to a tap.
-#[derive(Debug, Clone)]
-pub struct TapSender {
-    /// Takes the messages that the tap is to store.
-    pub sender: mpsc::Sender<Forward>,
-    /// Counts QoS 0 messages that found no room.
-    pub dropped: Arc<Counter>,
-}
-
-/// The queue to one tap, bounded in messages and in bytes.
-#[derive(Debug)]
-struct TapQueue {
-    sender: mpsc::Sender<Forward>,
-    dropped: Arc<Counter>,
-    room: Arc<Semaphore>,
-}
-
-impl TapQueue {
-    fn new(TapSender { sender, dropped }: TapSender) -> Self {
-        Self {
-            sender,
-            dropped,
-            room: Arc::new(Semaphore::new(TAP_BYTES)),
-        }
-    }
-
-    /// False if there is no room. QoS 0 may use half of the queue only: it must never take the
-    /// place of a message that is acknowledged.
-    fn offer(&self, message: Arc<Message>, ticket: Option<Ticket>) -> bool {
-        let may_be_lost = ticket.is_none() && message.qos == QoS::AtMostOnce;
-        if may_be_lost
-            && (self.sender.capacity() < self.sender.max_capacity() / 2
-                || self.room.available_permits() < TAP_BYTES / 2)
-        {
-            return false;
-        }
-        let size = message.weight().clamp(1, TAP_BYTES / 2);
-        let Ok(room) = self
-            .room
-            .clone()
-            .try_acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX))
-        else {
-            return false;
-        };
-        self.sender
-            .try_send(Forward {
-                message,
-                ticket,
-                _room: room,
-            })
-            .is_ok()
-    }
-}
 
 /// Passwords are compared one at a time, in the same memory: logins take one core, and as much
 /// memory as the hash that needs most, however many come. `wellhead passwd` makes hashes that need
@@ -117,7 +50,7 @@ pub(super) struct Queues {
     pub(super) live: mpsc::Receiver<GatewayMessage>,
     /// Messages of remote brokers, each answered when it is safe here.
     pub(super) inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
-    pub(super) taps: Vec<TapSender>,
+    pub(super) forwards: ForwardSenders,
 }
 
 /// The inputs that wait for the engine; emptied once a turn.
@@ -139,7 +72,8 @@ pub struct BrokerDriver {
     receipts: HashMap<u64, oneshot::Sender<()>>,
     next_receipt: u64,
     connections: HashMap<ConnectionId, Arc<ConnectionHandle>>,
-    taps: Vec<TapQueue>,
+    /// `None` once the broker stops.
+    forwards: Option<ForwardQueues>,
     admission: Arc<Admission>,
     logins: Logins,
     log: Arc<ClientLog>,
@@ -149,7 +83,6 @@ pub struct BrokerDriver {
 }
 
 impl BrokerDriver {
-    /// The taps are in the order of the engine's taps.
     pub(super) fn new(
         mut engine: Engine,
         durable: Option<Durable>,
@@ -167,7 +100,7 @@ impl BrokerDriver {
             receipts: HashMap::new(),
             next_receipt: 0,
             connections: HashMap::new(),
-            taps: queues.taps.into_iter().map(TapQueue::new).collect(),
+            forwards: Some(ForwardQueues::new(queues.forwards)),
             admission: broker.admission.clone(),
             logins: Logins::default(),
             log: broker.log.clone(),
@@ -237,7 +170,7 @@ impl BrokerDriver {
         if self.is_stopping {
             // Nothing is published any more, wills included: the forwarders see the end of their
             // queues.
-            self.taps.clear();
+            self.forwards = None;
         }
     }
 
@@ -353,10 +286,10 @@ impl BrokerDriver {
                 orders.closes = true;
             }),
             Output::Forward {
-                tap,
+                target,
                 message,
                 ticket,
-            } => self.forward(tap, message, ticket, at),
+            } => self.forward(target, message, ticket, at),
             Output::Verify {
                 connection,
                 address,
@@ -422,27 +355,24 @@ impl BrokerDriver {
         });
     }
 
-    fn forward(&mut self, tap: usize, message: Arc<Message>, ticket: Option<Ticket>, at: Instant) {
-        let taken = self
-            .taps
-            .get(tap)
-            .is_some_and(|queue| queue.offer(message, ticket));
-        match (taken, ticket) {
-            (true, _) => {}
-            (false, Some(ticket)) => self.engine.handle(
-                Input::Stored {
-                    ticket,
-                    answer: TapAnswer::Full,
-                },
-                at,
-            ),
-            (false, None) => {
-                self.engine.count_dropped();
-                self.taps
-                    .get(tap)
-                    .into_iter()
-                    .for_each(|queue| queue.dropped.count());
-            }
+    fn forward(
+        &mut self,
+        target: RouteTarget,
+        message: Arc<Message>,
+        ticket: Option<Ticket>,
+        at: Instant,
+    ) {
+        let forwards = self.forwards.as_ref();
+        let queue = forwards.and_then(|forwards| forwards.to(target.to()));
+        if queue.is_some_and(|queue| queue.offer(message, target, ticket)) {
+            return;
+        }
+        if let Some(ticket) = ticket {
+            let answer = ForwardAnswer::Full;
+            self.engine.handle(Input::Stored { ticket, answer }, at);
+        } else {
+            queue.into_iter().for_each(|queue| queue.dropped.count());
+            self.engine.count_dropped();
         }
     }
 }

@@ -12,7 +12,7 @@ use bytestring::ByteString;
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
-use super::engine::{Change, ConnectionId, Lsn, OutputBuffer, Peer, TapAnswer, Ticket};
+use super::engine::{Change, ConnectionId, ForwardAnswer, Lsn, OutputBuffer, Peer, Ticket};
 use crate::metrics::{Counter, MetricSet};
 use crate::mqtt::{DecodeError, Packet};
 
@@ -27,7 +27,7 @@ pub(super) enum InboxEvent {
     Invalid(ConnectionId, DecodeError),
     Closed(ConnectionId),
     Written(ConnectionId, usize),
-    Stored(Ticket, TapAnswer),
+    Stored(Ticket, ForwardAnswer),
     Verified(ConnectionId, bool),
     Durable(Lsn),
     /// The disk takes records again after a long time.

@@ -17,6 +17,7 @@ mod client_log;
 mod driver;
 pub mod durable;
 pub mod engine;
+mod forward_queue;
 mod hash;
 mod inbox;
 mod journal_writer;
@@ -37,10 +38,11 @@ use crate::store::StoreError;
 use crate::time::now;
 use admission::Admission;
 use client_log::ClientLog;
+pub use driver::BrokerDriver;
 use driver::Queues;
-pub use driver::{BrokerDriver, Forward, TapSender};
-pub use engine::TapAnswer;
+pub use engine::ForwardAnswer;
 use engine::{Change, Engine, Ticket};
+pub use forward_queue::{Forward, ForwardSender, ForwardSenders};
 use inbox::{Inbox, InboxEvent};
 
 /// The driver waits for nothing but its inputs: longer silence means that it hangs.
@@ -58,7 +60,7 @@ pub struct Broker {
 
 impl Broker {
     /// Reports that a forwarded message is stored, or why it could not be.
-    pub fn stored(&self, ticket: Ticket, answer: TapAnswer) {
+    pub fn stored(&self, ticket: Ticket, answer: ForwardAnswer) {
         self.inbox.push(InboxEvent::Stored(ticket, answer));
     }
 
@@ -78,7 +80,7 @@ impl Broker {
         measured.await
     }
 
-    /// Applies a change of permissions and taps.
+    /// Applies a change of permissions and destinations.
     pub fn change(&self, change: Change) {
         self.inbox.push(InboxEvent::Changed(Box::new(change)));
     }
@@ -110,11 +112,11 @@ pub enum EngineSource {
     Disk(Box<durable::RestoredEngine>),
 }
 
-/// Builds a broker. `taps` are in the order of the engine's taps.
+/// Builds a broker. `forwards` are the ways to the destinations of its routes.
 pub fn broker(
     source: EngineSource,
     admission: Admission,
-    taps: Vec<TapSender>,
+    forwards: ForwardSenders,
 ) -> Result<Parts, StoreError> {
     let inbox = Arc::new(Inbox::default());
     let (live_sender, live) = mpsc::channel(INPUT_QUEUE);
@@ -141,7 +143,7 @@ pub fn broker(
     let queues = Queues {
         live,
         inbound,
-        taps,
+        forwards,
     };
     let driver = BrokerDriver::new(engine, durable, &broker, queues, heartbeat);
     Ok(Parts {

@@ -18,6 +18,7 @@ use crate::message::{GatewayMessage, Message, Origin};
 use crate::mqtt::TopicName;
 use crate::reading::{Event, PointId, Quality, Reading};
 use crate::report::set::{WriteService, WriteTargets};
+use crate::route::Router;
 use crate::tasks::{detach, stop_token};
 use crate::time::{moment, now};
 
@@ -159,8 +160,7 @@ pub(super) fn write(
         let writes = WriteService {
             targets,
             updates,
-            live,
-            sinks: Vec::new(),
+            router: Router::of_local_clients(live),
         };
         detach(async move {
             // It ends with its messages; the result comes through `results`.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{BrokerSetup, Gateway, HealthMessages, UplinkSetup};
 use crate::field::{Device, Line};
-use crate::outbox::Routes;
 use crate::reading::{DeviceId, PointId};
+use crate::route::Routes;
 use crate::uplink::UplinkSettings;
 
 /// Differences between two configurations.

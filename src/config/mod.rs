@@ -71,9 +71,10 @@ use crate::files;
 use crate::log::Format;
 use crate::message::Class;
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::{self, Routes};
+use crate::outbox;
 use crate::reading::DeviceId;
 use crate::report::PointReport;
+use crate::route::Routes;
 use crate::units::Price;
 use crate::uplink;
 

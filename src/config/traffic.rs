@@ -15,10 +15,10 @@ use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
 use crate::field::{Line, Point, PointSource, Wire};
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::Rule;
 use crate::payload::json;
 use crate::reading::{Quality, Reading, Timestamp};
 use crate::report::PointReport;
+use crate::route::Rule;
 use crate::units::Rate;
 use crate::uplink::{Protocol, bytes_of_presence};
 
@@ -241,13 +241,14 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
             let payload = empty_payload() + f64::from(characters(point));
             let (least, most) = a_day(interval(&own, point), report);
             for topic in report.topics() {
-                let mut rules = uplink.routes.send.iter().enumerate();
-                let Some((number, rule)) = rules.find(|(_, rule)| rule.wants(topic, report.class))
-                else {
+                // What a condition takes is not known: the rule for all counts if there is one.
+                let Some(rule) = uplink.routes.naming(topic, report.class) else {
                     continue;
                 };
+                let same = |other: &Rule| std::ptr::eq(other, rule);
+                let least = if rule.condition.is_none() { least } else { 0.0 };
                 messages.push(MessageTraffic {
-                    rule: Some(number),
+                    rule: uplink.routes.send.iter().position(same),
                     least,
                     most,
                     body: body(uplink, rule, topic) + payload,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::field::counts::LineCounts;
-use crate::message::GatewayMessage;
 use crate::report::ReportCounts;
+use crate::route::Router;
 use crate::status::sys_topics::SysTopics;
 
 /// How often they are published.
@@ -23,10 +23,7 @@ pub(super) struct PublishedCounts {
 impl PublishedCounts {
     /// Publishes them until it is dropped, or the lines are gone. What a busy broker does not take
     /// comes the next time.
-    pub(super) async fn publish(
-        mut self,
-        live: mpsc::Sender<GatewayMessage>,
-    ) -> Result<(), String> {
+    pub(super) async fn publish(mut self, router: Router) -> Result<(), String> {
         let mut due = tokio::time::interval(EVERY);
         let mut topics = SysTopics::default();
         loop {
@@ -37,9 +34,7 @@ impl PublishedCounts {
                 },
             }
             let lines = self.lines.borrow_and_update();
-            topics.publish(&self.report, &lines, |message| {
-                live.try_send(message.into()).is_ok()
-            });
+            topics.publish(&self.report, &lines, |message| router.status(message));
         }
     }
 }

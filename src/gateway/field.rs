@@ -14,7 +14,7 @@ use super::error::GatewayError;
 use super::supervision::Supervision;
 use super::task::{TaskId, TaskKind};
 use super::write_topics::set_targets;
-use crate::broker::{Broker, Forward, TapAnswer};
+use crate::broker::{Broker, Forward, ForwardAnswer};
 use crate::config;
 use crate::field::counts::LineCounts;
 use crate::field::diagnostic::PendingDiagnostic;
@@ -22,12 +22,11 @@ use crate::field::trace::Framing;
 use crate::field::write::Order;
 use crate::field::{Line, LineTask, Wire};
 use crate::heartbeat::Heartbeat;
-use crate::message::GatewayMessage;
 use crate::mqtt::TopicName;
-use crate::outbox::OutboxSink;
 use crate::reading::Event;
 use crate::report::set::{WriteService, WriteTargets};
 use crate::report::{self, PointReport, Report, ReportCounts};
+use crate::route::Router;
 use crate::tasks::{OwnThread, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::now;
 
@@ -44,10 +43,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The channels between the lines and the rest of the gateway.
 pub(super) struct FieldChannels {
-    /// Into the outboxes, by uplink.
-    pub(super) sinks: Vec<OutboxSink>,
-    /// To local clients; `None` without a broker.
-    pub(super) live: Option<mpsc::Sender<GatewayMessage>>,
+    pub(super) router: Router,
     /// `None` without a broker.
     pub(super) writes: Option<WriteRequests>,
     /// The counters of the lines, for all that print them.
@@ -64,12 +60,11 @@ impl FieldChannels {
         updates: mpsc::Receiver<WriteTargets>,
         tasks: &mut Tasks<TaskId>,
     ) {
-        if let (Some(requests), Some(live)) = (self.writes.take(), self.live.clone()) {
+        if let Some(requests) = self.writes.take() {
             let service = WriteService {
                 targets,
                 updates,
-                live,
-                sinks: self.sinks.clone(),
+                router: self.router.clone(),
             };
             requests.start(service, self.hurry.clone(), tasks);
         }
@@ -79,23 +74,25 @@ impl FieldChannels {
     fn report_counts(&self, supervision: &mut Supervision) -> Arc<ReportCounts> {
         let report = Arc::default();
         supervision.metrics.register(&report);
-        if let Some(live) = self.live.clone() {
+        if self.router.has_local_clients() {
             let counts = PublishedCounts {
                 report: Arc::clone(&report),
                 lines: self.counts.subscribe(),
             };
             let (tasks, stop) = (&mut supervision.tasks, self.stop.clone());
-            tasks.start_until(stop, TaskKind::Counters, counts.publish(live));
+            tasks.start_until(
+                stop,
+                TaskKind::Counters,
+                counts.publish(self.router.clone()),
+            );
         }
         report
     }
 
-    /// Starts to publish messages about the health of the gateway, if they are wanted.
-    fn dispatch(&self, config: &config::Gateway, tasks: &mut Tasks<TaskId>) -> Option<Dispatch> {
+    /// Publishes messages about the health of the gateway, if they are wanted.
+    fn dispatch(&self, config: &config::Gateway) -> Option<Dispatch> {
         let settings = config.health.clone()?;
-        let live = self.live.clone();
-        let dispatch = Dispatch::start(settings, &self.sinks, live, &self.hurry, tasks);
-        Some(dispatch)
+        Some(Dispatch::new(settings, self.router.clone()))
     }
 }
 
@@ -186,12 +183,11 @@ impl Field {
         let Supervision { tasks, health, .. } = supervision;
         let hurry = channels.hurry.clone();
         channels.start_writes(field.write_targets(config), set_updates, tasks);
-        health.dispatch = channels.dispatch(config, tasks);
+        health.dispatch = channels.dispatch(config);
         let report = Report {
             scope: field.report_scope(config),
             updates: report_updates,
-            live: channels.live,
-            sinks: channels.sinks,
+            router: channels.router,
             counts,
             heartbeat: Heartbeat::new(TaskKind::Report.word(), REPORT_TIMEOUT, now()),
         };
@@ -383,8 +379,8 @@ impl WriteRequests {
         tasks.start(TaskKind::Forward.of("sets"), async move {
             while let Some(forward) = self.sets.recv().await {
                 let answer = match queue.send(forward.message).await {
-                    Ok(()) => TapAnswer::Stored,
-                    Err(_) => TapAnswer::Full,
+                    Ok(()) => ForwardAnswer::Stored,
+                    Err(_) => ForwardAnswer::Full,
                 };
                 if let Some(ticket) = forward.ticket {
                     self.broker.stored(ticket, answer);

@@ -97,7 +97,7 @@ impl Health {
         self.late = late.into_iter().map(|late| late.name).collect();
         service.status(&self.status().text);
         if let Some(mut dispatch) = self.dispatch.take() {
-            dispatch.publish(self.facts(), &self.uplinks_up());
+            dispatch.publish(self.facts());
             self.dispatch = Some(dispatch);
         }
     }
@@ -105,15 +105,8 @@ impl Health {
     /// Publishes the last losses; nothing is published from here on.
     pub(super) fn end(&mut self) {
         if let Some(dispatch) = self.dispatch.take() {
-            dispatch.end(self.facts(), &self.uplinks_up());
+            dispatch.end(self.facts());
         }
-    }
-
-    fn uplinks_up(&self) -> Vec<bool> {
-        self.uplinks
-            .iter()
-            .map(|link| *link.is_up.borrow())
-            .collect()
     }
 
     /// All facts that can be published.

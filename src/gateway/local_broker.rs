@@ -11,22 +11,21 @@ use super::field::WriteRequests;
 use super::forward::FORWARD_QUEUE;
 use super::supervision::Supervision;
 use super::task::{TaskId, TaskKind};
-use super::write_topics::{guarded_topics, set_filters};
 use crate::broker::admission::Admission;
-use crate::broker::engine::{BrokerLimits, Engine, Setup, Tap};
+use crate::broker::engine::{BrokerLimits, Engine, Setup};
 use crate::broker::net::{BoundListener, Tls};
-use crate::broker::{self, Broker, EngineSource, Forward, Parts, TapSender};
+use crate::broker::{self, Broker, EngineSource, Forward, ForwardSender, ForwardSenders, Parts};
 use crate::config;
-use crate::message::{GatewayMessage, Origin};
+use crate::message::GatewayMessage;
+use crate::route::RouteTable;
 use crate::tasks::{OwnThread, Stop, Tasks};
 use crate::time::{known_unix_ms, now};
 use crate::uplink::Inbound;
 
-/// A tap of the broker, and where its messages go.
-#[derive(Debug, Clone)]
-pub(super) struct BrokerRoute {
-    pub(super) tap: Tap,
-    pub(super) way: TapSender,
+/// The rules of a broker, and the ways of the messages that they take into the outboxes, by uplink.
+pub(super) struct BrokerRoutes {
+    pub(super) table: Arc<RouteTable>,
+    pub(super) uplinks: Vec<ForwardSender>,
 }
 
 /// The running broker.
@@ -49,27 +48,28 @@ pub(super) struct LocalBroker {
 }
 
 impl LocalBroker {
-    /// Binds the listeners, reads certificates, restores sessions, then starts the tasks. `routes`
-    /// are those of the uplinks, in their order.
+    /// Binds the listeners, reads certificates, restores sessions, then starts the tasks.
     pub(super) async fn start(
         config: &config::Gateway,
         spec: &config::BrokerSetup,
-        mut routes: Vec<BrokerRoute>,
+        routes: BrokerRoutes,
         stop: &Stop,
         supervision: &mut Supervision,
     ) -> Result<Self, GatewayError> {
-        let (route, sets) = set_route(config);
-        // The last one, also if nothing can be written yet.
-        routes.push(route);
-        let (taps, ways) = routes
-            .into_iter()
-            .map(|route| (route.tap, route.way))
-            .unzip();
-        let setup = setup(config, spec, taps)?;
+        let (sender, sets) = mpsc::channel(FORWARD_QUEUE);
+        let writes = ForwardSender {
+            sender,
+            dropped: Arc::default(),
+        };
+        let forwards = ForwardSenders {
+            uplinks: routes.uplinks,
+            writes,
+        };
+        let setup = setup(spec, routes.table)?;
         let listeners = bind(spec).await?;
         let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
         let source = source(config, spec, setup)?;
-        let parts = broker::broker(source, Admission::new(spec.admission), ways)?;
+        let parts = broker::broker(source, Admission::new(spec.admission), forwards)?;
         let thread = OwnThread::start("broker").map_err(GatewayError::Thread)?;
         for listener in listeners {
             Serving {
@@ -124,22 +124,6 @@ impl BrokerHandle {
     }
 }
 
-/// The route of messages on the topics on which points are written.
-fn set_route(config: &config::Gateway) -> (BrokerRoute, mpsc::Receiver<Forward>) {
-    let (sender, sets) = mpsc::channel(FORWARD_QUEUE);
-    let route = BrokerRoute {
-        tap: Tap {
-            filters: set_filters(config),
-            not_from: Origin::Own,
-        },
-        way: TapSender {
-            sender,
-            dropped: Arc::default(),
-        },
-    };
-    (route, sets)
-}
-
 async fn bind(spec: &config::BrokerSetup) -> Result<Vec<BoundListener>, GatewayError> {
     let mut listeners = Vec::new();
     for listen in &spec.listen {
@@ -149,16 +133,11 @@ async fn bind(spec: &config::BrokerSetup) -> Result<Vec<BoundListener>, GatewayE
     Ok(listeners)
 }
 
-fn setup(
-    config: &config::Gateway,
-    spec: &config::BrokerSetup,
-    taps: Vec<Tap>,
-) -> Result<Setup, GatewayError> {
+fn setup(spec: &config::BrokerSetup, routes: Arc<RouteTable>) -> Result<Setup, GatewayError> {
     Ok(Setup {
         limits: spec.limits.clone(),
-        taps,
+        routes,
         access: spec.access.clone(),
-        guarded: guarded_topics(config),
         secret: secret()?,
         is_durable: spec.is_durable,
     })

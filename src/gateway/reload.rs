@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use super::error::GatewayError;
 use super::field::ConfigChange;
+use super::routing::route_table;
 use super::run::RunningGateway;
 use super::stop_orders::STOP_TIMEOUT;
 use super::task::{TaskId, TaskKind};
-use super::uplinks::filters_of;
-use super::write_topics::{guarded_topics, set_filters};
 
 use crate::broker::engine::Change;
 use crate::config;
@@ -71,20 +70,17 @@ impl RunningGateway {
         for (running, uplink) in self.uplinks.iter().zip(&config.uplinks) {
             running.routes.send_replace(Arc::clone(&uplink.routes));
         }
-        // Behind the rules: a message of a new filter that no rule takes would be acknowledged and
-        // lost.
+        let table = route_table(&config);
+        self.routing.change(Arc::clone(&table));
         for UplinkChange { index, update } in updates {
             if let Some(uplink) = self.uplinks.get(index) {
                 uplink.changes.send_replace(Some(update));
             }
         }
         if let (Some(running), Some(spec)) = (&self.broker, &config.broker) {
-            let mut filters: Vec<_> = config.uplinks.iter().map(filters_of).collect();
-            filters.push(set_filters(&config));
             running.broker.change(Change {
-                filters,
+                routes: table,
                 access: spec.access.clone(),
-                guarded: guarded_topics(&config),
             });
         }
         let change = ConfigChange {

@@ -12,6 +12,7 @@ use super::control_end::ControlEnd;
 use super::error::GatewayError;
 use super::field::Field;
 use super::local_broker::BrokerHandle;
+use super::routing::Routing;
 use super::stop_orders::{STOP_TIMEOUT, StopSwitches};
 use super::supervision::Supervision;
 use super::uplinks::UplinkHandle;
@@ -31,6 +32,7 @@ pub struct RunningGateway {
     pub(super) load: LoadConfig,
     pub(super) broker: Option<BrokerHandle>,
     pub(super) uplinks: Vec<UplinkHandle>,
+    pub(super) routing: Routing,
     pub(super) field: Field,
     pub(super) control: ControlEnd,
 }

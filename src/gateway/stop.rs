@@ -84,6 +84,7 @@ impl RunningGateway {
                 self.stops.sources.stop();
                 self.field.stop();
                 self.supervision.health.end();
+                self.routing.end_states();
             }
             StopOrder::Uplinks => self.stops.uplinks.stop(),
         }

@@ -5,33 +5,30 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::error::GatewayError;
-use super::forward::{FORWARD_QUEUE, ForwardQueue, forward_messages};
-use super::local_broker::{BrokerRoute, LocalBroker};
-use super::paced::Paced;
+use super::forward::{FORWARD_QUEUE, forward_messages};
+use super::local_broker::LocalBroker;
 use super::stop_orders::StopTokens;
 use super::supervision::Supervision;
 use super::task::{TaskId, TaskKind};
-use crate::broker::engine::Tap;
-use crate::broker::{Forward, TapSender};
+use crate::broker::{Forward, ForwardSender};
 use crate::config;
-use crate::message::Origin;
-use crate::mqtt::TopicFilter;
-use crate::outbox::{self, Outbox, OutboxSink, Routes};
+use crate::outbox::{self, Outbox};
+use crate::route::{Outlet, RoutedUplink, Router, Routes};
 use crate::tasks::Tasks;
-use crate::time::now;
 use crate::uplink::{self, Purges, Uplink, UplinkChannels, UplinkUpdate};
 
 /// The parts of one uplink before it runs.
 pub(super) struct UplinkParts {
     name: String,
     outbox: Outbox,
-    sink: OutboxSink,
+    outlet: Outlet,
     routes: watch::Sender<Arc<Routes>>,
     /// Whether it is up; set by the uplink.
     is_up: watch::Sender<bool>,
     /// Of a backup: whether the uplink it replaces is up.
     primary: Option<watch::Receiver<bool>>,
-    route: BrokerRoute,
+    /// From the broker.
+    forward: ForwardSender,
     forwards: mpsc::Receiver<Forward>,
 }
 
@@ -48,17 +45,8 @@ pub(super) struct UplinkContext<'a> {
     pub(super) config: &'a config::Gateway,
     /// `None` without a broker.
     pub(super) local: Option<&'a LocalBroker>,
+    pub(super) router: &'a Router,
     pub(super) stops: &'a StopTokens,
-}
-
-/// The topics that the rules of an uplink send.
-pub(super) fn filters_of(uplink: &config::UplinkSetup) -> Vec<TopicFilter> {
-    uplink
-        .routes
-        .send
-        .iter()
-        .map(|rule| rule.mapping.filter().clone())
-        .collect()
 }
 
 /// Opens the outboxes of all uplinks.
@@ -77,16 +65,16 @@ pub(super) fn open_outboxes(
         outboxes.push(outbox);
     }
     let is_up: Vec<_> = outboxes.iter().map(|_| watch::channel(false).0).collect();
-    let parts = config.uplinks.iter().zip(&outboxes).zip(&is_up).enumerate();
-    let parts = parts.map(|(index, ((uplink, outbox), link))| {
+    let parts = config.uplinks.iter().zip(&outboxes).zip(&is_up);
+    let parts = parts.map(|((uplink, outbox), link)| {
         let primary = uplink
             .settings
             .use_when
             .and_then(|use_when| is_up.get(use_when.uplink))
             .map(watch::Sender::subscribe);
-        let parts = UplinkParts::new(index, uplink, outbox.clone(), link.clone(), primary);
+        let parts = UplinkParts::new(uplink, outbox.clone(), link.clone(), primary);
         UplinkParts {
-            sink: parts.sink.beside(&outboxes),
+            outlet: parts.outlet.beside(&outboxes),
             ..parts
         }
     });
@@ -95,57 +83,51 @@ pub(super) fn open_outboxes(
 
 impl UplinkParts {
     fn new(
-        index: usize,
         uplink: &config::UplinkSetup,
         outbox: Outbox,
         is_up: watch::Sender<bool>,
         primary: Option<watch::Receiver<bool>>,
     ) -> Self {
         let (sender, forwards) = mpsc::channel(FORWARD_QUEUE);
-        let (routes, current) = watch::channel(Arc::clone(&uplink.routes));
-        let sink = OutboxSink::new(outbox.clone(), current, index, primary.clone());
         let dropped = Arc::clone(&outbox.counts().dropped);
-        let tap = Tap {
-            filters: filters_of(uplink),
-            not_from: Origin::Uplink(index),
-        };
         Self {
             name: uplink.settings.name.clone(),
+            outlet: Outlet::new(outbox.clone(), primary.clone()),
             outbox,
-            sink,
-            routes,
+            routes: watch::channel(Arc::clone(&uplink.routes)).0,
             is_up,
             primary,
-            route: BrokerRoute {
-                tap,
-                way: TapSender { sender, dropped },
-            },
+            forward: ForwardSender { sender, dropped },
             forwards,
         }
     }
 
     /// The way from the broker to the outbox.
-    pub(super) fn route(&self) -> BrokerRoute {
-        self.route.clone()
+    pub(super) fn forward(&self) -> ForwardSender {
+        self.forward.clone()
     }
 
-    /// The way of readings and of the gateway's own messages to the outbox.
-    pub(super) fn sink(&self) -> OutboxSink {
-        self.sink.clone()
+    /// The way of what the gateway itself publishes to the outbox.
+    pub(super) fn routed(&self) -> RoutedUplink {
+        RoutedUplink {
+            name: self.name.clone(),
+            outlet: self.outlet.clone(),
+            is_up: self.is_up.subscribe(),
+        }
     }
 
     fn prepare(
         &self,
         settings: &uplink::UplinkSettings,
-        local: Option<&LocalBroker>,
+        context: &UplinkContext<'_>,
         supervision: &mut Supervision,
     ) -> Result<Uplink, GatewayError> {
         let Supervision {
             health, metrics, ..
         } = supervision;
         let ends = UplinkChannels {
-            live: local.map(|local| local.live.clone()),
-            inbound: local.map(|local| local.inbound.clone()),
+            router: Some(context.router.clone()),
+            inbound: context.local.map(|local| local.inbound.clone()),
             is_up: self.is_up.clone(),
             routes: self.routes.subscribe(),
             primary: self.primary.clone(),
@@ -177,20 +159,11 @@ impl UplinkParts {
             Ok(())
         });
         if let Some(local) = context.local {
-            let every = config
-                .health
-                .as_ref()
-                .map_or(config::HEALTH_EVERY, |health| health.every);
-            let queue = ForwardQueue {
-                messages: self.forwards,
-                is_up: self.is_up.subscribe(),
-                paced: Paced::new(every, &self.name, now()),
-            };
             // In a hurry, messages that are not on disk are dropped: they are not acknowledged.
             tasks.start_until(
                 stops.hurry.clone(),
                 TaskKind::Forward.of(&self.name),
-                forward_messages(self.sink, queue, local.handle.broker.clone()),
+                forward_messages(self.outlet, self.forwards, local.handle.broker.clone()),
             );
         }
         handle
@@ -205,7 +178,7 @@ pub(super) fn start(
 ) -> Result<Vec<UplinkHandle>, GatewayError> {
     let mut ready = Vec::new();
     for (parts, spec) in parts.iter().zip(&context.config.uplinks) {
-        ready.push(parts.prepare(&spec.settings, context.local, supervision)?);
+        ready.push(parts.prepare(&spec.settings, context, supervision)?);
     }
     let started = parts.into_iter().zip(ready);
     Ok(started

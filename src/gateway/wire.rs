@@ -5,7 +5,8 @@ use tokio::sync::watch;
 use super::control_end::ControlEnd;
 use super::error::GatewayError;
 use super::field::{Field, FieldChannels};
-use super::local_broker::LocalBroker;
+use super::local_broker::{BrokerRoutes, LocalBroker};
+use super::routing::{Routing, route_table};
 use super::run::{LoadConfig, RunningGateway};
 use super::stop_orders::stop_tokens;
 use super::supervision::Supervision;
@@ -22,17 +23,18 @@ impl RunningGateway {
         let (stops, tokens) = stop_tokens();
         let parts = uplinks::open_outboxes(&config, &mut supervision.tasks)?;
         let mut local = start_broker(&config, &parts, &tokens.sources, &mut supervision).await?;
-        let sinks = parts.iter().map(UplinkParts::sink).collect();
+        let live = local.as_ref().map(|local| local.live.clone());
+        let (routing, router) = Routing::start(&config, &parts, live, &tokens, &mut supervision);
         let context = UplinkContext {
             config: &config,
             local: local.as_ref(),
+            router: &router,
             stops: &tokens,
         };
         let uplinks = uplinks::start(parts, &context, &mut supervision)?;
         let control = ControlEnd::open(&config.folder, &tokens.sources);
         let channels = FieldChannels {
-            sinks,
-            live: local.as_ref().map(|local| local.live.clone()),
+            router,
             writes: local.as_mut().and_then(LocalBroker::take_writes),
             counts,
             stop: tokens.sources,
@@ -47,6 +49,7 @@ impl RunningGateway {
             load,
             broker: local.map(|local| local.handle),
             uplinks,
+            routing,
             field,
             control,
         })
@@ -63,7 +66,10 @@ async fn start_broker(
     let Some(spec) = &config.broker else {
         return Ok(None);
     };
-    let routes = uplinks.iter().map(UplinkParts::route).collect();
+    let routes = BrokerRoutes {
+        table: route_table(config),
+        uplinks: uplinks.iter().map(UplinkParts::forward).collect(),
+    };
     let started = LocalBroker::start(config, spec, routes, stop, supervision);
     started.await.map(Some)
 }

@@ -6,27 +6,19 @@ use std::sync::Arc;
 use crate::config;
 use crate::field::write::Rules;
 use crate::field::{Device, Point};
-use crate::mqtt::{TopicFilter, TopicName};
+use crate::mqtt::TopicName;
 use crate::report::set::{WritablePoint, WriteTarget};
 
 /// All of them: no client may publish there without an explicit rule, whether the point can be
-/// written or not.
-pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
+/// written or not. A client that publishes to a point that cannot be written gets a result that
+/// says so.
+pub(super) fn command_topics(config: &config::Gateway) -> HashSet<TopicName> {
     let topics = config
         .points
         .iter()
         .map(|point| &point.topic)
         .chain(config.groups.iter().map(|group| &group.topic));
     topics.filter_map(set_topic).collect()
-}
-
-/// The same as filters: a client that publishes to a point that cannot be written gets a result
-/// that says so.
-pub(super) fn set_filters(config: &config::Gateway) -> Vec<TopicFilter> {
-    guarded_topics(config)
-        .iter()
-        .filter_map(|topic| TopicFilter::new(topic.to_string()).ok())
-        .collect()
 }
 
 /// The points that each of these topics writes. A point that cannot be written has no target, a

@@ -12,29 +12,21 @@
 //!
 //! It knows no connection and no packet identifier; those are the uplink's.
 
-mod bucket;
 mod columns;
 mod counts;
 mod entry;
-mod routes;
-mod rule;
 mod selection;
-mod sink;
 
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use bucket::{Bucket, EVENLY};
 use bytes::Bytes;
 pub use columns::ColumnTable;
 pub use counts::OutboxCounts;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
-pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
-pub use rule::Rule;
 pub use selection::{Filter, Selection};
-pub use sink::{OfferError, OfferedState, OutboxSink};
 use tokio::sync::{oneshot, watch};
 
 use self::columns::Columns;

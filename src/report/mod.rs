@@ -13,19 +13,17 @@ pub mod set;
 pub mod swinging_door;
 pub mod template;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
 use crate::heartbeat::Heartbeat;
 use crate::message::{Class, GatewayMessage, Message, Origin};
 use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::{OfferError, OutboxSink, Receipt};
 use crate::reading::{Event, Reading, Timestamp};
+use crate::route::{LocalView, Router};
 use crate::time::{moment, now};
 use aggregate::Show;
 use deadband::ReportRule;
@@ -114,46 +112,6 @@ impl MetricSource for ReportCounts {
     }
 }
 
-/// The messages for local clients; a slow broker holds up nothing.
-#[derive(Debug)]
-struct LiveView {
-    live: mpsc::Sender<GatewayMessage>,
-    /// The newest message of each topic that the broker had no room for; at most one per point and
-    /// device.
-    unshown: HashMap<TopicName, GatewayMessage>,
-}
-
-impl LiveView {
-    /// Publishes a message, after those that had to wait. True if it has to wait itself.
-    fn show(&mut self, message: GatewayMessage) -> bool {
-        self.catch_up();
-        if self.unshown.is_empty() {
-            match self.live.try_send(message) {
-                Ok(()) => return false,
-                Err(TrySendError::Full(message) | TrySendError::Closed(message)) => {
-                    drop(self.unshown.insert(message.topic().clone(), message));
-                }
-            }
-        } else {
-            self.unshown.insert(message.topic().clone(), message);
-        }
-        true
-    }
-
-    /// Publishes messages that had to wait, as far as there is room: retained values must not stay
-    /// wrong.
-    fn catch_up(&mut self) {
-        while let Some(topic) = self.unshown.keys().next().cloned() {
-            let Ok(place) = self.live.try_reserve() else {
-                return;
-            };
-            if let Some(message) = self.unshown.remove(&topic) {
-                place.send(message);
-            }
-        }
-    }
-}
-
 /// Everything that is reported.
 #[derive(Debug, Clone)]
 pub struct ReportScope {
@@ -189,10 +147,8 @@ pub struct Report {
     pub scope: ReportScope,
     /// Replacements of `scope`.
     pub updates: mpsc::Receiver<Update>,
-    /// Local clients; `None` without a broker.
-    pub live: Option<mpsc::Sender<GatewayMessage>>,
-    /// To remote brokers.
-    pub sinks: Vec<OutboxSink>,
+    /// To local clients and remotes.
+    pub router: Router,
     /// What it has done.
     pub counts: Arc<ReportCounts>,
     /// Beats on every loop iteration.
@@ -202,7 +158,7 @@ pub struct Report {
 /// The state of the task while it runs.
 struct State {
     points: Vec<PointState>,
-    view: Option<LiveView>,
+    view: Option<LocalView>,
     /// The time of the last tick.
     clock: Timestamp,
 }
@@ -210,13 +166,9 @@ struct State {
 impl Report {
     /// Runs until no line is left. The error is that of an outbox that closed too early.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
-        let view = self.live.clone().map(|live| LiveView {
-            live,
-            unshown: HashMap::new(),
-        });
         let mut state = State {
             points: self.scope.points.iter().map(PointState::new).collect(),
-            view,
+            view: self.router.local_view(),
             clock: moment().into(),
         };
         let mut tick = tokio::time::interval(TICK);
@@ -379,28 +331,10 @@ impl Report {
                 .delayed
                 .add(u64::from(view.show(message.clone())));
         }
-        for sink in &self.sinks {
-            // The receipt is not awaited: what a reading's commit may take is the setting
-            // `outbox.save.every`.
-            match self.heartbeat.through(offer(sink, &message)).await {
-                Ok(receipt) => {
-                    let is_refused = receipt.is_some_and(|receipt| receipt.is_refused());
-                    self.counts.refused.add(u64::from(is_refused));
-                }
-                Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
-                Err(error) => {
-                    tracing::error!(event = "report.forward_failed", topic = %message.topic(), %error, "cannot queue reading for the uplink");
-                }
-            }
-        }
+        let sent = self.heartbeat.through(self.router.send(&message)).await;
+        let refused = sent.map_err(|closed| closed.to_string())?;
+        self.counts.refused.add(refused);
         Ok(())
-    }
-}
-
-async fn offer(sink: &OutboxSink, message: &GatewayMessage) -> Result<Option<Receipt>, OfferError> {
-    match message {
-        GatewayMessage::Message(message) => sink.offer(message).await,
-        GatewayMessage::Reading(reading) => sink.offer_reading(reading).await,
     }
 }
 
@@ -441,8 +375,7 @@ mod tests {
         let mut report = Report {
             scope: scope.clone(),
             updates: mpsc::channel(1).1,
-            live: None,
-            sinks: Vec::new(),
+            router: Router::of_local_clients(mpsc::channel(1).0),
             counts: Arc::default(),
             heartbeat: Heartbeat::new("report", TICK, now()),
         };

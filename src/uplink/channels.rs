@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::Inbound;
-use crate::message::GatewayMessage;
-use crate::outbox::Routes;
+use crate::route::{Router, Routes};
 
 /// The channels of an uplink to the rest of the gateway.
 pub struct UplinkChannels {
-    /// Takes its status to local clients.
-    pub live: Option<mpsc::Sender<GatewayMessage>>,
+    /// Takes its status to local clients and other remotes.
+    pub router: Option<Router>,
     /// Takes what the remote has for this site.
     pub inbound: Option<Inbound>,
     /// Tells others whether it is up.

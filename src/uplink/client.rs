@@ -33,7 +33,8 @@ use crate::heartbeat::Heartbeat;
 use crate::message::Origin;
 use crate::metrics::MetricRegistry;
 use crate::net::tls::TlsError;
-use crate::outbox::{EntryId, LANES, Outbox, Outgoing, Routes};
+use crate::outbox::{EntryId, LANES, Outbox, Outgoing};
+use crate::route::Routes;
 use crate::tasks::Stop;
 use crate::time::now;
 

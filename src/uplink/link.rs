@@ -23,6 +23,7 @@ use super::probable::stranger;
 use super::subscriptions::SubscribeRequest;
 use super::transport::Stream;
 use super::{Protocol, Remote, RemoteSecret, UplinkSettings};
+use crate::message::{Message, Origin};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::now;
@@ -57,6 +58,16 @@ pub(super) struct Received {
     pub(super) properties: Properties,
     /// The identifiers of the subscriptions that it came for, if the remote tells them.
     pub(super) subscriptions: Vec<u32>,
+}
+
+impl Received {
+    /// The message, as conditions of rules look into it.
+    pub(super) fn message(&self, origin: Origin) -> Message {
+        Message {
+            properties: self.properties.clone(),
+            ..Message::new(self.topic.clone(), self.payload.clone(), origin)
+        }
+    }
 }
 
 /// A packet of the remote.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::throttle::Throttle;
-use crate::outbox::{Bucket, EVENLY, Routes, Waiting};
+use crate::outbox::Waiting;
+use crate::route::{Bucket, EVENLY, Routes};
 
 #[derive(Debug, Default)]
 pub(super) struct Rates {
@@ -108,19 +109,13 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::{Mapping, QoS, TopicFilter};
-    use crate::outbox::Rule;
+    use crate::mqtt::TopicFilter;
+    use crate::route::Rule;
 
     fn routes(rate_of_rule: &str, rate: &str) -> Arc<Routes> {
         let rule = Rule {
-            mapping: Mapping::prefix(TopicFilter::new("a/#").unwrap(), "", "").unwrap(),
-            only: Vec::new(),
-            class: None,
-            qos: None,
-            most: QoS::ExactlyOnce,
-            keeps_retained: true,
             rate: rate_of_rule.parse().ok(),
-            lanes: Vec::new(),
+            ..Rule::keep(TopicFilter::new("a/#").unwrap())
         };
         let mut routes = Routes::new(vec![rule], Vec::new(), false, Arc::default());
         routes.rate = rate.parse().ok();

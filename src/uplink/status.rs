@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::channels::UplinkChannels;
 use super::news::News;
 use super::rivals::ClientIdTaken;
 use super::session::Forgotten;
 use crate::log::{LogLimiter, Printable, chosen};
-use crate::message::{GatewayMessage, Message, Origin};
+use crate::message::{Message, Origin};
 use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::TopicName;
 use crate::outbox::{Gap, LANES, Outbox, QUEUES};
 use crate::payload::json;
+use crate::route::Router;
 use crate::time::{now, rfc3339, unix_ms};
 
 /// Gaps that are published together.
@@ -152,7 +153,7 @@ pub struct ToldGap {
 /// The status topics of one uplink.
 pub(super) struct StatusTopics {
     name: String,
-    live: Option<mpsc::Sender<GatewayMessage>>,
+    router: Option<Router>,
     outbox: Outbox,
     /// Not told yet.
     gaps: VecDeque<(usize, Gap)>,
@@ -183,11 +184,11 @@ const EVERY: Duration = Duration::from_secs(10);
 
 impl StatusTopics {
     pub(super) fn new(name: String, ends: &UplinkChannels, outbox: Outbox) -> Self {
-        let (live, is_up) = (ends.live.clone(), ends.is_up.clone());
+        let (router, is_up) = (ends.router.clone(), ends.is_up.clone());
         let counters = Arc::new(LinkCounters::new(&name, is_up.subscribe()));
         Self {
             name,
-            live,
+            router,
             outbox,
             gaps: VecDeque::new(),
             recent_gaps: watch::Sender::new(Vec::new()),
@@ -521,11 +522,10 @@ impl StatusTopics {
 
     /// False if the broker is busy; it shows the next status instead.
     fn publish(&self, topic: &str, text: String) -> bool {
-        let (Some(live), Ok(topic)) = (&self.live, TopicName::new(topic.to_owned())) else {
+        let (Some(router), Ok(topic)) = (&self.router, TopicName::new(topic.to_owned())) else {
             return true;
         };
-        live.try_send(Message::new(topic, text, Origin::Own).retained().into())
-            .is_ok()
+        router.status(Message::new(topic, text, Origin::Own).retained())
     }
 }
 

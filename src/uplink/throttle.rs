@@ -14,7 +14,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::outbox::{Bucket, EVENLY, EntryId};
+use crate::outbox::EntryId;
+use crate::route::{Bucket, EVENLY};
 use crate::units::Rate;
 
 /// Messages that a remote has to skip: a single one may be its own fault.

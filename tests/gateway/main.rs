@@ -19,6 +19,7 @@ mod budget;
 mod cli;
 mod client_log;
 mod clouds;
+mod conditions;
 mod config;
 mod conformance;
 mod costs;

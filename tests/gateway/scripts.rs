@@ -14,7 +14,7 @@
 //! crash                                 kill -9, and a start from what was durable (on the engine only)
 //! checkpoint                            the state is written anew and everything older forgotten (on the engine only)
 //! a paused / a reading                  the broker reads nothing more of a, or reads on (seen on the engine only)
-//! stored / refused / bad-topic          the tap has stored its oldest message, has no room for it, or can never take its topic
+//! stored / refused / bad-topic          the outbox has stored its oldest message, has no room for it, or can never take its topic
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,7 +35,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wellhead::broker::admission::{Admission, AdmissionLimits};
 use wellhead::broker::engine::{Input, Peer};
 use wellhead::broker::net::{BoundListener, ClientCertificates, Tls, TlsSettings, Where};
-use wellhead::broker::{self, Forward, TapAnswer};
+use wellhead::broker::{self, Forward, ForwardAnswer};
 use wellhead::mqtt::{
     Ack, ConnAck, Connect, Disconnect, Packet, PacketId, Properties, Publish, QoS, ReasonCode,
     RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version,
@@ -454,12 +454,12 @@ struct Bench {
     ids: BTreeMap<String, u64>,
 }
 
-/// The answer of a tap by its word in a script.
-fn tap_answer(word: &str) -> TapAnswer {
+/// The answer of an outbox by its word in a script.
+fn forward_answer(word: &str) -> ForwardAnswer {
     match word {
-        "stored" => TapAnswer::Stored,
-        "refused" => TapAnswer::Full,
-        _ => TapAnswer::BadTopic,
+        "stored" => ForwardAnswer::Stored,
+        "refused" => ForwardAnswer::Full,
+        _ => ForwardAnswer::BadTopic,
     }
 }
 
@@ -493,7 +493,7 @@ impl Bench {
                     .and_then(|(_, ticket)| ticket);
                 let ticket =
                     ticket.unwrap_or_else(|| panic!("{}: nothing was forwarded", step.place));
-                let answer = tap_answer(answer);
+                let answer = forward_answer(answer);
                 self.stage.input(Input::Stored { ticket, answer });
             }
             [client, ">", name, rest @ ..] => {
@@ -624,6 +624,13 @@ fn connector(pem: &Pem) -> TlsConnector {
     ))
 }
 
+fn forward_to(sender: tokio::sync::mpsc::Sender<Forward>) -> broker::ForwardSender {
+    broker::ForwardSender {
+        sender,
+        dropped: Arc::default(),
+    }
+}
+
 #[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step<'_>]) {
     let listen = if scheme == "unix" {
@@ -632,6 +639,7 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
         format!("{scheme}://127.0.0.1:0")
     };
     let (queue, mut forwards) = tokio::sync::mpsc::channel::<Forward>(64);
+    let (write_queue, mut writes) = tokio::sync::mpsc::channel::<Forward>(64);
     let limits = setup().limits;
     let opened = broker::durable::open(
         &tempfile::tempdir_in(folder).unwrap().keep(),
@@ -646,12 +654,20 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
     let parts = broker::broker(
         broker::EngineSource::Disk(Box::new(opened)),
         admission,
-        vec![broker::TapSender {
-            sender: queue,
-            dropped: Arc::default(),
-        }],
+        broker::ForwardSenders {
+            uplinks: vec![forward_to(queue)],
+            writes: forward_to(write_queue),
+        },
     )
     .unwrap();
+    let writing = parts.broker.clone();
+    tokio::spawn(async move {
+        while let Some(write) = writes.recv().await {
+            if let Some(ticket) = write.ticket {
+                writing.stored(ticket, ForwardAnswer::Stored);
+            }
+        }
+    });
     let listener = BoundListener::bind(&listen.parse().unwrap()).await.unwrap();
     let site = Site {
         scheme,
@@ -686,7 +702,7 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
                     .unwrap();
                 parts
                     .broker
-                    .stored(forward.ticket.unwrap(), tap_answer(answer));
+                    .stored(forward.ticket.unwrap(), forward_answer(answer));
             }
             [name, ">", kind, rest @ ..] => {
                 let packet = parse(kind, &fields(rest));

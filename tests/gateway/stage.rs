@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use wellhead::broker::access::{Access, AccessRules, Hash, TopicPattern, User, Workspace};
 use wellhead::broker::engine::{
-    BrokerLimits, ClientNote, Engine, Input, LeftOut, Lsn, Notice, Output, Peer, Restore, Setup,
-    Tap, Ticket,
+    BrokerLimits, ClientNote, Engine, ForwardAnswer, Input, LeftOut, Lsn, Notice, Output, Peer,
+    Restore, Setup, Ticket,
 };
 use wellhead::broker::scram::ScramSecret;
-use wellhead::message::{Message, Origin};
+use wellhead::message::Message;
 use wellhead::mqtt::{Packet, TopicFilter, TopicName, Version};
+use wellhead::route::{RouteTable, RouteTarget, Routes, Rule};
 
 use super::support::client::Incoming;
 
@@ -68,7 +69,15 @@ pub fn access() -> Access {
     )
 }
 
-/// Small limits, a tap on `north/#`, an instrument that is written to on `plant/pump/set`.
+/// An uplink that takes `north/#`, an instrument that is written to on `plant/pump/set`.
+fn routes() -> RouteTable {
+    let send = vec![Rule::keep(TopicFilter::new("north/#").unwrap())];
+    let uplink = Routes::new(send, Vec::new(), false, Arc::default());
+    let commands = HashSet::from([TopicName::new("plant/pump/set").unwrap()]);
+    RouteTable::new(vec![Arc::new(uplink)], commands)
+}
+
+/// Small limits, and the routes above.
 pub fn setup() -> Setup {
     let limits = BrokerLimits {
         sys_every: Duration::from_secs(1_000_000),
@@ -81,12 +90,8 @@ pub fn setup() -> Setup {
     };
     Setup {
         limits,
-        taps: vec![Tap {
-            filters: vec![TopicFilter::new("north/#").unwrap()],
-            not_from: Origin::Uplink(0),
-        }],
+        routes: Arc::new(routes()),
         access: Arc::new(access()),
-        guarded: HashSet::from([TopicName::new("plant/pump/set").unwrap()]),
         secret: [7; 32],
         is_durable: true,
     }
@@ -342,8 +347,22 @@ impl Stage {
             Output::Pause(id) => drop(self.paused.insert(id)),
             Output::Resume(id) => drop(self.paused.remove(&id)),
             Output::Forward {
-                message, ticket, ..
+                target: RouteTarget::Uplink { .. },
+                message,
+                ticket,
             } => self.forwarded.push_back((message, ticket)),
+            // The service that writes has room.
+            Output::Forward {
+                target: RouteTarget::Writes,
+                ticket,
+                ..
+            } => {
+                if let Some(ticket) = ticket {
+                    let answer = ForwardAnswer::Stored;
+                    self.engine
+                        .handle(Input::Stored { ticket, answer }, self.now);
+                }
+            }
             Output::Verify {
                 connection,
                 hash,

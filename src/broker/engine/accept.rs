@@ -1,5 +1,5 @@
 //! Messages from all publishers: kept if they are to be retained, then handed to subscribers and
-//! taps.
+//! to destinations inside the gateway.
 
 use std::time::Instant;
 
@@ -9,11 +9,12 @@ use super::authorize::TOO_MANY_STATES;
 use super::deliver::Reached;
 use super::delivery::SharedMessage;
 use super::fanout::Fanout;
+use super::held::HeldFor;
 use super::notice::NoticeKind;
 use super::record::Record;
-use super::taps::HeldFor;
 use super::{Engine, Lsn, Output, SessionKey, Ticket};
 use crate::message::{Message, Origin};
+use crate::route::Subject;
 
 /// The outcome for a message that is to be retained.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,17 +26,12 @@ pub(super) struct Retention {
 }
 
 impl Engine {
-    /// Accepts a message of the gateway itself.
-    pub(super) fn accept(
-        &mut self,
-        message: Message,
-        from: Option<SessionKey>,
-        now: Instant,
-    ) -> Reached {
-        self.route(message, from, None, now).1
+    /// Accepts a message of the gateway itself, for local clients: it has been routed before.
+    pub(super) fn accept(&mut self, message: Message, now: Instant) {
+        self.publish(&mut Fanout::new(message, now), None, now);
     }
 
-    /// A message of a remote broker: it is safe when it is durable and every other tap has it.
+    /// A message of a remote broker: it is safe when it is durable and every destination has it.
     pub(super) fn inbound(&mut self, receipt: u64, message: Message, now: Instant) {
         let before = self.next_ticket;
         let held = HeldFor::Inbound { receipt, after: 0 };
@@ -60,7 +56,7 @@ impl Engine {
         }
     }
 
-    /// Keeps a message if it is to be retained, hands it to subscribers and taps.
+    /// Keeps a message if it is to be retained, hands it to subscribers and destinations.
     pub(super) fn route(
         &mut self,
         message: Message,
@@ -68,26 +64,33 @@ impl Engine {
         held: Option<HeldFor>,
         now: Instant,
     ) -> (Option<Ticket>, Reached) {
+        let targets = self.routes.targets(&Subject::of(&message));
         let mut fanout = Fanout::new(message, now);
+        let mut reached = self.publish(&mut fanout, from, now);
+        if targets.is_empty() {
+            return (None, reached);
+        }
+        reached.anybody = true;
+        let ticket = self.forward(targets, fanout.into_message(), held);
+        (ticket, reached)
+    }
+
+    /// Keeps a message if it is to be retained, and hands it to subscribers.
+    fn publish(&mut self, fanout: &mut Fanout, from: Option<SessionKey>, now: Instant) -> Reached {
         let mut retention = Retention::default();
         if fanout.message().retain && self.may_be_retained(fanout.message(), now) {
             retention = self.retain(fanout.message(), from, now);
         }
         fanout.is_retained = retention.is_recorded;
-        let mut reached = self.deliver(&mut fanout, from, now);
+        let mut reached = self.deliver(fanout, from, now);
         reached.after = reached.after.max(retention.removed);
-        let ticket = if reached.taps.is_empty() {
-            None
-        } else {
-            self.forward(&reached.taps, fanout.into_message(), held)
-        };
-        (ticket, reached)
+        reached
     }
 
     /// False for a command to an instrument that a remote broker has with the retain flag. A
     /// retained command can be removed.
     fn may_be_retained(&mut self, message: &Message, now: Instant) -> bool {
-        let is_command = !message.payload.is_empty() && self.guarded.contains(&message.topic);
+        let is_command = !message.payload.is_empty() && self.routes.is_command(&message.topic);
         if is_command {
             let why = "the remote broker holds this command and would send it again; publish commands without the retain flag";
             let kind = NoticeKind::RetainedCommand;

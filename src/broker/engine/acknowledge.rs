@@ -17,7 +17,7 @@ use super::session::IncomingState;
 use super::{Client, ConnectionId, Engine, Lsn, Output, SessionKey};
 use crate::mqtt::{Ack, Packet, PacketId, ReasonCode, Version};
 
-/// Bytes of one client that may wait for a tap or the disk before it is read no further.
+/// Bytes of one client that may wait for a destination or the disk before it is read no further.
 const OWED_BYTES: usize = 1 << 20;
 
 /// A client with answers of this many times [`super::BrokerLimits::output_bytes`] to read is not
@@ -82,8 +82,8 @@ impl Engine {
             let Some((reason, is_of_tap)) = connection.acks.next_ready() else {
                 break;
             };
-            // Before MQTT 5 an acknowledgement cannot say no: a message that a tap could not take
-            // is not acknowledged at all.
+            // Before MQTT 5 an acknowledgement cannot say no: a message that a destination could
+            // not take is not acknowledged at all.
             let is_lost = is_of_tap || reason == ReasonCode::QUOTA_EXCEEDED;
             if is_lost && connection.version != Version::V5 {
                 self.close(id, End::Lost, now);

@@ -38,7 +38,7 @@ impl Engine {
             self.traffic.refused += 1;
             let kind = NoticeKind::RefusedMessage;
             self.notice(kind, Some(session), Some(topic), why, now);
-        } else if publish.retain && !publish.payload.is_empty() && self.guarded.contains(topic) {
+        } else if publish.retain && !publish.payload.is_empty() && self.routes.is_command(topic) {
             publish.retain = false;
             let kind = NoticeKind::RetainedCommand;
             self.notice(kind, Some(session), Some(topic), "", now);
@@ -64,7 +64,7 @@ impl Engine {
             topic,
             payload: &publish.payload,
             retain: publish.retain,
-            is_guarded: self.guarded.contains(topic),
+            is_guarded: self.routes.is_command(topic),
         };
         may_publish(session, content)?;
         self.check_room_for_state(session, content)?;
@@ -109,7 +109,7 @@ impl Engine {
         let rights = &session.rights;
         if content.is_guarded
             && !rights.may_read(topic)
-            && !rights.may_write(topic, self.guarded.contains(topic))
+            && !rights.may_write(topic, self.routes.is_command(topic))
         {
             let why = "no permission for the response topic";
             return Err(Refusal::new(ReasonCode::NOT_AUTHORIZED, why));
@@ -127,7 +127,7 @@ impl Engine {
             topic: &will.topic,
             payload: &will.payload,
             retain: will.retain,
-            is_guarded: self.guarded.contains(&will.topic),
+            is_guarded: self.routes.is_command(&will.topic),
         };
         may_publish(session, content)
     }

@@ -1,6 +1,5 @@
-//! Changes while the broker runs: permissions, the topics of taps, guarded topics.
+//! Changes while the broker runs: permissions and routes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,25 +7,23 @@ use super::budget::{BudgetPart, NewCharges};
 use super::session::names_weight;
 use super::{ConnectionId, Engine, SessionKey};
 use crate::broker::access::Access;
-use crate::mqtt::{ReasonCode, TopicFilter, TopicName};
+use crate::mqtt::ReasonCode;
+use crate::route::RouteTable;
 
 /// The new state.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The topics that each tap wants, in the order of the taps.
-    pub filters: Vec<Vec<TopicFilter>>,
+    /// Who gets messages beside local clients.
+    pub routes: Arc<RouteTable>,
     /// Users and their permissions.
     pub access: Arc<Access>,
-    /// Topics on which instruments are written to.
-    pub guarded: HashSet<TopicName>,
 }
 
 impl Engine {
     /// Applies a change at once. Clients keep their sessions and get the rights of their names;
     /// those whose names are gone, or whose client identifiers are for others, are disconnected.
     pub fn change(&mut self, change: Change, now: Instant) {
-        self.change_taps(change.filters);
-        (self.guarded, self.access) = (change.guarded, change.access);
+        (self.routes, self.access) = (change.routes, change.access);
         let keys: Vec<SessionKey> = self.sessions.iter().map(|(key, _)| key).collect();
         let refused: Vec<ConnectionId> = keys
             .iter()
@@ -37,19 +34,6 @@ impl Engine {
         }
         for connection in refused {
             self.refuse(connection, ReasonCode::ADMINISTRATIVE_ACTION, now);
-        }
-    }
-
-    /// Gives each tap the topics that it wants from now on.
-    fn change_taps(&mut self, filters: Vec<Vec<TopicFilter>>) {
-        for (index, (tap, wanted)) in self.taps.iter_mut().zip(filters).enumerate() {
-            for filter in tap.filters.iter().filter(|filter| !wanted.contains(filter)) {
-                self.subscriptions.untap(filter, index);
-            }
-            for filter in wanted.iter().filter(|filter| !tap.filters.contains(filter)) {
-                self.subscriptions.tap(filter, index);
-            }
-            tap.filters = wanted;
         }
     }
 

@@ -347,7 +347,7 @@ impl Connection {
         self.window = self.window.saturating_sub(settled.window);
     }
 
-    /// Panics if what is owed is not what waits for taps and for the disk. For tests.
+    /// Panics if what is owed is not what waits for destinations and for the disk. For tests.
     pub(super) fn check_invariants(&self) {
         let gated = self.out.gated();
         let waiting: usize = self.acks.iter().map(|ack| ack.bytes).sum();

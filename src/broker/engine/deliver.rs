@@ -35,9 +35,7 @@ pub(super) struct Scratch {
 /// The receivers of a message.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    /// Taps that want it.
-    pub(super) taps: Vec<usize>,
-    /// True if it matched any subscription.
+    /// True if it matched any subscription, or goes to a destination inside the gateway.
     pub(super) anybody: bool,
     /// The batch it is in; 0 if it needs not be durable.
     pub(super) after: Lsn,
@@ -138,7 +136,6 @@ impl Engine {
                     }
                 }
                 Some(SubscriptionTarget::Group(key)) => self.deliver_shared(key, fanout, now),
-                Some(SubscriptionTarget::Tap(index)) => reached.taps.push(index),
                 None => {}
             }
         }

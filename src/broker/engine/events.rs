@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{ClientNote, ConnectionId, Lsn, Notice, OutputBuffer, Peer, TapAnswer, Ticket};
+use super::{ClientNote, ConnectionId, ForwardAnswer, Lsn, Notice, OutputBuffer, Peer, Ticket};
 use crate::broker::access::Hash;
 use crate::broker::admission::Address;
 use crate::message::Message;
 use crate::mqtt::{DecodeError, Packet};
+use crate::route::RouteTarget;
 
 /// An input of the engine.
 #[derive(Debug)]
@@ -28,12 +29,12 @@ pub enum Input {
     Publish(Message),
     /// A message of a remote broker; answered with [`Output::Safe`] or [`Output::NotSafe`].
     Inbound(u64, Message),
-    /// A tap stored a message, or could not take it.
+    /// A destination stored a message, or could not take it.
     Stored {
         /// That of the [`Output::Forward`].
         ticket: Ticket,
-        /// That of the tap.
-        answer: TapAnswer,
+        /// That of the destination.
+        answer: ForwardAnswer,
     },
     /// The password of [`Output::Verify`] is right, or not.
     Verified(ConnectionId, bool),
@@ -53,14 +54,14 @@ pub enum Output {
     Resume(ConnectionId),
     /// Write these last bytes after what was taken before, then close.
     Close(ConnectionId, OutputBuffer),
-    /// Hand a message to a tap.
+    /// Hand a message to a destination inside the gateway.
     Forward {
-        /// Index of the tap.
-        tap: usize,
+        /// Where it goes, and how.
+        target: RouteTarget,
         /// The message.
         message: Arc<Message>,
-        /// To be answered with [`Input::Stored`]; `None` for QoS 0, which is lost if the tap is
-        /// busy.
+        /// To be answered with [`Input::Stored`]; `None` for QoS 0, which is lost if the
+        /// destination is busy.
         ticket: Option<Ticket>,
     },
     /// Compare a password with its hash, which takes long; to be answered with [`Input::Verified`].

@@ -1,38 +1,27 @@
-//! Messages to taps: consumers inside the gateway that store them, and say so before the sender
-//! gets its acknowledgement.
+//! Messages to destinations inside the gateway, which store them, and say so before the sender gets
+//! its acknowledgement.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::held::{ForwardAnswer, ForwardRefusals, HeldFor, HeldMessage, HeldPublish};
 use super::publish::ReceivedPublish;
 use super::session::IncomingState;
-use super::taps::{HeldFor, HeldMessage, HeldPublish, TAP_BITS, TapAnswer, TapRefusals, tap_bit};
 use super::{Client, Engine, Output, Ticket};
-use crate::message::{Message, Origin};
+use crate::message::Message;
 use crate::mqtt::QoS;
+use crate::route::{DESTINATION_BITS, RouteTarget, Subject};
 
 impl Engine {
-    /// Hands a message to these taps, but the one it came from. The ticket is there if something
-    /// waits until they have stored it.
+    /// Hands a message on by these ways. The ticket is there if something waits until the
+    /// destinations have stored it.
     pub(super) fn forward(
         &mut self,
-        taps: &[usize],
+        targets: Vec<RouteTarget>,
         message: Message,
         held: Option<HeldFor>,
     ) -> Option<Ticket> {
-        // Field readings reach the outbox on their own way; of the `$` topics only those of the
-        // gateway may leave.
-        let stays = message.topic.is_reserved() && !message.is_status();
-        if stays || message.origin == Origin::Field {
-            return None;
-        }
-        let wants = |index: &usize| {
-            self.taps
-                .get(*index)
-                .is_some_and(|tap| tap.not_from != message.origin)
-        };
-        let taps: Vec<usize> = taps.iter().copied().filter(wants).collect();
-        if taps.is_empty() {
+        if targets.is_empty() {
             return None;
         }
         let number = held
@@ -41,26 +30,42 @@ impl Engine {
                 self.next_ticket += 1;
                 let held = HeldMessage {
                     waiter,
-                    waiting: taps.iter().fold(0, |bits, tap| bits | tap_bit(*tap)),
-                    refusals: TapRefusals::default(),
+                    waiting: targets
+                        .iter()
+                        .fold(0, |bits, target| bits | target.to().bit()),
+                    refusals: ForwardRefusals::default(),
                 };
                 self.held.insert(self.next_ticket, held);
                 self.next_ticket
             });
         let message = Arc::new(message.detached());
-        for tap in taps {
+        for target in targets {
+            let ticket =
+                number.map(|number| number << DESTINATION_BITS | target.to().number() as Ticket);
             self.outputs.push(Output::Forward {
-                tap,
-                message: message.clone(),
-                ticket: number.map(|number| number << TAP_BITS | tap.min(63) as u64),
+                target,
+                message: Arc::clone(&message),
+                ticket,
             });
         }
         number
     }
 
-    /// A tap has stored a message, or refused it.
-    pub(super) fn stored(&mut self, ticket: Ticket, answer: TapAnswer, now: Instant) {
-        let (number, bit) = (ticket >> TAP_BITS, 1_u64 << (ticket & 63));
+    /// The same for destinations that may not have a message that was forwarded before, a bit each.
+    pub(super) fn forward_again(
+        &mut self,
+        missing: u64,
+        message: Message,
+        held: Option<HeldFor>,
+    ) -> Option<Ticket> {
+        let mut targets = self.routes.targets(&Subject::of(&message));
+        targets.retain(|target| missing & target.to().bit() != 0);
+        self.forward(targets, message, held)
+    }
+
+    /// A destination has stored a message, or refused it.
+    pub(super) fn stored(&mut self, ticket: Ticket, answer: ForwardAnswer, now: Instant) {
+        let (number, bit) = (ticket >> DESTINATION_BITS, 1_u64 << (ticket & 63));
         let Some(held) = self.held.get_mut(&number) else {
             return;
         };
@@ -72,7 +77,7 @@ impl Engine {
         let (waiter, refusals) = (held.waiter, held.refusals);
         self.held.remove(&number);
         match waiter {
-            HeldFor::Inbound { receipt, .. } if refusals.taps() != 0 => {
+            HeldFor::Inbound { receipt, .. } if refusals.all() != 0 => {
                 self.outputs.push(Output::NotSafe(receipt));
             }
             HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
@@ -81,18 +86,18 @@ impl Engine {
                 // The session may have ended meanwhile, and its key be another one's.
                 let session = self.sessions.get(publish.key);
                 if session.is_some_and(|session| session.number == publish.number) {
-                    self.all_taps_answered(number, publish, refusals, now);
+                    self.all_answered(number, publish, refusals, now);
                 }
             }
         }
     }
 
-    /// Every tap has a message of a client, or some refused it: it can be acknowledged.
-    fn all_taps_answered(
+    /// Every destination has a message of a client, or some refused it: it can be acknowledged.
+    fn all_answered(
         &mut self,
         ticket: Ticket,
         publish: HeldPublish,
-        refusals: TapRefusals,
+        refusals: ForwardRefusals,
         now: Instant,
     ) {
         let HeldPublish { key, packet_id, .. } = publish;
@@ -112,9 +117,9 @@ impl Engine {
                 packet_id,
                 is_qos_2: true,
             };
-            let state = match refusals.taps() {
+            let state = match refusals.all() {
                 0 => IncomingState::Received,
-                taps => IncomingState::Refused { taps },
+                missing => IncomingState::Refused { missing },
             };
             after = self.remember_incoming(received, state);
         }

@@ -7,8 +7,8 @@
 //! * State that must survive is recorded, a batch a turn. A packet that promises something waits
 //!   until the batch with its promise is durable, and so do the answers behind it: acknowledgements
 //!   never overtake each other, nor do messages.
-//! * A PUBLISH at QoS 1 or 2 for a tap is acknowledged only after the tap has stored it;
-//!   acknowledgements leave in the order of their PUBLISH packets [MQTT-4.6.0-2].
+//! * A PUBLISH at QoS 1 or 2 for a destination inside the gateway is acknowledged only after that
+//!   has stored it; acknowledgements leave in the order of their PUBLISH packets [MQTT-4.6.0-2].
 //! * A connection is given PUBLISH packets while fewer than [`BrokerLimits::output_bytes`] bytes
 //!   wait to be written; the rest waits in the session's bounded queue.
 //!
@@ -17,10 +17,10 @@
 //!   and `notice` (the log), `sys`
 //! * connections: `connection`, `lifecycle` (their stages), `connect`, `login`, `disconnect`,
 //!   `refusal`
-//! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and taps while it
+//! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and routes while it
 //!   runs)
 //! * messages from clients: `publish`, `authorize`, `aliases`, `accept`, `acknowledge` and `owed`
-//!   (acknowledgements), `forward` and `taps`
+//!   (acknowledgements), `forward` and `held`
 //! * subscriptions: `subscribe`, `filters` (of a session), `subscriptions` and `tree` (of all),
 //!   `shared` (members of a shared one)
 //! * messages to clients: `deliver`, `delivery`, `fanout` (one message, written for many), `pump`,
@@ -51,6 +51,7 @@ mod fanout;
 mod filters;
 mod forward;
 mod fullest;
+mod held;
 mod in_flight;
 mod invariants;
 mod lifecycle;
@@ -82,11 +83,10 @@ mod shared;
 mod subscribe;
 mod subscriptions;
 mod sys;
-mod taps;
 mod tree;
 mod wills;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -99,7 +99,8 @@ use super::access::Access;
 use super::admission::Address;
 use super::lockout::Lockout;
 use crate::metrics::Counter;
-use crate::mqtt::{DecodeError, Packet, ReasonCode, TopicName, Version};
+use crate::mqtt::{DecodeError, Packet, ReasonCode, Version};
+use crate::route::RouteTable;
 use away::Away;
 use budget::Budget;
 pub use change::Change;
@@ -108,6 +109,8 @@ use connection::Connection;
 use disconnect::TOO_MANY_LOGINS;
 pub use events::{Input, Output};
 use fullest::Fullest;
+pub use held::ForwardAnswer;
+use held::HeldMessage;
 pub use lifecycle::Peer;
 pub use limits::{BrokerLimits, QueueFull};
 pub use note::{ClientNote, Noted, Terms};
@@ -123,13 +126,11 @@ use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;
 pub use sys::Traffic;
-use taps::HeldMessage;
-pub use taps::{MOST_TAPS, Tap, TapAnswer};
 use wills::LateWills;
 
 /// One socket.
 pub type ConnectionId = u64;
-/// One message that a tap has not stored yet.
+/// One message that a destination has not stored yet.
 pub type Ticket = u64;
 /// The log sequence number of a batch of records: later batches have larger ones; 0 is no batch.
 pub type Lsn = u64;
@@ -147,13 +148,11 @@ struct Client {
 pub struct Setup {
     /// Its limits.
     pub limits: BrokerLimits,
-    /// Consumers of messages beside clients.
-    pub taps: Vec<Tap>,
+    /// Who gets messages beside local clients. Its commands are never retained, and only for those
+    /// whose permission names them.
+    pub routes: Arc<RouteTable>,
     /// Users and their permissions.
     pub access: Arc<Access>,
-    /// Topics on which instruments are written to: never retained, and only for those whose
-    /// permission names them.
-    pub guarded: HashSet<TopicName>,
     /// Makes generated client identifiers and nonces unpredictable; must differ from run to run.
     pub secret: [u8; 32],
     /// True if records are written to a disk; without it nothing waits for one.
@@ -166,7 +165,7 @@ enum Timer {
     KeepAlive(ConnectionId),
     Will(SessionKey),
     SessionExpiry(SessionKey),
-    /// A will that some taps had no room for.
+    /// A will that some destinations had no room for.
     LateWill {
         number: u64,
         refused: u64,
@@ -178,9 +177,8 @@ enum Timer {
 #[derive(Debug)]
 pub struct Engine {
     limits: BrokerLimits,
-    taps: Vec<Tap>,
+    routes: Arc<RouteTable>,
     access: Arc<Access>,
-    guarded: HashSet<TopicName>,
     secret: [u8; 32],
     /// Boxed: the table has room for twice as many.
     connections: ByNumber<ConnectionId, Box<Connection>>,
@@ -193,7 +191,8 @@ pub struct Engine {
     subscriptions: Subscriptions,
     retained: Retained,
     timers: BTreeSet<(Instant, Timer)>,
-    /// Messages that taps have not stored, by their tickets without the bits of the tap.
+    /// Messages that destinations have not stored, by their tickets without the number of the
+    /// destination.
     held: ByNumber<Ticket, HeldMessage>,
     next_ticket: Ticket,
     /// Inbound messages whose records are not durable.
@@ -204,7 +203,7 @@ pub struct Engine {
     gates: VecDeque<(Lsn, ConnectionId)>,
     checkpoint: Option<Checkpoint>,
     replay_turns: ReplayTurns,
-    /// Wills on their way to taps.
+    /// Wills on their way to destinations.
     late_wills: LateWills,
     next_will: u64,
     next_message: u64,
@@ -233,32 +232,26 @@ impl Engine {
     pub fn new(setup: Setup, now: Instant, unix_ms: i64) -> Self {
         let Setup {
             limits,
-            taps,
+            routes,
             access,
-            guarded,
             secret,
             is_durable,
         } = setup;
         let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
         let timers = BTreeSet::from([(now, Timer::Sys)]);
         let lockout = Lockout::new(limits.failed_logins);
-        assert!(
-            taps.len() <= MOST_TAPS,
-            "the configuration allows no more taps"
-        );
         let budget = Budget::new(&limits);
         Self {
             limits,
+            routes,
             access,
-            guarded,
             secret,
             connections: ByNumber::default(),
             sessions: Slab::new(),
             budget,
             away: Away::default(),
             by_client: HashMap::new(),
-            subscriptions: Subscriptions::of_taps(&taps),
-            taps,
+            subscriptions: Subscriptions::default(),
             retained,
             timers,
             held: ByNumber::default(),
@@ -296,7 +289,7 @@ impl Engine {
             Input::Invalid(connection, error) => self.reject(connection, error, now),
             Input::Closed(connection) => self.lost(connection, now),
             Input::Written(connection, bytes) => self.written(connection, bytes, now),
-            Input::Publish(message) => drop(self.accept(message, None, now)),
+            Input::Publish(message) => self.accept(message, now),
             Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
             Input::Stored { ticket, answer } => self.stored(ticket, answer, now),
             Input::Verified(connection, is_right) => self.verified(connection, is_right, now),

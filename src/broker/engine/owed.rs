@@ -1,8 +1,8 @@
 //! The acknowledgements that one connection is owed, in the order of its PUBLISH packets
 //! [MQTT-4.6.0-2].
 //!
-//! Invariant: `waiting` has the place of each acknowledgement that waits for a tap, by its ticket;
-//! no two wait for the same one.
+//! Invariant: `waiting` has the place of each acknowledgement that waits for a destination, by its
+//! ticket; no two wait for the same one.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::{ByNumber, Lsn, Ticket};
 use crate::mqtt::{PacketId, ReasonCode};
 
-/// An acknowledgement that waits for a tap, or for one that does.
+/// An acknowledgement that waits for a destination, or for one that does.
 #[derive(Debug)]
 pub(super) struct HeldAck {
     pub(super) packet_id: PacketId,
@@ -21,14 +21,14 @@ pub(super) struct HeldAck {
     pub(super) bytes: usize,
     /// For a person, if it is bad news.
     pub(super) why: &'static str,
-    /// A tap could not take the message.
+    /// A destination could not take the message.
     pub(super) is_refused_by_tap: bool,
 }
 
 /// Whether an acknowledgement can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AckState {
-    /// A tap has not stored its message yet.
+    /// A destination has not stored its message yet.
     Waiting(Ticket),
     /// With this reason code.
     Ready(ReasonCode),
@@ -55,7 +55,7 @@ impl OwedAcks {
         self.acks.push_back(ack);
     }
 
-    /// The tap that an acknowledgement waits for has its message, or refused it.
+    /// The destination that an acknowledgement waits for has its message, or refused it.
     pub(super) fn ready(&mut self, ticket: Ticket, outcome: Refusal, after: Lsn) {
         let place = self
             .waiting
@@ -70,7 +70,8 @@ impl OwedAcks {
         ack.is_refused_by_tap = outcome.reason.is_error();
     }
 
-    /// The reason code of the oldest one, if it can be sent, and whether it comes from a tap.
+    /// The reason code of the oldest one, if it can be sent, and whether it comes from a
+    /// destination.
     pub(super) fn next_ready(&self) -> Option<(ReasonCode, bool)> {
         let ack = self.acks.front()?;
         match ack.state {
@@ -106,7 +107,7 @@ impl OwedAcks {
         assert_eq!(
             self.waiting,
             waiting.collect(),
-            "acknowledgements that wait for taps"
+            "acknowledgements that wait for destinations"
         );
     }
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::budget::BudgetPart;
 use super::deliver::Reached;
+use super::held::{HeldFor, HeldPublish};
 use super::owed::AckState;
 use super::record::Record;
 use super::refusal::Refusal;
 use super::session::{Incoming, IncomingState};
-use super::taps::{HeldFor, HeldPublish, tap_bit};
 use super::{Client, ConnectionId, Engine, Lsn, SessionKey, Ticket};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{PacketId, Publish, QoS, ReasonCode, TopicName, Version};
@@ -33,7 +33,7 @@ pub(super) struct AckDecision {
     /// For a person, if it is a refusal.
     pub(super) why: &'static str,
     /// The first PUBLISH with this identifier came on the same connection, and its acknowledgement
-    /// still waits for a tap.
+    /// still waits for a destination.
     pub(super) is_owed_already: bool,
 }
 
@@ -47,8 +47,8 @@ impl AckDecision {
         }
     }
 
-    /// Waits for the taps that have a ticket; without one it is sent with `reason`.
-    fn after_taps(ticket: Option<Ticket>, reason: ReasonCode, after: Lsn) -> Self {
+    /// Waits for the destinations that have a ticket; without one it is sent with `reason`.
+    fn after_forward(ticket: Option<Ticket>, reason: ReasonCode, after: Lsn) -> Self {
         let state = ticket.map_or(AckState::Ready(reason), AckState::Waiting);
         Self::new(state, after)
     }
@@ -157,8 +157,8 @@ impl Engine {
             return refusal.into();
         }
         let message = message(topic, publish, now);
-        if let Some(IncomingState::Refused { taps }) = first.map(|first| first.state) {
-            return self.forward_again(received, taps, message, newest);
+        if let Some(IncomingState::Refused { missing }) = first.map(|first| first.state) {
+            return self.forward_repetition(received, missing, message, newest);
         }
         if received.is_qos_2
             && let Err(over) = self.charge_received(session, 1)
@@ -171,7 +171,7 @@ impl Engine {
             let state = ticket.map_or(IncomingState::Received, IncomingState::Held);
             after = after.max(self.remember_incoming(received, state));
         }
-        AckDecision::after_taps(ticket, success(&reached), after)
+        AckDecision::after_forward(ticket, success(&reached), after)
     }
 
     fn incoming_mut(&mut self, received: ReceivedPublish) -> Option<&mut Incoming> {
@@ -217,22 +217,20 @@ impl Engine {
         })
     }
 
-    /// A QoS 2 message that subscribers have, and `missing` taps may not have.
-    fn forward_again(
+    /// A QoS 2 message that subscribers have, and `missing` destinations may not have.
+    fn forward_repetition(
         &mut self,
         received: ReceivedPublish,
         missing: u64,
         message: Message,
         after: Lsn,
     ) -> AckDecision {
-        let mut taps = self.subscriptions.taps_of(&message.topic);
-        taps.retain(|tap| missing & tap_bit(*tap) != 0);
         let held = self.held_for(received);
-        let ticket = self.forward(&taps, message, held);
+        let ticket = self.forward_again(missing, message, held);
         if let Some(incoming) = self.incoming_mut(received) {
             incoming.state = ticket.map_or(IncomingState::Received, IncomingState::Held);
         }
-        AckDecision::after_taps(ticket, ReasonCode::SUCCESS, after)
+        AckDecision::after_forward(ticket, ReasonCode::SUCCESS, after)
     }
 
     /// True if a PUBLISH adds to the messages in flight from this connection: not a repetition of
@@ -260,7 +258,7 @@ impl Engine {
     }
 
     /// Accepts a message of a client. The ticket is there if its acknowledgement must wait for a
-    /// tap.
+    /// destination.
     fn accept_from(
         &mut self,
         session: SessionKey,
@@ -268,7 +266,7 @@ impl Engine {
         mut message: Message,
         now: Instant,
     ) -> (Option<Ticket>, Reached) {
-        if self.guarded.contains(&message.topic) {
+        if self.routes.is_command(&message.topic) {
             message.publisher = self
                 .sessions
                 .get(session)
@@ -291,15 +289,19 @@ impl Engine {
     }
 }
 
-/// The acknowledgement of a repetition; `None` if some taps may not have the first message, and are
-/// to get this one.
+/// The acknowledgement of a repetition; `None` if some destinations may not have the first message,
+/// and are to get this one.
 fn repeated_ack(first: Incoming, connection: ConnectionId, newest: Lsn) -> Option<AckDecision> {
     match first.state {
         IncomingState::Held(ticket) => Some(AckDecision {
             is_owed_already: first.connection == connection,
             ..AckDecision::new(AckState::Waiting(ticket), newest)
         }),
-        IncomingState::Received => Some(AckDecision::after_taps(None, ReasonCode::SUCCESS, newest)),
+        IncomingState::Received => Some(AckDecision::after_forward(
+            None,
+            ReasonCode::SUCCESS,
+            newest,
+        )),
         IncomingState::Refused { .. } => None,
     }
 }

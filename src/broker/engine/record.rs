@@ -181,7 +181,7 @@ pub(super) enum Record<'a> {
         session: u64,
         number: u64,
     },
-    /// A QoS 2 message of the client; `held` while a tap may not have it.
+    /// A QoS 2 message of the client; `held` while a destination may not have it.
     Received {
         session: u64,
         packet_id: PacketId,

@@ -304,11 +304,11 @@ impl Restore {
         }
     }
 
-    /// A QoS 2 message that some taps may not have (`held`): no record says which, so a repetition
-    /// goes to all.
+    /// A QoS 2 message that some destinations may not have (`held`): no record says which, so a
+    /// repetition goes to all.
     fn received(&mut self, number: u64, packet_id: PacketId, held: bool) {
         let state = if held {
-            IncomingState::Refused { taps: u64::MAX }
+            IncomingState::Refused { missing: u64::MAX }
         } else {
             IncomingState::Received
         };

@@ -39,14 +39,14 @@ pub(super) struct Incoming {
 /// The progress of a QoS 2 message from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IncomingState {
-    /// Some tap has not stored it yet.
+    /// Some destination has not stored it yet.
     Held(Ticket),
     /// PUBREC was sent, or can be sent again.
     Received,
-    /// Subscribers have it, these taps may not: a repetition is forwarded to them only.
+    /// Subscribers have it, these destinations may not: a repetition is forwarded to them only.
     Refused {
         /// A bit each.
-        taps: u64,
+        missing: u64,
     },
 }
 

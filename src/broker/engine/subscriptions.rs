@@ -1,4 +1,4 @@
-//! All subscriptions, of sessions, shared subscriptions and taps alike, by their filters.
+//! All subscriptions, of sessions and shared subscriptions alike, by their filters.
 //!
 //! Invariants: `count` and `shared` are how many subscriptions sessions have, and how many of these
 //! are shared; a group has members.
@@ -10,7 +10,6 @@ use slab::Slab;
 use super::SessionKey;
 use super::delivery::Subscription;
 use super::shared::{Group, MemberClass};
-use super::taps::Tap;
 use super::tree::{FilterMatch, GroupKey, SubscriptionTarget, Tree};
 use crate::mqtt::{TopicFilter, TopicName};
 
@@ -25,17 +24,6 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Those of taps only.
-    pub(super) fn of_taps(taps: &[Tap]) -> Self {
-        let mut subscriptions = Self::default();
-        for (index, tap) in taps.iter().enumerate() {
-            for filter in &tap.filters {
-                subscriptions.tap(filter, index);
-            }
-        }
-        subscriptions
-    }
-
     /// Subscriptions of sessions, shared ones included.
     pub(super) fn count(&self) -> usize {
         self.count
@@ -83,20 +71,6 @@ impl Subscriptions {
         let is_new = usize::from(group.join(session, MemberClass::Session(session), subscription));
         self.count += is_new;
         self.shared += is_new;
-    }
-
-    /// Adds a tap.
-    pub(super) fn tap(&mut self, filter: &TopicFilter, index: usize) {
-        self.tree.put(
-            filter,
-            SubscriptionTarget::Tap(index),
-            Subscription::default(),
-        );
-    }
-
-    /// Takes a tap out.
-    pub(super) fn untap(&mut self, filter: &TopicFilter, index: usize) {
-        self.tree.take_out(filter, SubscriptionTarget::Tap(index));
     }
 
     pub(super) fn remove(&mut self, filter: &TopicFilter, session: SessionKey) {
@@ -158,22 +132,6 @@ impl Subscriptions {
     /// The group of a `$share` filter.
     pub(super) fn group_of(&self, filter: &TopicFilter) -> Option<GroupKey> {
         self.by_filter.get(filter).copied()
-    }
-
-    /// The taps that want messages of `topic`.
-    pub(super) fn taps_of(&self, topic: &TopicName) -> Vec<usize> {
-        let mut found = Vec::new();
-        self.find(topic, &mut found);
-        let taps = found.iter().filter_map(|one| {
-            if let SubscriptionTarget::Tap(index) = one.target {
-                Some(index)
-            } else {
-                None
-            }
-        });
-        let mut taps: Vec<usize> = taps.collect();
-        taps.dedup();
-        taps
     }
 
     /// Adds every subscription that matches `topic` to `found`, sorted by target; a target is there

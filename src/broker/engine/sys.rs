@@ -123,11 +123,7 @@ impl Engine {
                 continue;
             };
             if !self.retained.is(&topic, value.as_bytes()) {
-                self.accept(
-                    Message::new(topic, value, Origin::Own).retained(),
-                    None,
-                    now,
-                );
+                self.accept(Message::new(topic, value, Origin::Own).retained(), now);
             }
         }
     }

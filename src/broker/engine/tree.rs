@@ -24,8 +24,6 @@ pub(super) enum SubscriptionTarget {
     Session(SessionKey),
     /// One member of a shared subscription.
     Group(GroupKey),
-    /// A tap, by its index.
-    Tap(usize),
 }
 
 /// A subscription that matches a topic.

@@ -5,21 +5,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::budget::BudgetPart;
+use super::held::HeldFor;
 use super::lifecycle::End;
 use super::notice::NoticeKind;
 use super::record::{Deadline, Record, WillRecord};
 use super::session::PendingWill;
-use super::taps::{HeldFor, tap_bit};
 use super::{ByNumber, Engine, SessionKey, Timer};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::Will;
 
-/// Wills that may wait for a tap with room, and their bytes.
+/// Wills that may wait for a destination with room, and their bytes.
 const MOST_LATE: usize = 1000;
 const MOST_LATE_BYTES: usize = 4 << 20;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Wills on their way to taps, by their numbers. `bytes` is what all of them weigh.
+/// Wills on their way to destinations, by their numbers. `bytes` is what all of them weigh.
 #[derive(Debug, Default)]
 pub(super) struct LateWills {
     wills: ByNumber<u64, Message>,
@@ -50,7 +50,7 @@ impl LateWills {
         assert_eq!(
             self.bytes,
             self.wills.values().map(Message::weight).sum::<usize>(),
-            "bytes of wills on their way to taps"
+            "bytes of wills on their way to destinations"
         );
     }
 }
@@ -127,7 +127,7 @@ impl Engine {
             expires_at: will.expiry.map(|expiry| now + expiry),
             ..will.message
         };
-        let is_guarded = self.guarded.contains(&message.topic);
+        let is_guarded = self.routes.is_command(&message.topic);
         if is_guarded && message.retain && !message.payload.is_empty() {
             message.retain = false;
             let kind = NoticeKind::RetainedCommand;
@@ -145,8 +145,8 @@ impl Engine {
         }
     }
 
-    /// Every tap has a will, or can never take it, or the `refused` ones had no room for it: it is
-    /// offered to these again.
+    /// Every destination has a will, or can never take it, or the `refused` ones had no room for
+    /// it: it is offered to these again.
     pub(super) fn will_stored(&mut self, number: u64, refused: u64, now: Instant) {
         if refused == 0 {
             self.late_wills.remove(number);
@@ -160,12 +160,8 @@ impl Engine {
         let Some(message) = self.late_wills.get(number).cloned() else {
             return;
         };
-        let mut taps = self.subscriptions.taps_of(&message.topic);
-        taps.retain(|tap| refused & tap_bit(*tap) != 0);
-        if self
-            .forward(&taps, message, Some(HeldFor::Will { number }))
-            .is_none()
-        {
+        let held = Some(HeldFor::Will { number });
+        if self.forward_again(refused, message, held).is_none() {
             self.late_wills.remove(number);
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::config;
 use crate::mqtt::{Mapping, TopicName};
-use crate::outbox::{Routes, SET};
+use crate::route::{Condition, Routes, SET};
 
 /// The rules of an uplink.
 #[derive(Debug, Serialize)]
@@ -27,12 +27,15 @@ pub(super) struct RoutePlan {
 struct Example {
     /// Of the rule; for a command that of the point.
     filter: String,
+    /// What must be true of a message.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    condition: Option<String>,
     topic: String,
     /// As the other side has it, or why it has none.
     becomes: String,
 }
 
-fn example(mapping: &Mapping, topic: Option<TopicName>) -> Example {
+fn example(mapping: &Mapping, condition: Option<&Condition>, topic: Option<TopicName>) -> Example {
     let topic = topic.or_else(|| mapping.example());
     let mapped = topic.as_ref().and_then(|topic| mapping.apply(topic));
     let becomes = mapped.map_or_else(
@@ -42,6 +45,7 @@ fn example(mapping: &Mapping, topic: Option<TopicName>) -> Example {
     let text = topic.map_or_else(|| "-".to_owned(), |topic| topic.to_string());
     Example {
         filter: mapping.filter().to_string(),
+        condition: condition.map(ToString::to_string),
         topic: text,
         becomes,
     }
@@ -62,6 +66,7 @@ fn command(routes: &Routes) -> Option<Example> {
         (is_asked_for && reaches).then_some(())?;
         Some(Example {
             filter: point.to_string(),
+            condition: None,
             topic: there.to_string(),
             becomes,
         })
@@ -77,7 +82,10 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
         .iter()
         .flat_map(|report| report.topics().map(move |topic| (topic, report.class)))
     {
-        let deciding = routes.send.iter().position(|rule| rule.wants(topic, class));
+        let deciding = routes
+            .send
+            .iter()
+            .position(|rule| rule.covers(topic, class));
         if let Some(first) = deciding.and_then(|number| firsts.get_mut(number)) {
             first.get_or_insert_with(|| topic.clone());
         }
@@ -86,13 +94,13 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
         .send
         .iter()
         .zip(firsts)
-        .map(|(rule, first)| example(&rule.mapping, first));
+        .map(|(rule, first)| example(&rule.mapping, rule.condition.as_ref(), first));
     RoutePlan {
         send: send.collect(),
         receive: routes
             .receive
             .iter()
-            .map(|inward| example(&inward.mapping, None))
+            .map(|inward| example(&inward.mapping, inward.condition.as_ref(), None))
             .collect(),
         commands: uplink
             .commands
@@ -106,21 +114,20 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
 /// The same as text.
 pub(super) fn describe(plan: &RoutePlan, out: &mut String) {
     // Writing to a text cannot fail.
-    for Example {
-        filter,
-        topic,
-        becomes,
-    } in &plan.send
+    let examples = [("sends", &plan.send), ("receives", &plan.receive)];
+    for (verb, example) in examples
+        .iter()
+        .flat_map(|(verb, all)| all.iter().map(move |one| (verb, one)))
     {
-        let _ = writeln!(out, "  sends {filter}: {topic} as {becomes}");
-    }
-    for Example {
-        filter,
-        topic,
-        becomes,
-    } in &plan.receive
-    {
-        let _ = writeln!(out, "  receives {filter}: {topic} as {becomes}");
+        let Example {
+            filter,
+            condition,
+            topic,
+            becomes,
+        } = example;
+        let condition = condition.as_ref();
+        let condition = condition.map_or_else(String::new, |text| format!(" where {text}"));
+        let _ = writeln!(out, "  {verb} {filter}{condition}: {topic} as {becomes}");
     }
     if !plan.commands.is_empty() {
         let _ = writeln!(

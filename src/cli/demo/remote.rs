@@ -1,6 +1,6 @@
-//! The remote broker of the demo: this program's own broker, with a tap that puts arriving messages
-//! into the ledger.
+//! The remote broker of the demo: this program's own broker, whose messages go into the ledger.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,11 +9,14 @@ use tokio::sync::mpsc;
 use super::ledger::Ledger;
 use crate::broker::access::Access;
 use crate::broker::admission::{Admission, AdmissionLimits};
-use crate::broker::engine::{BrokerLimits, Engine, Setup, Tap};
+use crate::broker::engine::{BrokerLimits, Engine, Setup};
 use crate::broker::net::{BoundListener, Listen};
-use crate::broker::{self, Broker, EngineSource, Forward, TapAnswer, TapSender};
-use crate::message::{Message, Origin};
+use crate::broker::{
+    self, Broker, EngineSource, Forward, ForwardAnswer, ForwardSender, ForwardSenders,
+};
+use crate::message::Message;
 use crate::mqtt::TopicFilter;
+use crate::route::{Points, RouteTable, Routes, Rule};
 use crate::tasks::{Stop, Tasks};
 use crate::time::{known_unix_ms, now};
 
@@ -48,26 +51,30 @@ pub(super) async fn start(
     Ok(address)
 }
 
-/// A broker in memory, open to all, and a tap for everything that arrives.
+/// A broker in memory, open to all, and the way of everything that arrives.
 fn broker(limits: &BrokerLimits) -> Result<(broker::Parts, mpsc::Receiver<Forward>), String> {
     let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
+    let (send, points) = (vec![Rule::keep(everything)], Arc::<Points>::default());
+    let routes = Routes::new(send, Vec::new(), false, points);
     let setup = Setup {
         limits: limits.clone(),
-        taps: vec![Tap {
-            filters: vec![everything],
-            not_from: Origin::Own,
-        }],
+        routes: Arc::new(RouteTable::new(vec![Arc::new(routes)], HashSet::new())),
         access: Arc::new(Access::open()),
         ..Setup::default()
     };
     let (sender, arrivals) = mpsc::channel(4096);
-    let way = TapSender {
+    let to = |sender| ForwardSender {
         sender,
         dropped: Arc::default(),
     };
+    let forwards = ForwardSenders {
+        uplinks: vec![to(sender)],
+        // Nothing is written here.
+        writes: to(mpsc::channel(1).0),
+    };
     let engine = EngineSource::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
     let admission = Admission::new(AdmissionLimits::default());
-    let parts = broker::broker(engine, admission, vec![way]).map_err(|error| error.to_string())?;
+    let parts = broker::broker(engine, admission, forwards).map_err(|error| error.to_string())?;
     Ok((parts, arrivals))
 }
 
@@ -88,7 +95,7 @@ async fn write_down(
             ledger.arrived(sequence, number.filter(|_| is_local));
         }
         if let Some(ticket) = ticket {
-            broker.stored(ticket, TapAnswer::Stored);
+            broker.stored(ticket, ForwardAnswer::Stored);
         }
     }
     Ok(())

@@ -275,6 +275,10 @@ pub(in crate::config) struct SendConfig {
     /// Limits the rule to these classes. Default all.
     #[serde(default)]
     pub(in crate::config) only: Vec<String>,
+    /// Limits the rule to messages of which this is true, such as v > 80 and q == "good"; the next
+    /// rules decide on the others. Default all.
+    #[serde(rename = "where")]
+    pub(in crate::config) condition: Option<String>,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -299,4 +303,8 @@ pub(in crate::config) struct ReceiveConfig {
     /// true.
     #[serde(default = "super::yes")]
     pub(in crate::config) retain: bool,
+    /// Limits the rule to messages of which this is true, such as temperature > 30; the next rules
+    /// decide on the others, and what none takes stays out. Default all.
+    #[serde(rename = "where")]
+    pub(in crate::config) condition: Option<String>,
 }

@@ -8,8 +8,8 @@ use super::{Check, NamedClass, at};
 use crate::config::{HEALTH_EVERY, HealthMessages, OwnMessage, UplinkSetup, file};
 use crate::field::Line;
 use crate::message::{Class, STATUS};
-use crate::mqtt::{Mapping, QoS, TopicFilter, TopicName};
-use crate::outbox::{Rule, is_of_broker};
+use crate::mqtt::{QoS, TopicFilter, TopicName};
+use crate::route::{Rule, is_of_broker};
 
 const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 /// Payloads, in bytes: a state, losses with a gap; and on `$SYS` topics those of a line, a device,
@@ -108,23 +108,19 @@ fn losses(uplink: &mut UplinkSetup, typed: &file::UplinkConfig, health: &HealthM
         .find(|rule| rule.mapping.filter().matches(&topic) && rule.mapping.has_way_back());
     let rule = match similar {
         Some(rule) => Rule {
+            condition: None,
             only: Vec::new(),
             lanes: Vec::new(),
             ..rule.clone()
         },
         None => match TopicFilter::new(topic.to_string()) {
             Ok(filter) => Rule {
-                mapping: Mapping::keep(filter),
-                only: Vec::new(),
-                class: None,
-                qos: None,
                 most: typed
                     .qos
                     .and_then(QoS::from_bits)
                     .unwrap_or(QoS::ExactlyOnce),
                 keeps_retained: typed.retain,
-                rate: None,
-                lanes: Vec::new(),
+                ..Rule::keep(filter)
             },
             Err(_) => return,
         },

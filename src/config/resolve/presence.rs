@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{Check, at};
 use crate::config::{UplinkSetup, file};
 use crate::mqtt::TopicName;
-use crate::outbox::Rule;
 use crate::report::template::{Names, TopicTemplate};
+use crate::route::Rule;
 use crate::uplink::Presence;
 
 const DEFAULT_OFFLINE_AFTER: Duration = Duration::from_secs(60);
@@ -120,9 +120,11 @@ fn default_topic(
 ) -> Option<TopicName> {
     let mapped = |local: String| {
         let local = TopicName::new(local).ok()?;
-        let rule = rules
+        let mut matching = rules
             .iter()
-            .find(|rule| rule.mapping.filter().matches(&local));
+            .filter(|rule| rule.mapping.filter().matches(&local));
+        let first = matching.clone().next();
+        let rule = matching.find(|rule| rule.condition.is_none()).or(first);
         // A topic that others share keeps no state.
         let there = rule
             .filter(|rule| rule.mapping.has_way_back())

@@ -9,8 +9,8 @@ use crate::config::{WriteGroup, file};
 use crate::field::{Line, Point};
 use crate::message::{Class, STATUS};
 use crate::mqtt::{Mapping, MappingError, QoS, TopicFilter, TopicName};
-use crate::outbox::{Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::report::PointReport;
+use crate::route::{Condition, Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::uplink::Receive;
 
 /// Stripped off the topics of the gateway itself where a rule rewrites nothing; the site is put
@@ -170,6 +170,7 @@ fn inward(check: &mut Check<'_>, path: &[PathStep], typed: &file::ReceiveConfig)
     }
     Inward {
         mapping,
+        condition: condition(check, path, typed.condition.as_deref()),
         keeps_retained: typed.retain,
     }
 }
@@ -192,11 +193,7 @@ fn outward(
         .class
         .as_ref()
         .and_then(|name| check.class(name, &below(path, "class")));
-    let mut only: Vec<Class> = Vec::new();
-    for (place, name) in send.only.iter().enumerate() {
-        let at = [path, &at!["only", place]].concat();
-        only.extend(check.class(name, &at).map(|named| named.class));
-    }
+    let only = only(check, path, send);
     let own = qos(check, &below(path, "qos"), send.qos);
     let lanes = class.map_or_else(
         || only.iter().map(|class| class.lane).collect(),
@@ -204,6 +201,7 @@ fn outward(
     );
     Rule {
         mapping,
+        condition: condition(check, path, send.condition.as_deref()),
         only: only.iter().map(|class| class.id).collect(),
         class: class.map(|named| named.class),
         qos: class.and_then(|named| named.qos),
@@ -211,6 +209,27 @@ fn outward(
         keeps_retained: send.retain.unwrap_or(defaults.keeps_retained),
         rate: send.rate,
         lanes,
+    }
+}
+
+/// The classes that a rule is for; empty for all.
+fn only(check: &mut Check<'_>, path: &[PathStep], send: &file::SendConfig) -> Vec<Class> {
+    let mut only = Vec::new();
+    for (place, name) in send.only.iter().enumerate() {
+        let at = [path, &at!["only", place]].concat();
+        only.extend(check.class(name, &at).map(|named| named.class));
+    }
+    only
+}
+
+/// What must be true of a message.
+fn condition(check: &mut Check<'_>, path: &[PathStep], typed: Option<&str>) -> Option<Condition> {
+    match Condition::new(typed?) {
+        Ok(condition) => Some(condition),
+        Err(why) => {
+            check.fault(&below(path, "where"), why);
+            None
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::config::UplinkSetup;
 use crate::config::traffic::{MONTH, size, traffic};
 use crate::message::{Message, Origin};
 use crate::mqtt::{TopicFilter, TopicName};
-use crate::outbox::{Inward, Rule, SET};
+use crate::route::{Inward, Rule, SET, Subject};
 use crate::uplink::Protocol;
 use crate::uplink::cloud::Cloud;
 
@@ -184,7 +184,7 @@ impl UplinkLint<'_> {
             let returns = |point: &&TopicName| {
                 let command = TopicName::new(format!("{point}{SET}")).ok()?;
                 let message = Message::new(command.clone(), "", Origin::Client);
-                let (rule, there) = uplink.routes.outward(&message)?;
+                let (rule, there) = uplink.routes.outward(&Subject::of(&message))?;
                 let number = uplink.routes.send.iter().position(|own| own == rule)?;
                 other
                     .routes
@@ -221,6 +221,7 @@ impl UplinkLint<'_> {
 fn takes_all(before: &Rule, rule: &Rule) -> bool {
     let has_class = |class| before.only.contains(class);
     before.mapping.filter().covers(rule.mapping.filter())
+        && (before.condition.is_none() || before.condition == rule.condition)
         && (before.only.is_empty() || (!rule.only.is_empty() && rule.only.iter().all(has_class)))
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::routes::{self, LocalTopics};
 use super::uplink_settings::{self, DEFAULT_SAVE};
 use super::{Check, at, cloud, presence};
-use crate::broker::engine::MOST_TAPS;
 use crate::config::{Tariff, UplinkSetup, file};
 use crate::outbox;
+use crate::route::MOST_UPLINKS;
 
 const DEFAULT_FOLDER: &str = "/var/lib/wellhead";
 const DEFAULT_SIZE: u64 = 1_000_000_000;
@@ -51,9 +51,6 @@ pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
         },
     )
 }
-
-/// The broker serves this many taps; one of them belongs to writes to instruments.
-const MOST_UPLINKS: usize = MOST_TAPS - 1;
 
 pub(super) fn uplinks(
     check: &mut Check<'_>,

@@ -33,8 +33,8 @@ use crate::field::write::{Order, Written};
 use crate::log::chosen;
 use crate::message::{GatewayMessage, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::OutboxSink;
 use crate::reading::PointId;
+use crate::route::Router;
 use crate::time::{now, unix_ms};
 
 /// The points behind one `.../set` topic.
@@ -91,10 +91,8 @@ pub struct WriteService {
     pub targets: WriteTargets,
     /// Replacements of `targets`, after a reload.
     pub updates: mpsc::Receiver<WriteTargets>,
-    /// To local clients.
-    pub live: mpsc::Sender<GatewayMessage>,
-    /// To remote brokers.
-    pub sinks: Vec<OutboxSink>,
+    /// To local clients and remotes.
+    pub router: Router,
 }
 
 /// When points were written last.
@@ -134,13 +132,13 @@ impl WriteService {
                     None => is_open = false,
                     Some(message) => match self.submit(&message, &mut last_writes, &mut log) {
                         Ok(write) => submitted.push(write.finished()),
-                        Err(refused) => self.answer(&refused.write, &refused.result, &mut log).await,
+                        Err(refused) => self.answer(&refused.write, &refused.result, &mut log).await?,
                     },
                 },
                 Some(targets) = self.updates.recv() => self.targets = targets,
                 Some((write, written)) = submitted.next() => {
                     let result = write.result(written);
-                    self.answer(&write, &result, &mut log).await;
+                    self.answer(&write, &result, &mut log).await?;
                 }
                 _ = settle.tick() => log.settle(),
             }
@@ -230,12 +228,18 @@ impl WriteService {
         })
     }
 
-    /// Logs and publishes the result of a write.
-    async fn answer(&self, write: &PendingWrite, result: &WriteResult, log: &mut WriteLog) {
+    /// Logs and publishes the result of a write; the error is that of an outbox that closed too
+    /// early.
+    async fn answer(
+        &self,
+        write: &PendingWrite,
+        result: &WriteResult,
+        log: &mut WriteLog,
+    ) -> Result<(), String> {
         let text = result.json(write.id.as_ref(), unix_ms());
         log.write(write, result);
         let Some(topic) = write.result_topic() else {
-            return;
+            return Ok(());
         };
         let mut message = Message::new(topic, text, Origin::Field).with_qos(QoS::AtLeastOnce);
         if let Some(correlation) = write.correlation() {
@@ -243,15 +247,10 @@ impl WriteService {
         }
         // The broker's queue is the only one here that may be full for a moment; a result is worth
         // the wait.
-        let _ = self.live.send(message.clone().into()).await;
-        let event = "write.result_refused";
-        for sink in &self.sinks {
-            if let Err(error) = sink.offer(&message).await
-                && let Some(suppressed) = log.permit(event, write.publisher.as_ref())
-            {
-                tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "cannot queue write result for the uplink");
-            }
-        }
+        let message = GatewayMessage::from(message);
+        self.router.show(message.clone()).await;
+        let sent = self.router.send(&message).await;
+        sent.map(drop).map_err(|closed| closed.to_string())
     }
 }
 

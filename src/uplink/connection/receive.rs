@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::RemoteConnection;
+use crate::message::Origin;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
-use crate::outbox::{EntryId, Routes};
+use crate::outbox::EntryId;
+use crate::route::Routes;
 use crate::time::now;
 use crate::uplink::client::Uplink;
 use crate::uplink::failure::LinkError;
@@ -125,11 +127,10 @@ impl RemoteConnection<'_> {
             return self.left_out(publish.packet_id, publish.qos);
         }
         let routes = Arc::clone(&self.uplink.routes.borrow());
-        let Some(arrival) = routes.inward(&publish.topic) else {
-            // Of a filter that is not in the file any more, or never asked for.
-            tracing::debug!(event = "uplink.message_unasked", uplink = %self.uplink.settings.name, topic = %publish.topic, "no `receive` filter covers this message of the remote; it is dropped");
-            self.end_stray(&publish.topic)?;
-            return self.left_out(publish.packet_id, publish.qos);
+        let Some(arrival) = routes.arrival(&publish.topic, || {
+            publish.message(Origin::Uplink(self.uplink.settings.index))
+        }) else {
+            return self.refuse(&publish, &routes);
         };
         let uplink = &mut *self.uplink;
         let Ok(topic) = arrival.topic else {
@@ -154,6 +155,16 @@ impl RemoteConnection<'_> {
         uplink.localize_response_topic(&mut here, &routes);
         uplink.hand_over(here).await;
         Ok(())
+    }
+
+    /// Drops a message that no `receive` rule takes.
+    fn refuse(&mut self, publish: &Received, routes: &Routes) -> Result<(), LinkError> {
+        tracing::debug!(event = "uplink.message_unasked", uplink = %self.uplink.settings.name, topic = %publish.topic, "no `receive` rule takes this message of the remote; it is dropped");
+        if routes.inward(&publish.topic).is_none() {
+            // Of a filter that is not in the file any more, or never asked for.
+            self.end_stray(&publish.topic)?;
+        }
+        self.left_out(publish.packet_id, publish.qos)
     }
 
     fn judge(&mut self, verdict: AckOutcome, settled: &mut Vec<EntryId>) {

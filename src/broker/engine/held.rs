@@ -1,22 +1,12 @@
-//! Consumers inside the gateway, and the messages that they have not stored yet.
+//! Messages that wait until their destinations inside the gateway have stored them.
 
 use super::refusal::Refusal;
 use super::{Lsn, SessionKey};
-use crate::message::Origin;
-use crate::mqtt::{PacketId, ReasonCode, TopicFilter};
+use crate::mqtt::{PacketId, ReasonCode};
 
-/// A consumer inside the gateway that stores the messages of some topics: an outbox.
-#[derive(Debug, Clone)]
-pub struct Tap {
-    /// The topics it wants.
-    pub filters: Vec<TopicFilter>,
-    /// Messages from there are not for it, so that nothing goes round in circles.
-    pub not_from: Origin,
-}
-
-/// How a tap answers a message.
+/// How a destination answers a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TapAnswer {
+pub enum ForwardAnswer {
     /// It has the message, or does not want it.
     Stored,
     /// It has no room for it now.
@@ -25,24 +15,24 @@ pub enum TapAnswer {
     BadTopic,
 }
 
-/// The taps that did not take a message, a bit each.
+/// The destinations that did not take a message, a bit each.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct TapRefusals {
+pub(super) struct ForwardRefusals {
     full: u64,
     bad_topic: u64,
 }
 
-impl TapRefusals {
-    pub(super) fn note(&mut self, bit: u64, answer: TapAnswer) {
+impl ForwardRefusals {
+    pub(super) fn note(&mut self, bit: u64, answer: ForwardAnswer) {
         match answer {
-            TapAnswer::Stored => {}
-            TapAnswer::Full => self.full |= bit,
-            TapAnswer::BadTopic => self.bad_topic |= bit,
+            ForwardAnswer::Stored => {}
+            ForwardAnswer::Full => self.full |= bit,
+            ForwardAnswer::BadTopic => self.bad_topic |= bit,
         }
     }
 
     /// All of them.
-    pub(super) fn taps(self) -> u64 {
+    pub(super) fn all(self) -> u64 {
         self.full | self.bad_topic
     }
 
@@ -64,29 +54,17 @@ impl TapRefusals {
     }
 }
 
-/// A message that taps have not stored yet.
+/// A message that destinations have not stored yet.
 #[derive(Debug)]
 pub(super) struct HeldMessage {
-    /// Waits until every tap has the message.
+    /// Waits until every destination has the message.
     pub(super) waiter: HeldFor,
     /// Those that have not answered, a bit each.
     pub(super) waiting: u64,
-    pub(super) refusals: TapRefusals,
+    pub(super) refusals: ForwardRefusals,
 }
 
-/// Bits of a ticket that name a tap.
-pub(super) const TAP_BITS: u32 = 6;
-
-/// Taps that an engine may have: each has a bit of its own.
-pub const MOST_TAPS: usize = 1 << TAP_BITS;
-
-/// The bit of a tap.
-pub(super) fn tap_bit(tap: usize) -> u64 {
-    debug_assert!(tap < MOST_TAPS, "every tap has a bit of its own");
-    1 << tap.min(MOST_TAPS - 1)
-}
-
-/// A PUBLISH that is acknowledged when every tap has its message.
+/// A PUBLISH that is acknowledged when every destination has its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HeldPublish {
     /// The session of its client; the key may outlive it.
@@ -97,7 +75,7 @@ pub(super) struct HeldPublish {
     pub(super) is_qos_2: bool,
 }
 
-/// The waiter for a message that not every tap has.
+/// The waiter for a message that not every destination has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeldFor {
     Session(HeldPublish),

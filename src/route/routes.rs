@@ -2,9 +2,9 @@
 //! on each side. Pure.
 //!
 //! Invariants:
-//! * The first `send` rule that matches a message decides its topic at the remote; the first
-//!   `receive` filter that matches decides its topic here. A message goes each way once, however
-//!   many of them match.
+//! * The first `send` rule that matches a message, its condition included, decides its topic at the
+//!   remote; the first `receive` filter that matches decides its topic here. A message goes each
+//!   way once, however many of them match.
 //! * A command at the name of a point (or group) at the remote, with `/set` behind it, becomes a
 //!   command to that point. That is so for points of this gateway only, and only where the file
 //!   asks for it: with `commands`, or where a `receive` filter without a mapping of its own covers
@@ -12,8 +12,9 @@
 //! * A response topic is mapped so that the answer comes back, where that is possible: for the
 //!   remote to a topic that comes in as the local one, for local clients to a topic that goes out
 //!   as the one of the remote.
-//! * A point has one name at the remote: that of its readings. Commands to a name that several
-//!   points share reach none of them.
+//! * A point has one name at the remote: that of its readings, by the first rule that takes all of
+//!   them; without one, by the first that takes some. Commands to a name that several points share
+//!   reach none of them.
 //! * A command that came from a remote goes to no other one, and a command of a local client goes
 //!   to no remote that would send it back; their results go to the remote.
 //! * A retained message that is a command here keeps the retain flag: instruments refuse retained
@@ -26,7 +27,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::Rule;
+use super::{Condition, Rule, Subject};
 use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, TopicError, TopicName};
 use crate::units::Rate;
@@ -41,6 +42,8 @@ const RESULT: &str = "/set/result";
 pub struct Inward {
     /// Remote topics to local ones.
     pub mapping: Mapping,
+    /// What must be true of a message; without one it is for all.
+    pub condition: Option<Condition>,
     /// False takes the retain flag off.
     pub keeps_retained: bool,
 }
@@ -59,7 +62,7 @@ pub struct Routes {
     /// The topics of points and groups.
     points: Arc<Points>,
     /// The topic of messages about losses of this uplink and a rule for them, where no `send` rule
-    /// wants them: its remote learns of them all the same.
+    /// takes them: its remote learns of them all the same.
     pub losses: Option<(TopicName, Rule)>,
     /// The identifiers of the `send` rules, in their order.
     ids: Vec<u32>,
@@ -135,7 +138,7 @@ impl Routes {
         let mut points: Vec<(&TopicName, &Class)> = self.points.iter().collect();
         points.sort_by_key(|(point, _)| *point);
         for (point, class) in points {
-            let Some((rule, Ok(name))) = self.sent(point, *class) else {
+            let Some((rule, Ok(name))) = self.name(point, *class) else {
                 continue;
             };
             let is_certain = has_way_back(rule, point, &name);
@@ -159,19 +162,28 @@ impl Routes {
         names
     }
 
-    /// The rule for messages of a class on a topic, and the topic at the remote.
-    fn sent(
+    /// The rule that names a topic at the remote, whatever is in its messages: the first for all
+    /// messages, else the first for some.
+    pub fn naming(&self, topic: &TopicName, class: Class) -> Option<&Rule> {
+        let mut covering = self.send.iter().filter(|rule| rule.covers(topic, class));
+        let first = covering.clone().next();
+        covering.find(|rule| rule.condition.is_none()).or(first)
+    }
+
+    /// The name of a topic at the remote, and the rule that gives it.
+    fn name(
         &self,
         topic: &TopicName,
         class: Class,
     ) -> Option<(&Rule, Result<TopicName, TopicError>)> {
-        let rule = self.send.iter().find(|rule| rule.wants(topic, class))?;
+        let rule = self.naming(topic, class)?;
         rule.mapping.apply(topic).map(|topic| (rule, topic))
     }
 
-    /// The rule for a local message, and its topic at the remote; `None` if no rule wants it.
-    pub fn outward(&self, message: &Message) -> Option<(&Rule, Result<TopicName, TopicError>)> {
-        if let Some(found) = self.result(message) {
+    /// The rule for a local message, and its topic at the remote; `None` if no rule takes it.
+    pub fn outward(&self, subject: &Subject<'_>) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+        let message = subject.message();
+        if let Some(found) = self.result(subject) {
             return Some(found);
         }
         let is_command = self.is_command(&message.topic);
@@ -182,7 +194,9 @@ impl Routes {
         }
         let is_own = message.origin == Origin::Field;
         let loss = || self.loss(&message.topic).filter(|_| is_own);
-        let (rule, there) = self.sent(&message.topic, message.class).or_else(loss)?;
+        let sent = self.send.iter().find(|rule| rule.takes(subject));
+        let sent = sent.and_then(|rule| Some((rule, rule.mapping.apply(&message.topic)?)));
+        let (rule, there) = sent.or_else(loss)?;
         // The remote would send it back where it has no "no local", and the instrument would do it
         // twice.
         let comes_back = |there: &TopicName| self.comes_in_as(there, &message.topic);
@@ -193,20 +207,23 @@ impl Routes {
         }
     }
 
-    /// A message about losses that no `send` rule wants.
+    /// A message about losses that no `send` rule takes.
     fn loss(&self, topic: &TopicName) -> Option<(&Rule, Result<TopicName, TopicError>)> {
         let (_, rule) = self.losses.as_ref().filter(|(losses, _)| losses == topic)?;
         rule.mapping.apply(topic).map(|topic| (rule, topic))
     }
 
-    /// The rule for a message of the gateway itself, and its topic at the remote; `None` if it does
-    /// not go there.
+    /// The rule for messages of the gateway itself, whatever is in them, and their topic at the
+    /// remote; `None` if they do not go there for sure.
     pub fn for_own(
         &self,
         topic: &TopicName,
         class: Class,
     ) -> Option<(&Rule, Result<TopicName, TopicError>)> {
-        self.sent(topic, class).or_else(|| self.loss(topic))
+        let mut rules = self.send.iter();
+        let sent = rules.find(|rule| rule.condition.is_none() && rule.covers(topic, class));
+        let sent = sent.and_then(|rule| Some((rule, rule.mapping.apply(topic)?)));
+        sent.or_else(|| self.loss(topic))
     }
 
     /// The identifier of a `send` rule, or of the one for losses.
@@ -248,9 +265,10 @@ impl Routes {
 
     /// The result of a command goes where the command came from: behind the name of the point at
     /// the remote, whether the rule of the point matches it or not.
-    fn result(&self, message: &Message) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+    fn result(&self, subject: &Subject<'_>) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+        let message = subject.message();
         let point = without(&message.topic, RESULT).filter(|_| message.origin == Origin::Field)?;
-        let (rule, there) = self.sent(&point, *self.points.get(&point)?)?;
+        let (rule, there) = self.name(&point, *self.points.get(&point)?)?;
         let there = there
             .ok()
             .filter(|there| self.point_of(there) == Some(&point))?;
@@ -258,9 +276,28 @@ impl Routes {
         is_asked_for.then(|| (rule, TopicName::new(format!("{there}{RESULT}"))))
     }
 
-    /// How a message of the remote is published here; `None` if no rule asks for it.
+    /// How a message of the remote is published here; `None` if no rule takes it. `message` makes
+    /// the message for conditions.
+    pub fn arrival(&self, topic: &TopicName, message: impl FnOnce() -> Message) -> Option<Arrival> {
+        let mut covering = self.all_covering(topic);
+        if covering.clone().all(|inward| inward.condition.is_none()) {
+            return self.inward(topic);
+        }
+        let message = message();
+        let subject = Subject::of(&message);
+        let taking = covering.find(|inward| {
+            let condition = inward.condition.as_ref();
+            condition.is_none_or(|condition| condition.is_true_of(&subject))
+        });
+        self.inward_by(taking, topic)
+    }
+
+    /// How messages of the remote on a topic may be published here, whatever is in them.
     pub fn inward(&self, topic: &TopicName) -> Option<Arrival> {
-        let covering = self.covering(topic);
+        self.inward_by(self.covering(topic), topic)
+    }
+
+    fn inward_by(&self, covering: Option<&Inward>, topic: &TopicName) -> Option<Arrival> {
         let is_plain = covering.is_some_and(|inward| inward.mapping.is_plain());
         if self.commands || (is_plain && !self.is_command(topic)) {
             let command = self.command(topic);
@@ -274,6 +311,7 @@ impl Routes {
         let Inward {
             mapping,
             keeps_retained,
+            ..
         } = covering?;
         let local = mapping.apply(topic)?;
         let local = local.and_then(|local| {
@@ -296,10 +334,13 @@ impl Routes {
             .is_some_and(|arrival| arrival.topic.as_ref() == Ok(local))
     }
 
+    fn all_covering(&self, topic: &TopicName) -> impl Iterator<Item = &Inward> + Clone {
+        let matches = move |inward: &&Inward| inward.mapping.filter().matches(topic);
+        self.receive.iter().filter(matches)
+    }
+
     fn covering(&self, topic: &TopicName) -> Option<&Inward> {
-        self.receive
-            .iter()
-            .find(|inward| inward.mapping.filter().matches(topic))
+        self.all_covering(topic).next()
     }
 
     fn is_command(&self, topic: &TopicName) -> bool {
@@ -327,7 +368,7 @@ impl Routes {
     /// The name of a point at the remote, if it is that of no other one and commands may come by
     /// it.
     pub fn name_of(&self, point: &TopicName) -> Option<TopicName> {
-        let (_, there) = self.sent(point, *self.points.get(point)?)?;
+        let (_, there) = self.name(point, *self.points.get(point)?)?;
         there
             .ok()
             .filter(|there| self.point_of(there) == Some(point))
@@ -358,7 +399,7 @@ impl Routes {
         if let Some(there) = ways.find(|there| self.comes_in_as(there, local)) {
             return there;
         }
-        self.sent(local, Class::default())
+        self.name(local, Class::default())
             .and_then(|(_, there)| there.ok())
             .unwrap_or_else(|| local.clone())
     }
@@ -367,7 +408,7 @@ impl Routes {
     /// go out under that name. `None` if there is none: the answer would not arrive.
     pub fn answers_to(&self, there: &TopicName) -> Option<TopicName> {
         let goes_there = |local: &TopicName| {
-            self.sent(local, Class::default())
+            self.name(local, Class::default())
                 .is_some_and(|(_, name)| name.as_ref() == Ok(there))
         };
         let is_of_point = |local: &TopicName| {
@@ -391,7 +432,7 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::{QoS, TopicFilter};
+    use crate::mqtt::TopicFilter;
 
     fn filter(text: &str) -> TopicFilter {
         TopicFilter::new(text.to_owned()).unwrap()
@@ -404,13 +445,7 @@ mod tests {
     fn rule(mapping: Mapping) -> Rule {
         Rule {
             mapping,
-            only: Vec::new(),
-            class: None,
-            qos: None,
-            most: QoS::ExactlyOnce,
-            keeps_retained: true,
-            rate: None,
-            lanes: Vec::new(),
+            ..Rule::keep(filter("#"))
         }
     }
 
@@ -427,6 +462,7 @@ mod tests {
             .into_iter()
             .map(|mapping| Inward {
                 mapping,
+                condition: None,
                 keeps_retained: true,
             })
             .collect();
@@ -480,7 +516,7 @@ mod tests {
 
     fn out(routes: &Routes, topic: &str, origin: Origin) -> Option<String> {
         let message = Message::new(name(topic), "", origin);
-        routes.outward(&message).map(|(_, topic)| {
+        routes.outward(&Subject::of(&message)).map(|(_, topic)| {
             topic.map_or_else(|error| error.to_string(), |topic| topic.to_string())
         })
     }
@@ -516,6 +552,70 @@ mod tests {
         assert_eq!(come(&routes, "cmd/x/now"), some("urgent/x"));
         assert_eq!(come(&routes, "cmd/x/later"), some("cmd/x/later"));
         assert_eq!(come(&routes, "other/y"), None);
+    }
+
+    #[test]
+    fn a_condition_lets_some_messages_pass_to_the_next_rule() {
+        let mut routes = routes(
+            vec![prefix("seven/#", "alarms/"), prefix("#", "all/")],
+            Vec::new(),
+            true,
+        );
+        routes.send[0].condition = Some(Condition::new("v > 80").unwrap());
+        let routes = Routes::new(
+            routes.send,
+            routes.receive,
+            true,
+            Arc::clone(&routes.points),
+        );
+        let sent = |topic: &str, payload: &'static str| {
+            let message = Message::new(name(topic), payload, Origin::Client);
+            let (_, there) = routes.outward(&Subject::of(&message))?;
+            Some(there.unwrap().to_string())
+        };
+        assert_eq!(
+            sent("seven/pump/level", "81"),
+            some("alarms/seven/pump/level")
+        );
+        assert_eq!(sent("seven/pump/level", "80"), some("all/seven/pump/level"));
+        assert_eq!(
+            sent("seven/pump/level", "high"),
+            some("all/seven/pump/level")
+        );
+        // The name of the point is that of most of its readings.
+        let point = name("seven/pump/level");
+        assert_eq!(routes.name_of(&point), Some(name("all/seven/pump/level")));
+        assert_eq!(
+            come(&routes, "all/seven/pump/level/set"),
+            some("seven/pump/level/set")
+        );
+        assert_eq!(come(&routes, "alarms/seven/pump/level/set"), None);
+        // Messages of the gateway itself go for sure by a rule for all messages only.
+        let own = |topic: &str| routes.for_own(&name(topic), Class::default());
+        assert_eq!(
+            own("seven/gateway/x").unwrap().1,
+            Ok(name("all/seven/gateway/x"))
+        );
+    }
+
+    #[test]
+    fn what_no_condition_of_receive_takes_stays_away() {
+        let mut routes = routes(
+            Vec::new(),
+            vec![prefix("cmd/#", "urgent/"), Mapping::keep(filter("cmd/a/#"))],
+            false,
+        );
+        routes.receive[0].condition = Some(Condition::new("user.urgent == \"yes\"").unwrap());
+        let arrives = |topic: &str, urgent: &'static str| {
+            let mut message = Message::new(name(topic), "", Origin::Uplink(0));
+            message.properties.edit().user = vec![("urgent".into(), urgent.into())];
+            let arrival = routes.arrival(&name(topic), || message)?;
+            Some(arrival.topic.unwrap().to_string())
+        };
+        assert_eq!(arrives("cmd/a/x", "yes"), some("urgent/cmd/a/x"));
+        assert_eq!(arrives("cmd/a/x", "no"), some("cmd/a/x"));
+        assert_eq!(arrives("cmd/b", "yes"), some("urgent/cmd/b"));
+        assert_eq!(arrives("cmd/b", "no"), None);
     }
 
     #[test]

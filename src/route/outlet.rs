@@ -1,5 +1,5 @@
-//! The way into an outbox: which local messages go to the remote, under which topic, class and QoS.
-//! A message in an outbox keeps the topic that it was taken with, whatever the rules say later.
+//! The way into the outbox of one uplink, for messages that its rules take. A message in an outbox
+//! keeps the topic that it was taken with, whatever the rules say later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,17 +8,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::bucket::BY_THE_SECOND;
-use super::{Bucket, Outbox, OutboxCounts, Outgoing, Routes, Rule};
+use super::table::RateLimit;
+use super::{Bucket, Routes, SendTerms, Subject};
 use crate::log::{LogLimiter, chosen};
-use crate::message::{Class, Message, Origin, ReadingMessage};
+use crate::message::Message;
 use crate::mqtt::{Properties, QoS, TopicError, TopicName};
+use crate::outbox::{AppendError, Outbox, OutboxCounts, Outgoing, Receipt};
 use crate::payload::Payload;
-use crate::store::{AppendError, Receipt};
 use crate::time::{moment, now};
 use crate::units::Rate;
 
-/// How often the log reports messages that a rate drops.
+/// How often the log reports messages that a rate drops, or that make no topic.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Of messages that make no topic, so many.
+const LOGGED: u32 = 20;
+/// How often the log reports messages that go in a circle: expected if two gateways send to each
+/// other, and then for each message.
+const LOG_CIRCLES_EVERY: Duration = Duration::from_secs(3600);
 
 /// The user property that names a message,
 const NUMBER: &str = "seq";
@@ -56,36 +62,42 @@ impl From<AppendError> for OfferError {
 
 /// How the offer of a message ended of which only the newest state counts.
 #[derive(Debug)]
-pub enum OfferedState {
+pub(super) enum OfferedState {
     /// It was offered.
     Done(Result<Option<Receipt>, OfferError>),
     /// A rate has no room before that moment: offer it again then. Nothing is counted.
     Later(Instant),
 }
 
-/// A message as the rules see it.
-enum Outward {
-    /// No rule wants it.
-    Unwanted,
-    /// A rate has no room before.
-    TooFast(Instant),
-    /// It goes into the outbox.
-    Goes(Class, Outgoing),
-}
-
-/// The rules of one uplink and its outbox; cheap to clone.
+/// The outbox of one uplink, with the rates of what is dropped beyond them; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct OutboxSink {
+pub struct Outlet {
     outbox: Outbox,
     /// The series of all outboxes of this gateway.
     own: Arc<[String]>,
-    /// Replaced when the configuration is reloaded.
-    routes: watch::Receiver<Arc<Routes>>,
-    uplink: usize,
     /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
     primary: Option<watch::Receiver<bool>>,
     /// The rates of QoS 0 messages; shared by all clones.
     rates: Arc<Mutex<Rates>>,
+    log: Arc<Mutex<RefusalLog>>,
+}
+
+/// Bounds what the log says of messages that are not taken.
+#[derive(Debug)]
+struct RefusalLog {
+    too_fast: LogLimiter<()>,
+    circles: LogLimiter<()>,
+    topics: LogLimiter<()>,
+}
+
+impl RefusalLog {
+    fn new() -> Self {
+        Self {
+            too_fast: LogLimiter::new(1, LOG_EVERY),
+            circles: LogLimiter::new(1, LOG_CIRCLES_EVERY),
+            topics: LogLimiter::new(LOGGED, LOG_EVERY),
+        }
+    }
 }
 
 /// The rates of QoS 0 messages, by rule; the rate of the uplink has no rule.
@@ -94,15 +106,6 @@ struct Rates {
     /// The rules that the buckets are for.
     routes: Arc<Routes>,
     buckets: HashMap<Option<u32>, Bucket>,
-    log: LogLimiter<&'static str>,
-}
-
-/// A rate that a message has to keep.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    /// Its rule; `None` for the rate of the uplink.
-    rule: Option<u32>,
-    rate: Rate,
 }
 
 impl Rates {
@@ -120,7 +123,7 @@ impl Rates {
     }
 
     /// Lets a message pass and takes it off each rate; the error is when to try again.
-    fn let_pass(&mut self, limits: &[Limit], bytes: usize, at: Instant) -> Result<(), Instant> {
+    fn let_pass(&mut self, limits: &[RateLimit], bytes: usize, at: Instant) -> Result<(), Instant> {
         for limit in limits {
             let bucket = self
                 .buckets
@@ -139,27 +142,20 @@ impl Rates {
     }
 }
 
-impl OutboxSink {
-    /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`,
-    /// the state of the other, is false.
-    pub fn new(
-        outbox: Outbox,
-        routes: watch::Receiver<Arc<Routes>>,
-        uplink: usize,
-        primary: Option<watch::Receiver<bool>>,
-    ) -> Self {
+impl Outlet {
+    /// That of a backup takes messages only while `primary`, the state of the other uplink, is
+    /// false.
+    pub fn new(outbox: Outbox, primary: Option<watch::Receiver<bool>>) -> Self {
         let rates = Rates {
             routes: Arc::default(),
             buckets: HashMap::new(),
-            log: LogLimiter::new(1, LOG_EVERY),
         };
         Self {
             own: [outbox.series().to_owned()].into(),
             outbox,
-            routes,
-            uplink,
             primary,
             rates: Arc::new(Mutex::new(rates)),
+            log: Arc::new(Mutex::new(RefusalLog::new())),
         }
     }
 
@@ -169,6 +165,7 @@ impl OutboxSink {
     }
 
     /// Knows the series of these outboxes as this gateway's, beside that of its own.
+    #[must_use]
     pub fn beside(self, outboxes: &[Outbox]) -> Self {
         let own: Vec<String> = outboxes
             .iter()
@@ -186,67 +183,57 @@ impl OutboxSink {
         !self.primary.as_ref().is_some_and(|is_up| *is_up.borrow())
     }
 
-    /// Puts a message into the outbox if a rule wants it; waits while too many bytes wait for the
-    /// disk. `None` if no rule wants it, or if it has QoS 0 and exceeds a rate.
-    pub async fn offer(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
-        match self.offer_state(message).await {
-            OfferedState::Done(offered) => offered,
-            OfferedState::Later(_) => {
-                self.note_too_fast(message);
-                Ok(None)
-            }
+    /// Waits until [`Outlet::is_open`] may have changed; for ever if it does not.
+    pub(super) async fn changed(&mut self) {
+        if let Some(primary) = &mut self.primary
+            && primary.changed().await.is_ok()
+        {
+            return;
         }
+        std::future::pending::<()>().await;
     }
 
-    /// The same for a reading.
-    pub async fn offer_reading(
+    /// Puts a message into the outbox; waits while too many bytes wait for the disk. `None` if it
+    /// is a backup that is not in use, or if the message has QoS 0 and exceeds a rate. What is not
+    /// taken is in the log.
+    pub async fn take(
         &self,
-        reading: &ReadingMessage,
+        subject: &Subject<'_>,
+        terms: SendTerms,
     ) -> Result<Option<Receipt>, OfferError> {
-        let payload = || Payload::Reading(Box::new(reading.reading.clone()));
-        match self.offer_with(reading.head(), payload).await {
+        match self.take_state(subject, terms).await {
             OfferedState::Done(offered) => offered,
             OfferedState::Later(_) => {
-                self.note_too_fast(reading.head());
+                self.note_too_fast(&subject.message().topic);
                 Ok(None)
             }
         }
     }
 
     /// The same for a message of which only the newest state counts.
-    pub async fn offer_state(&self, message: &Message) -> OfferedState {
-        self.offer_with(message, || message.payload.clone().into())
-            .await
-    }
-
-    async fn offer_with(
-        &self,
-        message: &Message,
-        payload: impl FnOnce() -> Payload,
-    ) -> OfferedState {
+    pub(super) async fn take_state(&self, subject: &Subject<'_>, terms: SendTerms) -> OfferedState {
         if !self.is_open() {
             return OfferedState::Done(Ok(None));
         }
-        let offered = match self.outgoing(message, payload) {
-            Ok(Outward::TooFast(until)) => return OfferedState::Later(until),
-            Ok(Outward::Unwanted) => Ok(None),
-            Ok(Outward::Goes(class, outgoing)) => self
-                .outbox
-                .append(class.lane, &outgoing)
-                .await
-                .map(Some)
-                .map_err(OfferError::from),
-            Err(error) => Err(error),
+        let lane = terms.class.lane;
+        let outgoing = match self.outgoing(subject, &terms) {
+            Ok(Ok(outgoing)) => outgoing,
+            Ok(Err(until)) => return OfferedState::Later(until),
+            Err(error) => {
+                self.note_refusal(&subject.message().topic, error);
+                return OfferedState::Done(Err(error));
+            }
         };
-        let is_taken = match &offered {
-            Ok(receipt) => !receipt.as_ref().is_some_and(Receipt::is_refused),
-            Err(error) => *error == OfferError::Closed,
-        };
-        // What clients publish is counted by who answers them.
-        if !is_taken && matches!(message.origin, Origin::Field | Origin::Own) {
-            self.counts().dropped.count();
-        }
-        OfferedState::Done(offered)
+        let appended = self.outbox.append(lane, &outgoing).await;
+        OfferedState::Done(appended.map(Some).map_err(OfferError::from))
+    }
+
+    /// Counts a message that the outbox had no room for, and of which no sender waits for an
+    /// answer. True if it is one.
+    pub fn count_refused(&self, offered: &Result<Option<Receipt>, OfferError>) -> bool {
+        let is_refused = matches!(offered, Ok(Some(receipt)) if receipt.is_refused());
+        self.counts().dropped.add(u64::from(is_refused));
+        is_refused
     }
 
     /// The numbers that other gateways gave to a message become user properties `via`: they are not
@@ -280,43 +267,30 @@ impl OutboxSink {
         self.own.iter().any(|own| Outbox::is_series_of(own, series))
     }
 
-    /// `payload` makes the payload once a rule wants the message.
+    /// A message as it is stored; the inner error is when the rates have room for it.
     fn outgoing(
         &self,
-        message: &Message,
-        payload: impl FnOnce() -> Payload,
-    ) -> Result<Outward, OfferError> {
-        // Of the topics that begin with $, only those of the gateway itself leave it.
-        if (message.topic.is_reserved() && !message.is_status())
-            || message.origin == Origin::Uplink(self.uplink)
+        subject: &Subject<'_>,
+        terms: &SendTerms,
+    ) -> Result<Result<Outgoing, Instant>, OfferError> {
+        let topic = terms.topic.clone().map_err(OfferError::Topic)?;
+        let properties = self.properties(subject.message(), &terms.routes)?;
+        let payload = subject.payload();
+        if terms.qos == QoS::AtMostOnce
+            && let Err(until) = self.let_pass(&subject.message().topic, &payload, terms)
         {
-            return Ok(Outward::Unwanted);
+            return Ok(Err(until));
         }
-        let routes = self.routes.borrow();
-        let Some((rule, topic)) = routes.outward(message) else {
-            return Ok(Outward::Unwanted);
-        };
-        let topic = topic.map_err(OfferError::Topic)?;
-        let properties = self.properties(message, &routes)?;
-        let class = rule.class.unwrap_or(message.class);
-        let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
-        let payload = payload();
-        if qos == QoS::AtMostOnce
-            && let Err(until) = self.let_pass(&message.topic, &payload, &routes, rule)
-        {
-            return Ok(Outward::TooFast(until));
-        }
-        let outgoing = Outgoing {
+        Ok(Ok(Outgoing {
             topic,
-            qos,
-            retain: message.retain && rule.keeps_retained,
-            if_session_lost: class.if_session_lost,
+            qos: terms.qos,
+            retain: terms.retain,
+            if_session_lost: terms.class.if_session_lost,
             enqueued: moment().into(),
             properties,
             payload,
-            is_rated: rule.rate.is_some(),
-        };
-        Ok(Outward::Goes(class, outgoing))
+            is_rated: terms.limit.is_some(),
+        }))
     }
 
     /// The properties of a message as the remote gets them.
@@ -337,37 +311,52 @@ impl OutboxSink {
         &self,
         topic: &TopicName,
         payload: &Payload,
-        routes: &Arc<Routes>,
-        rule: &Rule,
+        terms: &SendTerms,
     ) -> Result<(), Instant> {
-        let of_uplink = routes.rate.map(|rate| Limit { rule: None, rate });
-        let of_rule = rule.rate.map(|rate| Limit {
-            rule: Some(routes.id_of(rule)),
-            rate,
-        });
-        let limits: Vec<Limit> = of_uplink.into_iter().chain(of_rule).collect();
+        let of_uplink = |rate| RateLimit { rule: None, rate };
+        let of_uplink = terms.routes.rate.map(of_uplink);
+        let limits: Vec<RateLimit> = of_uplink.into_iter().chain(terms.limit).collect();
         if limits.is_empty() {
             return Ok(());
         }
         let bytes = topic.as_str().len() + payload.encode().len();
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.follow(routes);
+        rates.follow(&terms.routes);
         rates.let_pass(&limits, bytes, now())
     }
 
     /// Counts and logs a message that is dropped because it exceeds a rate.
-    fn note_too_fast(&self, message: &Message) {
+    fn note_too_fast(&self, topic: &TopicName) {
         self.counts().rate_dropped.count();
-        let event = "outbox.rate_exceeded";
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(suppressed) = rates.log.permit(event, (), now()) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(suppressed) = log.too_fast.permit((), (), now()) {
             tracing::warn!(
-                event,
+                event = "outbox.rate_exceeded",
                 uplink = self.outbox.name(),
-                topic = chosen(message.topic.as_str()),
+                topic = chosen(topic.as_str()),
                 suppressed,
                 "QoS 0 messages exceed the `rate` of the uplink or of its rule and are dropped; publish less often, or with QoS 1"
             );
+        }
+    }
+
+    /// Logs a message that can never be sent, and counts it unless it has been sent already.
+    fn note_refusal(&self, topic: &TopicName, error: OfferError) {
+        let (uplink, topic) = (self.outbox.name(), chosen(topic.as_str()));
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            OfferError::Closed => {}
+            OfferError::ComesBack | OfferError::TooManyGateways => {
+                if let Some(suppressed) = log.circles.permit((), (), now()) {
+                    tracing::warn!(event = "outbox.message_in_circle", uplink, topic, %error, suppressed, "message not forwarded to the uplink: it would go in a circle");
+                }
+            }
+            OfferError::Topic(_) => {
+                self.counts().dropped.count();
+                if let Some(suppressed) = log.topics.permit((), (), now()) {
+                    tracing::error!(event = "outbox.message_refused", uplink, topic, %error, suppressed, "cannot forward message to uplink");
+                }
+            }
         }
     }
 }
