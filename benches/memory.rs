@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo bench --bench memory                            # every case; the churn takes 3 minutes a program
-//! cargo bench --bench memory -- idle queued             # cases by their names
+//! cargo bench --bench memory -- idle queued backlog     # cases by their names
 //! cargo bench --bench memory -- churn 20                # 20 minutes of churn
 //! cargo bench --bench memory -- idle /tmp/old/wellhead  # beside another build
 //! ```
@@ -43,7 +43,12 @@ const UPLINKS: [usize; 5] = [0, 1, 2, 4, 8];
 const SETTLE: Duration = Duration::from_secs(10);
 /// Messages that wait for a client that is away, and their payload.
 const QUEUED: u64 = 50_000;
+/// Messages that wait for each of four remotes that are away, and their payload.
+const BACKLOG: u64 = 6_000;
+const LARGE_PAYLOAD: usize = 4000;
 const PAYLOAD: usize = 64;
+/// How long a backlog may take to be sent.
+const DRAIN: Duration = Duration::from_secs(30);
 /// The churn: what happens, and how often.
 const RETAINED: u64 = 10_000;
 const VISITORS: u64 = 4;
@@ -83,7 +88,7 @@ impl Program {
 /// The file of a gateway whose uplinks send what is below `topics`.
 fn gateway(port: u16, uplinks: usize, remote: u16, topics: &str) -> String {
     let mut yaml = format!(
-        "site: bench\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 10000, max_queued: 100000, max_queued_total: 256MiB, max_session_size: 256MiB, max_user_size: 256MiB, max_sessions_size: 256MiB }}\noutbox: {{ folder: data }}\nclasses: {{ alarm: {{ lane: alarm }} }}\n"
+        "site: bench\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 10000, max_queued: 100000, max_queued_size: 256MiB, max_queued_total: 256MiB, max_session_size: 256MiB, max_user_size: 256MiB, max_sessions_size: 256MiB }}\noutbox: {{ folder: data }}\nclasses: {{ alarm: {{ lane: alarm }} }}\n"
     );
     if uplinks > 0 {
         yaml.push_str("uplinks:\n");
@@ -176,16 +181,42 @@ fn queued(programs: &[Program]) {
         let mut publisher = connect(broker.port, "publisher", true);
         std::thread::sleep(Duration::from_secs(2));
         let before = broker.memory("VmRSS");
-        for number in 0..QUEUED {
-            let topic = format!("queue/{}", number % 100);
-            publisher.publish(message(&topic, QoS::AtLeastOnce, payload.clone()));
-            if number % 10 == 9 {
-                (0..10).for_each(|_| publisher.await_puback());
-            }
-        }
+        publish(&mut publisher, "queue", QUEUED, &payload);
         std::thread::sleep(SETTLE);
         let each = (broker.memory("VmRSS") - before) as f64 * 1024.0 / QUEUED as f64;
         println!("| {} | {each:.0} |", program.name);
+    }
+}
+
+/// Messages of QoS 1 below `root`, a few at a time.
+fn publish(publisher: &mut Client, root: &str, count: u64, payload: &[u8]) {
+    for number in 0..count {
+        let topic = format!("{root}/{}", number % 100);
+        publisher.publish(message(&topic, QoS::AtLeastOnce, payload.to_vec()));
+        if number % 50 == 49 {
+            (0..50).for_each(|_| publisher.await_puback());
+        }
+    }
+}
+
+/// Messages on disk for four remotes that are away, and after all were sent.
+fn backlog(programs: &[Program]) {
+    println!(
+        "\nresident MB, {BACKLOG} messages of {LARGE_PAYLOAD} bytes for each of four remotes\n"
+    );
+    println!("| program | waiting | sent |\n|---|---|---|");
+    let payload = vec![b'x'; LARGE_PAYLOAD];
+    for program in programs {
+        let far = free_port();
+        let (broker, _) = program.start(4, far);
+        let mut publisher = connect(broker.port, "publisher", true);
+        publish(&mut publisher, "plant", BACKLOG, &payload);
+        std::thread::sleep(SETTLE);
+        let waiting = mb(broker.memory("VmRSS"));
+        let _far = remote(far);
+        std::thread::sleep(DRAIN);
+        let sent = mb(broker.memory("VmRSS"));
+        println!("| {} | {waiting:.1} | {sent:.1} |", program.name);
     }
 }
 
@@ -335,6 +366,9 @@ fn main() {
     if wants("queued") {
         queued(&programs);
     }
+    if wants("backlog") {
+        backlog(&programs);
+    }
     if wants("churn") {
         programs.truncate(builds);
         for program in &programs {
@@ -344,5 +378,5 @@ fn main() {
 }
 
 fn is_case(word: &str) -> bool {
-    ["idle", "queued", "churn"].contains(&word)
+    ["idle", "queued", "backlog", "churn"].contains(&word)
 }

@@ -35,7 +35,7 @@ use wellhead::reading::Timestamp;
 use wellhead::store::{Entry, Journal, PartitionBytes};
 
 const MESSAGE: usize = 200;
-const PARTITION: PartitionBytes = PartitionBytes(16 << 20);
+const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
 
 fn main() {
     let arguments: Vec<String> = std::env::args()

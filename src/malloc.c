@@ -1,6 +1,9 @@
 /*
  * Keeps glibc from holding memory that was freed.
  *
+ * One heap for all threads: with one each, what a thread of a store has freed
+ * is not there for the others.
+ *
  * An allocation above a threshold is mapped by itself: it is zero without being
  * written to, and freeing it returns it to the system. But each time glibc
  * frees such an allocation it raises the threshold to that size, up to 32 MiB
@@ -13,6 +16,7 @@
  */
 #include <malloc.h>
 
-__attribute__((constructor)) static void keep_large_allocations_apart(void) {
+__attribute__((constructor)) static void keep_little_that_was_freed(void) {
+    mallopt(M_ARENA_MAX, 1);
     mallopt(M_MMAP_THRESHOLD, 256 * 1024);
 }

@@ -40,9 +40,10 @@ pub(super) const AHEAD: u64 = 16_384;
 pub struct PartitionBytes(pub u64);
 
 impl PartitionBytes {
-    /// Suits a journal of `total` bytes: a partition is the unit of loss and removal.
+    /// Suits a journal of `total` bytes: a partition is the unit of loss and removal, and the
+    /// engine keeps all of an open one in memory.
     pub fn of(total: u64) -> Self {
-        Self((total / 4).clamp(LEAST_PARTITION_BYTES, 16 << 20))
+        Self((total / 4).clamp(LEAST_PARTITION_BYTES, 8 << 20))
     }
 }
 
