@@ -45,6 +45,7 @@ mod logins;
 mod manners;
 mod manners_north;
 mod mapping;
+mod mbus;
 mod memory;
 mod meters;
 mod metrics;

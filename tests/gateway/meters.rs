@@ -22,7 +22,7 @@ use wellhead::reading::{Event, Quality, Value};
 use wellhead::tasks::{detach, stop_token};
 use wellhead::time::now;
 
-fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+pub(super) fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/telegrams")
         .join(folder);
@@ -43,7 +43,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn decoded(path: &Path) -> Telegram {
+pub(super) fn decoded(path: &Path) -> Telegram {
     let mut framer = MbusFramer::default();
     framer.push(&bytes_of(&fs::read_to_string(path).unwrap()));
     match framer.next_frame() {
@@ -53,7 +53,7 @@ fn decoded(path: &Path) -> Telegram {
 }
 
 /// The number of a record in the unit of the other parser; `None` if it has no number there.
-fn number(record: &MeterRecord, unit: &str) -> Option<f64> {
+pub(super) fn number(record: &MeterRecord, unit: &str) -> Option<f64> {
     let unit = &unit.replace("^3", "3");
     match (&record.value, record.unit) {
         (RawValue::Number(number), Some(own)) => number.converted(own, MeterUnit::named(unit)?),
