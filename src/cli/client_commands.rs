@@ -152,6 +152,8 @@ struct NamedPoint {
     id: PointId,
     topic: TopicName,
     is_writable: bool,
+    /// It is a command, without a value that could be read.
+    is_only_written: bool,
 }
 
 fn find(access: &BrokerAccess, device: &str, point: &str) -> Result<NamedPoint, Failure> {
@@ -175,11 +177,13 @@ fn find(access: &BrokerAccess, device: &str, point: &str) -> Result<NamedPoint, 
         .ok_or_else(|| Failure::runtime("a point without a topic"))?;
     let topic = report.topics().next().unwrap_or(&report.topic).clone();
     let (id, is_writable) = (own.id, own.write.is_some());
+    let is_only_written = !own.is_read() && !own.is_derived();
     Ok(NamedPoint {
         config,
         id,
         topic,
         is_writable,
+        is_only_written,
     })
 }
 
@@ -270,6 +274,11 @@ pub(super) fn read(arguments: &ReadArguments) -> Result<(), Failure> {
         return print_value(&first_message(access, device, point)?.1.payload);
     }
     let found = find(access, device, point)?;
+    if found.is_only_written {
+        return Err(Failure::runtime(format!(
+            "{device}.{point} is only written, and has no value; carry it out with `wellhead write {device} {point} 1`"
+        )));
+    }
     let Some(mut client) = broker(access, &found)? else {
         let reading = direct::read(found.config, device, found.id)?;
         return print_value(&json::encode(&reading));

@@ -416,6 +416,7 @@ fn limits_and_commands_change_with_a_reload() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn the_simulator_keeps_what_is_written_to_it() {
     for wire in ["tcp", "serial"] {
         let folder = tempfile::tempdir().unwrap();
@@ -470,6 +471,19 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], anonymous: {{ read: [ '#' ], write:
         assert_eq!(set(&port, "tare", "true")["status"], "ok");
         shows("weight", 0.0);
         assert_eq!(set(&port, "mode", "fly")["status"], "rejected");
+        let ask = |arguments: &[&str]| {
+            let file = folder.path().join("gateway.yaml");
+            let broker = format!("mqtt://127.0.0.1:{port}");
+            let access = ["--to", &broker, "--file"];
+            run(wellhead().args(arguments).args(access).arg(file))
+        };
+        let (code, _, error) = ask(&["read", "d", "tare"]);
+        assert!(
+            code == Some(1) && error.contains("is only written"),
+            "{error}"
+        );
+        let (code, out, error) = ask(&["write", "d", "target", "21.5"]);
+        assert_eq!(code, Some(0), "{out}{error}");
         simulator.inject("silence");
         assert_eq!(set(&port, "tare", "1")["status"], "timeout_unknown");
         simulator.clear_faults();

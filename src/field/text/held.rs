@@ -66,3 +66,45 @@ impl Shown<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::signal::{Signal, Waveform};
+    use crate::reading::DeviceId;
+    use crate::units::Span;
+
+    #[test]
+    fn a_point_shows_what_was_written_and_a_zero_is_the_weight_at_that_moment() {
+        let signal = Signal {
+            shape: Waveform::Ramp,
+            from: 0.0,
+            to: 100.0,
+            period: Span(Duration::from_secs(100)),
+        };
+        let mut device = Device::new(DeviceId(0), "d", 0);
+        device.points.push(Point::simulated("weight", signal));
+        let mut held = HeldValues::default();
+        let shows = |held: &HeldValues, seconds| {
+            let shown = Shown {
+                device: &device,
+                held,
+                elapsed: Duration::from_secs(seconds),
+            };
+            let point = &device.points[0];
+            (
+                shown.number(point).round(),
+                shown.text(point).map(str::to_owned),
+            )
+        };
+        assert_eq!(shows(&held, 10), (10.0, None));
+        held.zero(&device.points[0], Duration::from_secs(10));
+        assert_eq!(shows(&held, 25), (15.0, None));
+        held.write(&device.points[0], Held::Number(7.0));
+        assert_eq!(shows(&held, 25), (7.0, None));
+        held.zero(&device.points[0], Duration::from_secs(25));
+        assert_eq!(shows(&held, 30), (0.0, None));
+        held.write(&device.points[0], Held::Text("run".into()));
+        assert_eq!(shows(&held, 30), (30.0, Some("run".to_owned())));
+    }
+}
