@@ -19,6 +19,7 @@ use super::reload::gateway_in;
 use super::{Failure, chosen, put};
 use crate::config;
 use crate::field::Line;
+use crate::field::trace::Framing;
 use crate::log::Printable;
 use crate::status::control::{ControlRequest, Reply};
 use crate::time::{now, rfc3339};
@@ -54,7 +55,7 @@ pub(super) struct Trace {
     /// Exit after this time
     #[arg(long = "for", value_name = "TIME")]
     time: Option<Span>,
-    /// Exit after this many requests, or messages of plain instruments
+    /// Exit after this many requests, or messages of plain instruments and meters
     #[arg(long, short = 'n')]
     count: Option<u64>,
 }
@@ -247,14 +248,13 @@ impl TraceOutput<'_> {
     }
 
     fn said(&self, spoken: &Spoken) -> String {
-        if self.decoder.framing == crate::field::trace::Framing::Plain {
-            format!("\"{}\"", escaped(&spoken.bytes))
-        } else {
-            format!(
-                "{} unsolicited bytes: {}",
-                spoken.bytes.len(),
-                hex(&spoken.bytes)
-            )
+        match self.decoder.framing {
+            Framing::Plain => format!("\"{}\"", escaped(&spoken.bytes)),
+            Framing::Meter => self.decoder.telegram(&spoken.bytes).unwrap_or_default(),
+            Framing::Rtu | Framing::Ascii | Framing::Tcp => {
+                let (count, bytes) = (spoken.bytes.len(), hex(&spoken.bytes));
+                format!("{count} unsolicited bytes: {bytes}")
+            }
         }
     }
 
@@ -279,6 +279,10 @@ impl TraceOutput<'_> {
         let first = json!({ "time": time, "line": self.decoder.line.name, "event": name });
         let decoded = match event {
             TraceEvent::Transaction(transaction) => self.decoder.decode(transaction).json(),
+            TraceEvent::Spoken(spoken) => match self.decoder.telegram(&spoken.bytes) {
+                Some(telegram) => json!({ "telegram": telegram }),
+                None => json!({}),
+            },
             _ => json!({}),
         };
         let fields: serde_json::Map<String, Json> = [first, decoded, details(event)]

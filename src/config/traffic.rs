@@ -13,7 +13,7 @@ use super::UplinkSetup;
 use crate::field::decode::DataType;
 use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Line, Point, PointSource, Wire};
+use crate::field::{DeviceProtocol, Line, Point, PointSource, Wire};
 use crate::mqtt::{QoS, TopicName};
 use crate::payload::json;
 use crate::reading::{Quality, Reading, Timestamp};
@@ -47,7 +47,8 @@ const PING: f64 = 124.0;
 /// The user property that numbers a message.
 const NUMBER: f64 = 22.0;
 
-/// The part of a serial line's time that its requests take.
+/// The part of a serial line's time that its requests take; `None` where that is no limit, or not
+/// known.
 pub fn load(line: &Line) -> Option<f64> {
     let takes = |block: &Block| {
         line.devices.get(block.device).map_or(0.0, |device| {
@@ -56,10 +57,20 @@ pub fn load(line: &Line) -> Option<f64> {
                 .as_secs_f64()
         })
     };
-    let taken = blocks(line)
+    let of_blocks = blocks(line)
         .into_iter()
         .map(|block| takes(&block) / block.every.as_secs_f64());
-    matches!(line.wire, Wire::Serial(_)).then(|| taken.fold(0.0, |sum, load| sum + load))
+    let readouts = line.readouts();
+    let of_readouts = readouts
+        .iter()
+        .map(|job| job.takes.as_secs_f64() / job.every.as_secs_f64());
+    // How long a plain instrument talks is not known.
+    let is_known = matches!(line.wire, Wire::Serial(_))
+        && !matches!(
+            line.protocol(),
+            DeviceProtocol::Text(_) | DeviceProtocol::Sml(_)
+        );
+    is_known.then(|| of_blocks.chain(of_readouts).sum())
 }
 
 /// A number of bytes as `12.3 MB`.
@@ -234,7 +245,9 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
             .iter()
             .map(|point| (&*point.name, point.every))
             .collect();
-        for point in &device.points {
+        // What is only written sends nothing.
+        let sends = |point: &&Point| point.is_read() || point.is_derived();
+        for point in device.points.iter().filter(sends) {
             let Some(report) = reports.get(point.id.0 as usize) else {
                 continue;
             };

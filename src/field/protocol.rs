@@ -12,7 +12,8 @@ use super::modbus::slave::SharedFaults;
 use super::sml::spec::SmlSpec;
 use super::text::TextProtocol;
 use super::text::held::SharedHeld;
-use super::{Device, Line, LineTask, Wire, mbus, modbus, simulated, sml, text};
+use super::trace::Framing;
+use super::{Device, Job, Line, LineTask, Wire, mbus, modbus, simulated, sml, text};
 
 /// What a device speaks, with what its protocol needs to know of it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -58,6 +59,15 @@ impl DeviceProtocol {
         }
     }
 
+    /// Bytes on the wire in words, frame by frame; `None` where devices have no telegrams.
+    pub fn in_words(&self, bytes: &[u8]) -> Option<String> {
+        match self {
+            Self::Mbus(_) => Some(mbus::in_words(bytes)),
+            Self::Sml(_) => Some(sml::in_words(bytes)),
+            Self::Modbus | Self::Text(_) => None,
+        }
+    }
+
     /// In words, as messages name the devices of a line.
     pub fn name(&self) -> &'static str {
         match self {
@@ -77,6 +87,35 @@ impl Line {
             .next()
             .map(|device| device.protocol.clone())
             .unwrap_or_default()
+    }
+}
+
+impl Line {
+    /// How its bytes are cut into frames, for watchers; `None` if nothing travels on it.
+    pub fn framing(&self) -> Option<Framing> {
+        match (self.protocol(), &self.wire) {
+            (_, Wire::Simulated) => None,
+            (DeviceProtocol::Text(_), _) => Some(Framing::Plain),
+            (DeviceProtocol::Mbus(_) | DeviceProtocol::Sml(_), _) => Some(Framing::Meter),
+            (DeviceProtocol::Modbus, Wire::ModbusTcp(_)) => Some(Framing::Tcp),
+            (DeviceProtocol::Modbus, Wire::RtuOverTcp(_)) => Some(Framing::Rtu),
+            (DeviceProtocol::Modbus, Wire::AsciiOverTcp(_)) => Some(Framing::Ascii),
+            (DeviceProtocol::Modbus, Wire::Serial(port)) if port.ascii => Some(Framing::Ascii),
+            (DeviceProtocol::Modbus, Wire::Serial(_)) => Some(Framing::Rtu),
+            (DeviceProtocol::Modbus, Wire::Tcp(_)) => Some(Framing::Plain),
+        }
+    }
+
+    /// What devices without registers are asked for again and again, as their driver plans it; of
+    /// those that send by themselves nothing.
+    pub fn readouts(&self) -> Vec<Job> {
+        match (&self.wire, self.protocol()) {
+            (Wire::Simulated, _) | (_, DeviceProtocol::Modbus | DeviceProtocol::Sml(_)) => {
+                Vec::new()
+            }
+            (_, DeviceProtocol::Text(_)) => text::polls(&self.devices),
+            (_, DeviceProtocol::Mbus(_)) => mbus::readouts(self),
+        }
     }
 }
 

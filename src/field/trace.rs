@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::Wire;
 use crate::time::now;
 
 /// Watchers of a line.
@@ -33,21 +32,8 @@ pub enum Framing {
     Tcp,
     /// Plain instruments.
     Plain,
-}
-
-impl Framing {
-    /// Of a line; `None` if nothing travels on it.
-    pub fn of(wire: &Wire, is_plain: bool) -> Option<Self> {
-        match wire {
-            Wire::Simulated => None,
-            _ if is_plain => Some(Self::Plain),
-            Wire::ModbusTcp(_) => Some(Self::Tcp),
-            Wire::RtuOverTcp(_) => Some(Self::Rtu),
-            Wire::AsciiOverTcp(_) => Some(Self::Ascii),
-            Wire::Serial(port) => Some(if port.ascii { Self::Ascii } else { Self::Rtu }),
-            Wire::Tcp(_) => Some(Self::Plain),
-        }
-    }
+    /// Meters.
+    Meter,
 }
 
 /// Something that happened on a line.

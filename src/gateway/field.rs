@@ -230,7 +230,7 @@ impl Field {
         supervision.metrics.register(&counts);
         let heartbeat = line.heartbeat(now());
         supervision.health.heartbeats.watch(&heartbeat);
-        let framing = Framing::of(&line.wire, !line.protocol().is_modbus());
+        let framing = line.framing();
         let running = RunningLine {
             stop: switch,
             orders,

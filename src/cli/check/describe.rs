@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::plan::{Cost, LinePlan, Plan, PointPlan, RequestPlan, Setting, UplinkPlan};
+use super::plan::{
+    Cost, LinePlan, Plan, PointPlan, RegistersPlan, RequestPlan, Setting, UplinkPlan,
+};
 use super::routes;
 use crate::config::{self, SetBy};
 
@@ -104,6 +106,11 @@ fn describe_line(line: &LinePlan, out: &mut String) {
     let requests = counted(line.requests.len(), "request");
     let _ = match (&line.at, line.load) {
         (None, _) => writeln!(out, "line {} (simulated): no requests", line.name),
+        (Some(at), _) if line.listens => writeln!(
+            out,
+            "line {} ({at}): no requests, its devices send by themselves",
+            line.name
+        ),
         (Some(at), None) => writeln!(
             out,
             "line {} ({at}): {requests}, {:.1} per second",
@@ -123,18 +130,24 @@ fn describe_line(line: &LinePlan, out: &mut String) {
         let every = humantime::format_duration(Duration::from_secs_f64(request.every_seconds));
         let RequestPlan {
             device,
-            table,
-            start,
-            count,
+            registers,
             points,
             ..
         } = request;
+        let what = match registers {
+            Some(RegistersPlan {
+                table,
+                start,
+                count,
+            }) => format!("{count} {table} from {start}"),
+            None => "a readout".to_owned(),
+        };
         let bus = request.bus_seconds.map_or_else(String::new, |seconds| {
             format!(", {:.1} ms of the bus", seconds * 1000.0)
         });
         let _ = writeln!(
             out,
-            "  {device}: {count} {table} from {start} every {every}, {}{bus}",
+            "  {device}: {what} every {every}, {}{bus}",
             counted(*points, "point")
         );
     }

@@ -9,7 +9,7 @@ use crate::config::{self, SetBy};
 use crate::field::decode::Table;
 use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Device, DeviceProtocol, Line, Point, PointSource, Wire};
+use crate::field::{Device, DeviceProtocol, Job, Line, Point, PointSource, Wire};
 use crate::report::deadband::Deadband;
 use crate::units::{Price, Span};
 
@@ -38,18 +38,27 @@ pub(super) struct LinePlan {
     /// Fraction of a serial line's time that is left.
     pub(super) spare: Option<f64>,
     pub(super) requests: Vec<RequestPlan>,
+    /// Its devices are not asked: they send by themselves.
+    pub(super) listens: bool,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct RequestPlan {
     pub(super) device: String,
-    pub(super) table: String,
-    pub(super) start: u16,
-    pub(super) count: u16,
+    /// The registers that it reads; `None`: the device has none.
+    #[serde(flatten)]
+    pub(super) registers: Option<RegistersPlan>,
     pub(super) every_seconds: f64,
     /// The time that one takes on a serial line.
     pub(super) bus_seconds: Option<f64>,
     pub(super) points: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct RegistersPlan {
+    pub(super) table: String,
+    pub(super) start: u16,
+    pub(super) count: u16,
 }
 
 #[derive(Debug, Serialize)]
@@ -217,7 +226,6 @@ fn uplink_plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Uplink
 }
 
 fn line_plan(line: &Line) -> LinePlan {
-    let blocks = blocks(line);
     let at = match &line.wire {
         Wire::Simulated => None,
         Wire::Tcp(address)
@@ -227,20 +235,45 @@ fn line_plan(line: &Line) -> LinePlan {
         Wire::Serial(port) => Some(port.path.clone()),
     };
     let load = config::load_of(line);
-    let request = |block| RequestPlan {
-        bus_seconds: load.map(|_| (bus_seconds(line, block) * 1e4).round() / 1e4),
-        ..request_plan(line, block)
-    };
+    let requests = requests(line, load.is_some());
     LinePlan {
         name: line.name.clone(),
         at,
         load,
         spare: load.map(|load| (1.0 - load).max(0.0)),
-        requests_per_second: blocks
+        requests_per_second: requests
             .iter()
-            .fold(0.0, |sum, block| sum + 1.0 / block.every.as_secs_f64()),
-        requests: blocks.iter().map(request).collect(),
+            .fold(0.0, |sum, request| sum + 1.0 / request.every_seconds),
+        listens: requests.is_empty() && !line.protocol().is_modbus(),
+        requests,
     }
+}
+
+/// What a line is asked for again and again, with the time on the wire where that is known.
+fn requests(line: &Line, is_timed: bool) -> Vec<RequestPlan> {
+    let seconds = |seconds: f64| is_timed.then(|| (seconds * 1e4).round() / 1e4);
+    let of_block = |block: &Block| RequestPlan {
+        bus_seconds: seconds(bus_seconds(line, block)),
+        ..request_plan(line, block)
+    };
+    let of_readout = |job: &Job| RequestPlan {
+        device: name_of(line, job.device),
+        registers: None,
+        every_seconds: job.every.as_secs_f64(),
+        bus_seconds: seconds(job.takes.as_secs_f64()),
+        points: job.points.len(),
+    };
+    let (blocks, readouts) = (blocks(line), line.readouts());
+    blocks
+        .iter()
+        .map(of_block)
+        .chain(readouts.iter().map(of_readout))
+        .collect()
+}
+
+fn name_of(line: &Line, device: usize) -> String {
+    let device = line.devices.get(device);
+    device.map_or_else(String::new, |device| device.name.clone())
 }
 
 /// How long a request takes on a serial line.
@@ -253,15 +286,16 @@ fn bus_seconds(line: &Line, block: &Block) -> f64 {
 }
 
 fn request_plan(line: &Line, block: &Block) -> RequestPlan {
-    let device = line.devices.get(block.device);
     RequestPlan {
-        device: device.map_or_else(String::new, |device| device.name.clone()),
-        table: match block.table {
-            Table::File(file) => format!("file {file}"),
-            table => table.name().to_owned(),
-        },
-        start: block.start,
-        count: block.count,
+        device: name_of(line, block.device),
+        registers: Some(RegistersPlan {
+            table: match block.table {
+                Table::File(file) => format!("file {file}"),
+                table => table.name().to_owned(),
+            },
+            start: block.start,
+            count: block.count,
+        }),
         every_seconds: block.every.as_secs_f64(),
         bus_seconds: None,
         points: block.points.len(),

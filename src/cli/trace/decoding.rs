@@ -1,5 +1,5 @@
 //! Decodes frames with the YAML file: devices, registers and points for Modbus, escaped text for
-//! plain instruments.
+//! plain instruments, kinds of frames for meters.
 
 use std::sync::Arc;
 
@@ -44,6 +44,11 @@ pub(super) struct Named {
 }
 
 impl LineDecoder<'_> {
+    /// The frames of meters in words; `None` for other devices.
+    pub(super) fn telegram(&self, bytes: &[u8]) -> Option<String> {
+        self.line.protocol().in_words(bytes)
+    }
+
     /// Decodes a request and its answer.
     pub(super) fn decode(&self, transaction: &Transaction) -> DecodedTransaction {
         let sent = &transaction.sent;

@@ -1,5 +1,5 @@
 //! Puts the events of a line together: a request with its answer, or a message of a plain
-//! instrument. It neither waits nor prints.
+//! instrument or a meter. It neither waits nor prints.
 
 use crate::field::trace::{Framing, Happening, Traced};
 
@@ -85,7 +85,7 @@ impl Assembler {
                 shown.extend(self.flush());
                 shown.push(TraceEvent::Opened { at_us });
             }
-            Happening::Sent(bytes) if self.framing == Framing::Plain => {
+            Happening::Sent(bytes) if self.is_spoken() => {
                 shown.extend(self.speak(at_us, bytes, true));
             }
             Happening::Sent(bytes) => shown.extend(self.send(at_us, &bytes)),
@@ -140,6 +140,11 @@ impl Assembler {
             .collect()
     }
 
+    /// True where requests and answers are shown one by one.
+    fn is_spoken(&self) -> bool {
+        matches!(self.framing, Framing::Plain | Framing::Meter)
+    }
+
     fn gap(&self, at_us: u64) -> Option<u64> {
         self.last_us.map(|last| at_us.saturating_sub(last))
     }
@@ -188,12 +193,9 @@ impl Assembler {
             }
         }
         // A whole line, or what leaves at once, needs no silence behind it.
-        if is_sent
-            || self
-                .spoken
-                .as_ref()
-                .is_some_and(|spoken| spoken.bytes.ends_with(b"\n"))
-        {
+        let is_line =
+            |spoken: &Spoken| self.framing != Framing::Meter && spoken.bytes.ends_with(b"\n");
+        if is_sent || self.spoken.as_ref().is_some_and(is_line) {
             shown.extend(self.pause());
         }
         shown

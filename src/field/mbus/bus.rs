@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::frame::{
-    FRAME_COUNT, INITIALIZE, MbusFrame, MbusFramer, REQUEST_DATA, SELECTED, select, short,
+    FRAME_COUNT, FROM_MASTER, INITIALIZE, MbusFrame, MbusFramer, REQUEST_DATA, SELECTED, select,
+    short,
 };
 use super::spec::{MeterAddress, SecondaryAddress};
 use crate::field::PollError;
@@ -23,8 +24,6 @@ use crate::field::trouble::Came;
 use crate::heartbeat::Heartbeat;
 use crate::time::now;
 
-/// The direction bit of the control field: the master has sent it.
-const FROM_MASTER: u8 = 0x40;
 /// What a meter answers to REQ_UD2, without its flow control bits.
 const RESPOND_DATA: u8 = 0x08;
 /// An answer that never ends is given up.

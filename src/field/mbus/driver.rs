@@ -60,16 +60,12 @@ impl Mbus {
                 trouble: Trouble::default(),
             })
         });
-        let takes = match &line.wire {
-            Wire::Serial(port) => port.speed.character() * PLANNED_BYTES + PLANNED_WAIT,
-            _ => PLANNED_WAIT,
-        };
         Self {
             wire: line.wire.clone(),
             answer_within: line.answer_within.most,
             bus: None,
             meters: meters.collect(),
-            jobs: jobs(&line.devices, takes),
+            jobs: readouts(line),
             counts,
             heartbeat,
         }
@@ -110,10 +106,14 @@ impl Mbus {
     }
 }
 
-/// One for each device and interval: a readout brings everything.
-fn jobs(devices: &[Arc<Device>], takes: Duration) -> Vec<Job> {
+/// The readouts of the meters of a line: one for each device and interval, which brings everything.
+pub fn readouts(line: &Line) -> Vec<Job> {
+    let takes = match &line.wire {
+        Wire::Serial(port) => port.speed.character() * PLANNED_BYTES + PLANNED_WAIT,
+        _ => PLANNED_WAIT,
+    };
     let mut jobs: Vec<Job> = Vec::new();
-    for (device, spec) in devices.iter().enumerate() {
+    for (device, spec) in line.devices.iter().enumerate() {
         for point in spec.points.iter().filter(|point| !point.is_derived()) {
             let known = jobs
                 .iter_mut()

@@ -23,6 +23,8 @@ pub const SEND_DATA: u8 = 0x53;
 pub const REQUEST_DATA: u8 = 0x5B;
 /// The frame count bit of requests.
 pub const FRAME_COUNT: u8 = 0x20;
+/// The direction bit of the control field: the master has sent it.
+pub const FROM_MASTER: u8 = 0x40;
 
 /// The address of the meter that was selected.
 pub const SELECTED: u8 = 0xFD;
@@ -88,6 +90,11 @@ pub fn selection(data: &[u8]) -> Option<[u8; 8]> {
 /// Makes a meter send its first telegram again.
 pub fn application_reset(address: u8) -> Vec<u8> {
     long(SEND_DATA, address, &[RESET])
+}
+
+/// True for the data of an application reset.
+pub fn is_reset(data: &[u8]) -> bool {
+    data.first() == Some(&RESET)
 }
 
 fn sum(bytes: &[u8]) -> u8 {

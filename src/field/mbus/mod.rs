@@ -26,6 +26,7 @@ pub mod telegram;
 pub mod vif;
 
 pub use data::RawValue;
-pub use driver::Mbus;
+pub use driver::{Mbus, readouts};
 pub use qualifier::Qualifier;
 pub use record::{MeterRecord, MeterRecords, Occasion};
+pub use show::in_words;

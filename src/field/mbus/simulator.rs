@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::frame::{
-    ACKNOWLEDGE, FRAME_COUNT, INITIALIZE, MbusFrame, MbusFramer, REQUEST_DATA, SELECTED, long,
-    selection,
+    ACKNOWLEDGE, FRAME_COUNT, INITIALIZE, MbusFrame, MbusFramer, REQUEST_DATA, SELECTED, is_reset,
+    long, selection,
 };
 use super::record::Occasion;
 use super::spec::{MeterAddress, RecordSelector, SecondaryAddress};
@@ -148,7 +148,7 @@ impl<'a> MeterPlayer<'a> {
                 }
                 let is_meant = *address == self.primary || *address == 254;
                 // An application reset.
-                (is_meant && data.first() == Some(&0x50)).then(|| {
+                (is_meant && is_reset(data)).then(|| {
                     self.position = 0;
                     vec![ACKNOWLEDGE]
                 })

@@ -210,7 +210,7 @@ fn whole(framing: Framing, bytes: &[u8]) -> Vec<Vec<u8>> {
             .map(|(body, _)| body.to_vec())
     };
     match framing {
-        Framing::Plain => Vec::new(),
+        Framing::Plain | Framing::Meter => Vec::new(),
         Framing::Ascii => Ascii::default()
             .frames(bytes)
             .iter()

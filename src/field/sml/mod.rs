@@ -8,14 +8,16 @@
 //! * A point is reported as often as its `every` says, however often its meter sends.
 //!
 //! `frame`, `tlv`, `list` decode (pure; any bytes end), `spec` is what the YAML says (pure),
-//! `driver` listens, `simulator` plays a meter.
+//! `show` prints, `driver` listens, `simulator` plays a meter.
 
 mod driver;
 mod frame;
 pub mod list;
+mod show;
 pub mod simulator;
 pub mod spec;
 mod tlv;
 
 pub use driver::Sml;
 pub use frame::SmlFramer;
+pub use show::in_words;

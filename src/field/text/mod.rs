@@ -43,7 +43,6 @@ use super::trouble::Came;
 use super::write::{WriteRequest, Written};
 use super::{Device, Driver, Job, Line, PollError, Values, Wire};
 use crate::heartbeat::Heartbeat;
-use crate::reading::PointId;
 use crate::time::now;
 use bytes::Template;
 use checksum::Checksum;
@@ -330,35 +329,45 @@ impl Text {
     }
 }
 
+/// The job of an instrument: it is asked, or noticed when it is silent.
+fn job(index: usize, device: &Device, protocol: &TextProtocol) -> Job {
+    let points = device.points.iter().filter(|point| point.is_read());
+    let is_polled = protocol.is_polled();
+    Job {
+        device: index,
+        // Two misses make it offline: when it has been silent for as long as it may be, or a little
+        // longer.
+        every: if is_polled {
+            protocol.every
+        } else {
+            protocol.every / 4
+        },
+        takes: Duration::ZERO,
+        // Who talks by itself has time to do so.
+        delay: if is_polled {
+            Duration::ZERO
+        } else {
+            protocol.every
+        },
+        points: points.map(|point| point.id).collect(),
+    }
+}
+
+/// How the instruments of a line are asked; nothing of those that send by themselves.
+pub(super) fn polls(devices: &[Arc<Device>]) -> Vec<Job> {
+    let polled = |(index, device): (usize, &Arc<Device>)| {
+        let protocol = device.protocol.text()?;
+        protocol.is_polled().then(|| job(index, device, protocol))
+    };
+    devices.iter().enumerate().filter_map(polled).collect()
+}
+
 impl Driver for Text {
     fn plan(&self) -> Vec<Job> {
-        let points = |device: &Device| -> Vec<PointId> {
-            device
-                .points
-                .iter()
-                .filter(|point| point.is_read())
-                .map(|point| point.id)
-                .collect()
-        };
-        let job = |(index, instrument): (usize, &Instrument)| Job {
-            device: index,
-            // Two misses make it offline: when it has been silent for as long as it may be, or a
-            // little longer.
-            every: if instrument.protocol.is_polled() {
-                instrument.protocol.every
-            } else {
-                instrument.protocol.every / 4
-            },
-            takes: Duration::ZERO,
-            // Who talks by itself has time to do so.
-            delay: if instrument.protocol.is_polled() {
-                Duration::ZERO
-            } else {
-                instrument.protocol.every
-            },
-            points: points(&instrument.device),
-        };
-        self.instruments.iter().enumerate().map(job).collect()
+        let instruments = self.instruments.iter().enumerate();
+        instruments
+            .map(|(index, instrument)| job(index, &instrument.device, &instrument.protocol))
+            .collect()
     }
 
     async fn connect(&mut self) -> Result<(), String> {
