@@ -1,6 +1,7 @@
 //! The broker beside mosquitto and rumqttd, in one run: CPU time of the broker per delivery,
 //! memory, and whether anything was lost or came out of order. One thread of load over raw sockets
-//! on one core, the broker on another.
+//! on one core, the broker on another. The floor is a relay in C that only moves bytes
+//! (`benches/floor.c`); it has no QoS 2.
 //!
 //! ```text
 //! cargo bench --bench broker                       # all cases, all brokers that are installed
@@ -40,6 +41,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const RUN: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 3;
 const IDLE: usize = 2000;
+const FLOOR: &str = "floor";
 
 #[derive(Clone, Copy)]
 struct Case {
@@ -331,6 +333,9 @@ struct Measured {
 }
 
 fn measure(name: &str, case: Case) -> Option<Measured> {
+    if name == FLOOR && case.qos == 2 {
+        return None;
+    }
     let broker = start(name, "")?;
     let mut space = vec![0; 256 * 1024];
     let mut load = Load::new(broker.port, case);
@@ -368,7 +373,7 @@ fn idle(name: &str) -> Option<(u64, f64)> {
 
 fn main() {
     let words = load::words();
-    let brokers = ["wellhead", "mosquitto", "rumqttd"];
+    let brokers = ["wellhead", "mosquitto", "rumqttd", FLOOR];
     let named: Vec<&str> = brokers
         .into_iter()
         .filter(|broker| words.iter().any(|word| word == broker))
@@ -384,7 +389,7 @@ fn main() {
         .collect();
     load::stay_on_the_first_core();
     println!(
-        "| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|"
+        "| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | x the floor | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|---|"
     );
     for case in CASES {
         if !wanted.is_empty() && !wanted.iter().any(|word| case.name.contains(word.as_str())) {
@@ -398,26 +403,29 @@ fn main() {
             }
         }
         let cpu = |runs: &[Measured]| median(runs.iter().map(|run| run.cpu_us).collect());
-        let base = brokers
-            .iter()
-            .position(|name| *name == "mosquitto")
-            .filter(|place| !runs[*place].is_empty())
-            .map(|place| cpu(&runs[place]));
+        let cpu_of = |wanted: &str| {
+            let place = brokers.iter().position(|name| *name == wanted)?;
+            (!runs[place].is_empty()).then(|| cpu(&runs[place]))
+        };
+        let (base, floor) = (cpu_of("mosquitto"), cpu_of(FLOOR));
         for (name, runs) in brokers.iter().zip(&runs) {
             if runs.is_empty() {
-                println!("| {} | {name} | not installed | | | | | |", case.name);
+                println!("| {} | {name} | not there | | | | | | |", case.name);
                 continue;
             }
             let rate = median(runs.iter().map(|run| run.rate).collect());
-            let ratio =
-                base.map_or_else(|| "-".to_owned(), |base| format!("{:.1}", base / cpu(runs)));
+            let ratio = |ratio: Option<f64>| {
+                ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}"))
+            };
+            let fewer = ratio(base.map(|base| base / cpu(runs)));
+            let above = ratio(floor.map(|floor| cpu(runs) / floor));
             let memory = runs.iter().map(|run| run.memory).max().unwrap();
             let (lost, reordered) = (
                 runs.iter().map(|run| run.lost).sum::<u64>(),
                 runs.iter().map(|run| run.reordered).sum::<u64>(),
             );
             println!(
-                "| {} | {name} | {rate:.0} | {:.2} | {ratio} | {memory} | {lost} | {reordered} |",
+                "| {} | {name} | {rate:.0} | {:.2} | {fewer} | {above} | {memory} | {lost} | {reordered} |",
                 case.name,
                 cpu(runs)
             );
@@ -425,7 +433,7 @@ fn main() {
     }
     if wanted.is_empty() || wanted.iter().any(|word| word.contains("idle")) {
         println!("\n| broker | RSS at {IDLE} idle clients KiB | bytes per client |\n|---|---|---|");
-        for name in brokers {
+        for name in brokers.into_iter().filter(|name| *name != FLOOR) {
             if let Some((memory, each)) = idle(name) {
                 println!("| {name} | {memory} | {each:.0} |");
             }

@@ -43,6 +43,22 @@ pub(crate) fn mosquitto() -> PathBuf {
         .unwrap_or_default()
 }
 
+/// Compiles and starts the relay of `benches/floor.c`. `None` without a C compiler.
+fn start_floor() -> Option<Broker> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/floor.c");
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let program = folder.path().join("floor");
+    let compiled = Command::new("cc")
+        .args(["-O2", "-o"])
+        .args([&program, &source])
+        .status()
+        .ok()?;
+    assert!(compiled.success(), "{}", source.display());
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]).arg(program).arg(port.to_string());
+    Some(launch(command, port, folder))
+}
+
 /// Starts a broker; `more` is added to the `broker:` section of wellhead, in one line. `None` if
 /// the program is not installed.
 pub(crate) fn start(name: &str, more: &str) -> Option<Broker> {
@@ -51,6 +67,9 @@ pub(crate) fn start(name: &str, more: &str) -> Option<Broker> {
 
 /// The same with more `sections` in the file of wellhead.
 pub(crate) fn start_with(name: &str, more: &str, sections: &str) -> Option<Broker> {
+    if name == "floor" {
+        return start_floor();
+    }
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let (program, config, arguments): (PathBuf, String, &[&str]) = match name {
