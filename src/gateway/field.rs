@@ -375,8 +375,8 @@ impl WriteRequests {
     fn start(mut self, service: WriteService, hurry: Stop, tasks: &mut Tasks<TaskId>) {
         let (queue, messages) = mpsc::channel(ORDER_QUEUE);
         // In a hurry, results that a full disk does not take are lost.
-        tasks.start_until(hurry, TaskKind::Forward.of("set"), service.run(messages));
-        tasks.start(TaskKind::Forward.of("sets"), async move {
+        tasks.start_until(hurry, TaskKind::Forward.of("writes"), service.run(messages));
+        tasks.start(TaskKind::Forward.of("write-requests"), async move {
             while let Some(forward) = self.sets.recv().await {
                 let answer = match queue.send(forward.message).await {
                     Ok(()) => ForwardAnswer::Stored,

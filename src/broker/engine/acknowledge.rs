@@ -47,7 +47,7 @@ impl Engine {
             after: decision.after,
             bytes,
             why: decision.why,
-            is_refused_by_tap: false,
+            is_refused_by_destination: false,
         });
     }
 
@@ -79,12 +79,12 @@ impl Engine {
     /// when their batch is durable.
     pub(super) fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
         while let Some(connection) = self.connections.get_mut(&id) {
-            let Some((reason, is_of_tap)) = connection.acks.next_ready() else {
+            let Some((reason, is_of_destination)) = connection.acks.next_ready() else {
                 break;
             };
             // Before MQTT 5 an acknowledgement cannot say no: a message that a destination could
             // not take is not acknowledged at all.
-            let is_lost = is_of_tap || reason == ReasonCode::QUOTA_EXCEEDED;
+            let is_lost = is_of_destination || reason == ReasonCode::QUOTA_EXCEEDED;
             if is_lost && connection.version != Version::V5 {
                 self.close(id, End::Lost, now);
                 return;

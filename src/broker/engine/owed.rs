@@ -22,7 +22,7 @@ pub(super) struct HeldAck {
     /// For a person, if it is bad news.
     pub(super) why: &'static str,
     /// A destination could not take the message.
-    pub(super) is_refused_by_tap: bool,
+    pub(super) is_refused_by_destination: bool,
 }
 
 /// Whether an acknowledgement can be sent.
@@ -67,7 +67,7 @@ impl OwedAcks {
         ack.state = AckState::Ready(outcome.reason);
         ack.after = ack.after.max(after);
         ack.why = outcome.why;
-        ack.is_refused_by_tap = outcome.reason.is_error();
+        ack.is_refused_by_destination = outcome.reason.is_error();
     }
 
     /// The reason code of the oldest one, if it can be sent, and whether it comes from a
@@ -75,7 +75,7 @@ impl OwedAcks {
     pub(super) fn next_ready(&self) -> Option<(ReasonCode, bool)> {
         let ack = self.acks.front()?;
         match ack.state {
-            AckState::Ready(reason) => Some((reason, ack.is_refused_by_tap)),
+            AckState::Ready(reason) => Some((reason, ack.is_refused_by_destination)),
             AckState::Waiting(_) => None,
         }
     }
@@ -130,7 +130,7 @@ mod tests {
                         let state = if ticket % 3 == 0 { AckState::Ready(ReasonCode::SUCCESS) } else { AckState::Waiting(number) };
                         model.push_back((number, (ticket % 3 != 0).then_some(number)));
                         let packet_id = PacketId::new(1).unwrap();
-                        owed.push(HeldAck { packet_id, is_qos_2: false, state, after: number, bytes: 0, why: "", is_refused_by_tap: false });
+                        owed.push(HeldAck { packet_id, is_qos_2: false, state, after: number, bytes: 0, why: "", is_refused_by_destination: false });
                     }
                     1 => {
                         owed.ready(ticket, Refusal::new(ReasonCode::SUCCESS, ""), 0);
