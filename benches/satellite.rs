@@ -199,7 +199,7 @@ fn message(qos: u8) -> Outgoing {
         enqueued: Timestamp::at(unix_ms()),
         properties: Properties::default(),
         payload: vec![7; PAYLOAD].into(),
-        is_rated: false,
+        rated: None,
     }
 }
 

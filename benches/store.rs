@@ -258,7 +258,7 @@ fn fill(folder: &Path, count: u64) {
                     enqueued: Timestamp::at(1_769_847_330_250),
                     properties: Properties::default(),
                     payload: payload.into(),
-                    is_rated: false,
+                    rated: None,
                 };
                 Entry {
                     seq,

@@ -162,7 +162,7 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
             enqueued: Timestamp::at(unix_ms()),
             properties: Properties::default(),
             payload: vec![7; PAYLOAD].into(),
-            is_rated: false,
+            rated: None,
         };
         for _ in 0..count {
             outbox.append(Lane::Live, &message).await.unwrap();

@@ -111,6 +111,6 @@ fn reading(scan: u32, point: u32, value: Value) -> Outgoing {
             quality: Quality::Good,
             age: Duration::ZERO,
         })),
-        is_rated: false,
+        rated: None,
     }
 }

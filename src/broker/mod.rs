@@ -80,7 +80,7 @@ impl Broker {
         measured.await
     }
 
-    /// Applies a change of permissions and destinations.
+    /// Applies a change of permissions and routes.
     pub fn change(&self, change: Change) {
         self.inbox.push(InboxEvent::Changed(Box::new(change)));
     }

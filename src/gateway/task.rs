@@ -11,7 +11,7 @@ pub(super) enum TaskKind {
     Report,
     /// Takes messages from the broker into an outbox, or to the service that writes to instruments.
     Forward,
-    /// Takes messages about the health of the gateway into an outbox.
+    /// Takes states of the gateway into an outbox: its health, and topics below `$SYS`.
     Health,
     /// Publishes counters for local clients.
     Counters,

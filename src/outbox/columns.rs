@@ -220,7 +220,7 @@ mod tests {
                 qos: QoS::AtLeastOnce,
                 retain: true,
                 if_session_lost: SessionLost::Drop,
-                is_rated: false,
+                rated: None,
             },
         }
     }

@@ -4,7 +4,7 @@
 //! ```text
 //! version | kind 1 | content
 //! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice, bit 4 a reading, bit 5 since boot,
-//!                    bit 6 the clock was not set, bit 7 its rule has a rate) |
+//!                    bit 6 the clock was not set, bit 7 its rule has a rate) | from version 4: its rule 4 |
 //!                    enqueued at, unix ms 8 | with bit 5: boot 4, ms since boot 8 |
 //!                    topic length 2, topic | MQTT 5 properties, as on the wire | payload
 //!                    a reading: in our JSON, by a version before 3 or for a column that was not durable yet
@@ -27,6 +27,8 @@ use crate::time::SinceBoot;
 const VERSION: u8 = 2;
 /// That of readings.
 const VERSION_OF_READINGS: u8 = 3;
+/// That of messages whose rule has a rate.
+const VERSION_OF_RATED: u8 = 4;
 const OLDEST: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
 const KIND_READING: u8 = 1;
@@ -49,8 +51,17 @@ pub struct Outgoing {
     pub properties: Properties,
     /// The message, or the reading that becomes one when it is sent.
     pub payload: Payload,
-    /// The `send` rule that took it has a rate, which it has to wait for.
-    pub is_rated: bool,
+    /// The `send` rule that took it, if that has a rate, which it has to wait for.
+    pub rated: Option<RatedRule>,
+}
+
+/// A `send` rule with a rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RatedRule {
+    /// Its identifier.
+    Known(u32),
+    /// An early version did not note which one it was.
+    Unknown,
 }
 
 /// A message that the remote permanently refuses, kept for inspection.
@@ -109,7 +120,9 @@ impl Content {
         let version = bytes.try_get_u8().map_err(short)?;
         let kind = bytes.try_get_u8().map_err(short)?;
         match (version, kind) {
-            (OLDEST..=VERSION, KIND_MESSAGE) => Outgoing::decode_content(bytes).map(Self::Message),
+            (OLDEST..=VERSION | VERSION_OF_RATED, KIND_MESSAGE) => {
+                Outgoing::decode_content(bytes, version).map(Self::Message)
+            }
             (OLDEST..=VERSION, KIND_DEAD) => {
                 DeadLetter::decode_content(bytes).map(|dead| Self::Dead(Box::new(dead)))
             }
@@ -145,7 +158,7 @@ impl Outgoing {
                 qos: self.qos,
                 retain: self.retain,
                 if_session_lost: self.if_session_lost,
-                is_rated: self.is_rated,
+                rated: self.rated,
             },
         })
     }
@@ -201,12 +214,20 @@ impl Outgoing {
         let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
         let is_reading = matches!(self.payload, Payload::Reading(_));
         let kind = u8::from(is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
-        let kind = kind | u8::from(!self.enqueued.clock_set) << 6 | u8::from(self.is_rated) << 7;
+        let is_rated = self.rated.is_some();
+        let kind = kind | u8::from(!self.enqueued.clock_set) << 6 | u8::from(is_rated) << 7;
+        let rule = match self.rated {
+            Some(RatedRule::Known(rule)) => Some(rule),
+            Some(RatedRule::Unknown) | None => None,
+        };
         out.put_slice(&[
-            VERSION,
+            rule.map_or(VERSION, |_| VERSION_OF_RATED),
             KIND_MESSAGE,
             self.qos as u8 | u8::from(self.retain) << 2 | never_twice | kind,
         ]);
+        if let Some(rule) = rule {
+            out.put_u32(rule);
+        }
         out.put_i64(self.enqueued.unix_ms);
         if let Some(SinceBoot { boot, ms }) = self.enqueued.since_boot {
             out.put_u32(boot);
@@ -248,12 +269,17 @@ impl Outgoing {
             enqueued: queued,
             properties: Properties::default(),
             payload: Payload::Reading(Box::new(reading)),
-            is_rated: column.traits.is_rated,
+            rated: column.traits.rated,
         })
     }
 
-    fn decode_content(mut bytes: Bytes) -> Result<Self, EntryError> {
+    fn decode_content(mut bytes: Bytes, version: u8) -> Result<Self, EntryError> {
         let flags = bytes.try_get_u8().map_err(short)?;
+        let rated = match (version, flags & 128) {
+            (VERSION_OF_RATED, _) => Some(RatedRule::Known(bytes.try_get_u32().map_err(short)?)),
+            (_, 0) => None,
+            _ => Some(RatedRule::Unknown),
+        };
         let mut enqueued = Timestamp::at(bytes.try_get_i64().map_err(short)?);
         enqueued.clock_set &= flags & 64 == 0;
         if flags & 32 != 0 {
@@ -273,7 +299,7 @@ impl Outgoing {
         } else {
             SessionLost::Resend
         };
-        let (is_reading, is_rated) = (flags & 16 != 0, flags & 128 != 0);
+        let is_reading = flags & 16 != 0;
         Ok(Self {
             topic,
             qos,
@@ -286,7 +312,7 @@ impl Outgoing {
             } else {
                 bytes.into()
             },
-            is_rated,
+            rated,
         })
     }
 }
@@ -369,7 +395,7 @@ mod tests {
             enqueued: Timestamp::at(1_769_847_330_250),
             properties,
             payload: Bytes::from_static(b"{\"v\":1}").into(),
-            is_rated: false,
+            rated: None,
         }
     }
 
@@ -380,7 +406,7 @@ mod tests {
         first_version[0] = 1;
         assert_eq!(decode(first_version), Ok(Content::Message(sample())));
         let rated = Outgoing {
-            is_rated: true,
+            rated: Some(RatedRule::Known(7)),
             ..sample()
         };
         assert_eq!(decode(rated.encode()), Ok(Content::Message(rated.clone())));
@@ -556,7 +582,7 @@ mod tests {
             let _ = decode(dead);
             let column = Column {
                 topic: sample().topic,
-                traits: ColumnTraits { qos: QoS::AtLeastOnce, retain: true, if_session_lost: SessionLost::Drop, is_rated: false },
+                traits: ColumnTraits { qos: QoS::AtLeastOnce, retain: true, if_session_lost: SessionLost::Drop, rated: None },
             };
             let mut reading = vec![VERSION_OF_READINGS, KIND_READING, 0, 0, 0, 5];
             reading.resize(cut.max(6), value);

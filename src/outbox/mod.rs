@@ -25,7 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 pub use columns::ColumnTable;
 pub use counts::OutboxCounts;
-pub use entry::{Content, DeadLetter, EntryError, Outgoing};
+pub use entry::{Content, DeadLetter, EntryError, Outgoing, RatedRule};
 pub use selection::{Filter, Selection};
 use tokio::sync::{oneshot, watch};
 
@@ -337,7 +337,7 @@ mod tests {
             enqueued: Timestamp::at(enqueued_ms),
             properties: Properties::default(),
             payload: Bytes::new().into(),
-            is_rated: false,
+            rated: None,
         }
     }
 

@@ -81,7 +81,7 @@ mod tests {
             enqueued: Timestamp::at(enqueued_ms),
             properties: Properties::default(),
             payload: bytes::Bytes::new().into(),
-            is_rated: false,
+            rated: None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! * What a message does not have is unknown. A comparison with something unknown is neither true
 //!   nor false, `and` and `or` keep that where it matters, and a rule takes a message only if its
 //!   condition is true.
-//! * A payload is parsed once per message at most, and only if a condition asks for it.
+//! * A payload is parsed only if a condition asks for it, and once for all rules of all uplinks.
 
 mod operand;
 mod subject;
@@ -24,7 +24,8 @@ pub use subject::Subject;
 /// Names stand for the members of a JSON object, `a.b` for a member of a member; `v` is also the
 /// whole payload if that is a number, a text or a truth value. Of readings there are `v`, `q`,
 /// `reason`, `age` and `t`. `topic`, `content_type` and `user.<name>` are of the message itself.
-/// Names with other signs than letters, digits, `_` and `.` are in braces: `{flow-rate}`.
+/// Names with other characters than ASCII letters, digits, `_` and `.` are in braces:
+/// `{flow-rate}`.
 #[derive(Clone)]
 pub struct Condition {
     text: Arc<str>,
@@ -66,15 +67,14 @@ impl Condition {
         Ok(condition)
     }
 
-    /// Rejects what is never true, or true of all messages.
+    /// Rejects mistakes that parse.
     fn check(&self) -> Result<(), String> {
         let text = &self.text;
-        if let Some(word) = self
-            .names()
-            .find(|name| ["good", "stale", "bad"].contains(name))
-        {
+        let compares_quality = self.names().any(|name| name == "q");
+        let is_quality = |name: &&str| ["good", "stale", "bad"].contains(name);
+        if let Some(word) = self.names().filter(|_| compares_quality).find(is_quality) {
             return Err(format!(
-                "`{text}` compares with a name; put a text in quotes: \"{word}\""
+                "`{text}` compares with a name; put a text in quotes: \"{word}\"; a member of that name is `payload.{word}`"
             ));
         }
         if self.names().next().is_none() {
@@ -168,6 +168,7 @@ mod tests {
             ("pump.{flow-rate} == 2", true),
             ("{pump.flow-rate} == 2", true),
             ("payload.mode == \"auto\"", true),
+            ("payload.payload.mode == \"auto\"", false),
             ("known(temperature)", true),
             ("known(humidity)", false),
             ("known(n)", false),
@@ -198,6 +199,9 @@ mod tests {
             ("v > 3", "", false),
             ("v > 3", "{\"v\":4}", true),
             ("v > 3", "[4]", false),
+            ("payload.a > 3", r#"{"payload":{"a":4}}"#, true),
+            ("known(v) or known(a)", r#"{"a":true,"t":1e999}"#, false),
+            ("good > 3", r#"{"good":4}"#, true),
             ("x > 3", "{\"x\":4", false),
             ("v == \"ä\"", "ä", true),
         ] {
@@ -269,6 +273,14 @@ mod tests {
         check("v == \"open\"", &word, true);
         let list = reading(Some(Value::List(vec![Value::UInt(1)])), Quality::Good);
         check("known(v)", &list, false);
+        check("v.0 == 1", &list, true);
+        check("known(v.1)", &list, false);
+        check("known(clock)", &list, false);
+        let fresh = Reading {
+            age: Duration::ZERO,
+            ..reading(Some(Value::UInt(81)), Quality::Good)
+        };
+        check("v > 80 and age < 10", &fresh, true);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{Bucket, Routes, SendTerms, Subject};
 use crate::log::{LogLimiter, chosen};
 use crate::message::Message;
 use crate::mqtt::{Properties, QoS, TopicError, TopicName};
-use crate::outbox::{AppendError, Outbox, OutboxCounts, Outgoing, Receipt};
+use crate::outbox::{AppendError, Outbox, OutboxCounts, Outgoing, RatedRule, Receipt};
 use crate::payload::Payload;
 use crate::time::{moment, now};
 use crate::units::Rate;
@@ -67,6 +67,8 @@ pub(super) enum OfferedState {
     Done(Result<Option<Receipt>, OfferError>),
     /// A rate has no room before that moment: offer it again then. Nothing is counted.
     Later(Instant),
+    /// It is a backup that is not in use.
+    Shut,
 }
 
 /// The outbox of one uplink, with the rates of what is dropped beyond them; cheap to clone.
@@ -203,6 +205,7 @@ impl Outlet {
     ) -> Result<Option<Receipt>, OfferError> {
         match self.take_state(subject, terms).await {
             OfferedState::Done(offered) => offered,
+            OfferedState::Shut => Ok(None),
             OfferedState::Later(_) => {
                 self.note_too_fast(&subject.message().topic);
                 Ok(None)
@@ -213,7 +216,7 @@ impl Outlet {
     /// The same for a message of which only the newest state counts.
     pub(super) async fn take_state(&self, subject: &Subject<'_>, terms: SendTerms) -> OfferedState {
         if !self.is_open() {
-            return OfferedState::Done(Ok(None));
+            return OfferedState::Shut;
         }
         let lane = terms.class.lane;
         let outgoing = match self.outgoing(subject, &terms) {
@@ -281,6 +284,7 @@ impl Outlet {
         {
             return Ok(Err(until));
         }
+        let rule = terms.limit.and_then(|limit| limit.rule);
         Ok(Ok(Outgoing {
             topic,
             qos: terms.qos,
@@ -289,7 +293,7 @@ impl Outlet {
             enqueued: moment().into(),
             properties,
             payload,
-            is_rated: terms.limit.is_some(),
+            rated: rule.map(RatedRule::Known),
         }))
     }
 

@@ -53,7 +53,7 @@ pub(super) struct Paced {
     sent: HashMap<TopicName, Instant>,
     /// Topics that a rate holds back, and until when.
     held: HashMap<TopicName, Instant>,
-    /// The newest of each topic; one per line, device and uplink at most.
+    /// The newest of each topic; a few per line, device and uplink at most.
     waiting: HashMap<TopicName, WaitingState>,
 }
 
@@ -94,14 +94,8 @@ impl Paced {
         longest.map(|(_, state)| Arc::clone(&state.message))
     }
 
-    /// The message of a topic goes nowhere.
-    pub(super) fn forget(&mut self, topic: &TopicName) {
-        self.waiting.remove(topic);
-        self.held.remove(topic);
-    }
-
-    /// A message was sent; a newer one of its topic that came meanwhile waits for its turn.
-    pub(super) fn sent(&mut self, message: &Arc<Message>, now: Instant) {
+    /// A message goes nowhere; a newer one of its topic that came meanwhile waits for its turn.
+    pub(super) fn forget(&mut self, message: &Arc<Message>) {
         let topic = &message.topic;
         if let Some(state) = self.waiting.get(topic)
             && Arc::ptr_eq(&state.message, message)
@@ -109,7 +103,12 @@ impl Paced {
             self.waiting.remove(topic);
         }
         self.held.remove(topic);
-        self.sent.insert(topic.clone(), now);
+    }
+
+    /// A message was sent; a newer one of its topic that came meanwhile waits for its turn.
+    pub(super) fn sent(&mut self, message: &Arc<Message>, now: Instant) {
+        self.forget(message);
+        self.sent.insert(message.topic.clone(), now);
     }
 
     /// The message of a topic comes too fast for a rate: it waits until then.

@@ -170,6 +170,26 @@ impl Routes {
         covering.find(|rule| rule.condition.is_none()).or(first)
     }
 
+    /// Where a command of a local client may go, by which `send` rule, whatever is in it.
+    pub fn ways_of_command(&self, command: &TopicName) -> Vec<(usize, TopicName)> {
+        let mut ways = Vec::new();
+        if self.commands && self.is_command(command) {
+            return ways;
+        }
+        for (number, rule) in self.send.iter().enumerate() {
+            if !rule.covers(command, Class::default()) {
+                continue;
+            }
+            let there = rule.mapping.apply(command).and_then(Result::ok);
+            ways.extend(there.map(|there| (number, there)));
+            if rule.condition.is_none() {
+                break;
+            }
+        }
+        ways.retain(|(_, there)| !self.comes_in_as(there, command));
+        ways
+    }
+
     /// The name of a topic at the remote, and the rule that gives it.
     fn name(
         &self,
@@ -214,7 +234,7 @@ impl Routes {
     }
 
     /// The rule for messages of the gateway itself, whatever is in them, and their topic at the
-    /// remote; `None` if they do not go there for sure.
+    /// remote; `None` unless it is certain that they go there.
     pub fn for_own(
         &self,
         topic: &TopicName,
@@ -242,8 +262,8 @@ impl Routes {
             .filter_map(|(id, rule)| Some((*id, rule.rate?)))
     }
 
-    /// The identifier of the rule with a rate that has taken a message, by its topic at the remote
-    /// and its lane.
+    /// The identifier of the rule with a rate that has probably taken a message, by its topic at
+    /// the remote and its lane: for messages that were queued under other rules.
     pub fn rated_id(&self, there: &TopicName, lane: Lane) -> Option<u32> {
         self.rated(there, lane).map(|rule| self.id_of(rule))
     }
@@ -289,15 +309,22 @@ impl Routes {
             let condition = inward.condition.as_ref();
             condition.is_none_or(|condition| condition.is_true_of(&subject))
         });
-        self.inward_by(taking, topic)
+        self.inward_by(self.covering(topic), taking, topic)
     }
 
     /// How messages of the remote on a topic may be published here, whatever is in them.
     pub fn inward(&self, topic: &TopicName) -> Option<Arrival> {
-        self.inward_by(self.covering(topic), topic)
+        let covering = self.covering(topic);
+        self.inward_by(covering, covering, topic)
     }
 
-    fn inward_by(&self, covering: Option<&Inward>, topic: &TopicName) -> Option<Arrival> {
+    /// `covering` may make a command of it, whatever is in it; `taking` takes what is none.
+    fn inward_by(
+        &self,
+        covering: Option<&Inward>,
+        taking: Option<&Inward>,
+        topic: &TopicName,
+    ) -> Option<Arrival> {
         let is_plain = covering.is_some_and(|inward| inward.mapping.is_plain());
         if self.commands || (is_plain && !self.is_command(topic)) {
             let command = self.command(topic);
@@ -312,7 +339,7 @@ impl Routes {
             mapping,
             keeps_retained,
             ..
-        } = covering?;
+        } = taking?;
         let local = mapping.apply(topic)?;
         let local = local.and_then(|local| {
             if is_of_broker(local.as_str()) {

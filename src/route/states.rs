@@ -13,7 +13,7 @@ use tokio::time::sleep_until;
 
 use super::outlet::OfferedState;
 use super::paced::Paced;
-use super::{OfferError, Outlet, RouteTable, StateKind, Subject};
+use super::{OfferError, Outlet, RouteTable, SendTerms, StateKind, Subject};
 use crate::message::Message;
 use crate::time::now;
 
@@ -107,29 +107,42 @@ impl StateTask {
                     waiting.states.hold(&message.topic, until, now());
                 }
                 Some(OfferedState::Done(_)) => waiting.states.sent(&message, now()),
-                None => waiting.states.forget(&message.topic),
+                // It waits until the backup is in use again.
+                Some(OfferedState::Shut) => return Ok(()),
+                None => waiting.states.forget(&message),
             }
         }
     }
 
-    /// At the end no rate holds anything back any longer.
+    /// At the end nothing waits for a rate any longer: what exceeds it is dropped, and counted.
     async fn send_rest(&self, is_up: bool) -> Result<(), String> {
         if !self.outlet.is_open() {
             return Ok(());
         }
         let rest = self.queue.lock().states.rest(is_up);
         for message in rest {
-            self.send(&message).await?;
+            let subject = Subject::of(&message);
+            let Some(terms) = self.terms(&subject) else {
+                continue;
+            };
+            let offered = self.outlet.take(&subject, terms).await;
+            self.outlet.count_refused(&offered);
+            if let Err(closed @ OfferError::Closed) = offered {
+                return Err(closed.to_string());
+            }
         }
         Ok(())
+    }
+
+    fn terms(&self, subject: &Subject<'_>) -> Option<SendTerms> {
+        self.table.borrow().to_uplink(self.uplink, subject)
     }
 
     /// Offers a state to the outbox; `None` if no rule takes it. The receipt is not awaited: what
     /// changes later is published again.
     async fn send(&self, message: &Message) -> Result<Option<OfferedState>, String> {
         let subject = Subject::of(message);
-        let terms = self.table.borrow().to_uplink(self.uplink, &subject);
-        let Some(terms) = terms else {
+        let Some(terms) = self.terms(&subject) else {
             return Ok(None);
         };
         let offered = self.outlet.take_state(&subject, terms).await;

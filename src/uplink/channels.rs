@@ -9,7 +9,7 @@ use crate::route::{Router, Routes};
 
 /// The channels of an uplink to the rest of the gateway.
 pub struct UplinkChannels {
-    /// Takes its status to local clients and other remotes.
+    /// Takes its status to local clients, and to remotes whose rules ask for it.
     pub router: Option<Router>,
     /// Takes what the remote has for this site.
     pub inbound: Option<Inbound>,

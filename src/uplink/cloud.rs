@@ -554,7 +554,7 @@ mod tests {
             enqueued: Timestamp::from(crate::time::moment()),
             properties: Properties::default(),
             payload: payload.to_owned().into(),
-            is_rated: false,
+            rated: None,
         }
     }
 

@@ -504,7 +504,7 @@ mod tests {
             enqueued: Timestamp::at(0),
             properties: Properties::default(),
             payload: bytes::Bytes::new().into(),
-            is_rated: false,
+            rated: None,
         };
         Waiting { lane, seq, message }
     }

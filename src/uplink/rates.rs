@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::throttle::Throttle;
-use crate::outbox::Waiting;
+use crate::outbox::{RatedRule, Waiting};
 use crate::route::{Bucket, EVENLY, Routes};
 
 #[derive(Debug, Default)]
@@ -50,8 +50,13 @@ impl Rates {
 
     /// The rule whose rate a message has to wait for.
     pub(super) fn rule_of(&self, waiting: &Waiting) -> Option<u32> {
-        let message = Some(&waiting.message).filter(|message| message.is_rated)?;
-        self.routes.rated_id(&message.topic, waiting.lane)
+        match waiting.message.rated? {
+            RatedRule::Known(rule) if self.rules.contains_key(&rule) => Some(rule),
+            // The rules are others now, or an early version did not note it.
+            RatedRule::Known(_) | RatedRule::Unknown => {
+                self.routes.rated_id(&waiting.message.topic, waiting.lane)
+            }
+        }
     }
 
     /// True if no message may be sent now.

@@ -82,7 +82,7 @@ fn child_that_sends_until_it_is_killed() {
                     enqueued: Timestamp::at(unix_ms()),
                     properties: Properties::default(),
                     payload: number.to_string().into(),
-                    is_rated: false,
+                    rated: None,
                 };
                 receipts.push((number, outbox.append(lane, &message).await.unwrap()));
             }

@@ -82,12 +82,13 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
         .iter()
         .flat_map(|report| report.topics().map(move |topic| (topic, report.class)))
     {
-        let deciding = routes
-            .send
-            .iter()
-            .position(|rule| rule.covers(topic, class));
-        if let Some(first) = deciding.and_then(|number| firsts.get_mut(number)) {
-            first.get_or_insert_with(|| topic.clone());
+        for (rule, first) in routes.send.iter().zip(&mut firsts) {
+            if rule.covers(topic, class) {
+                first.get_or_insert_with(|| topic.clone());
+                if rule.condition.is_none() {
+                    break;
+                }
+            }
         }
     }
     let send = routes

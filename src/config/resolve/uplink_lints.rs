@@ -5,9 +5,8 @@ use super::rates::rates;
 use super::{Check, at, cloud, health};
 use crate::config::UplinkSetup;
 use crate::config::traffic::{MONTH, size, traffic};
-use crate::message::{Message, Origin};
 use crate::mqtt::{TopicFilter, TopicName};
-use crate::route::{Inward, Rule, SET, Subject};
+use crate::route::{Inward, Rule, SET};
 use crate::uplink::Protocol;
 use crate::uplink::cloud::Cloud;
 
@@ -183,13 +182,11 @@ impl UplinkLint<'_> {
         {
             let returns = |point: &&TopicName| {
                 let command = TopicName::new(format!("{point}{SET}")).ok()?;
-                let message = Message::new(command.clone(), "", Origin::Client);
-                let (rule, there) = uplink.routes.outward(&Subject::of(&message))?;
-                let number = uplink.routes.send.iter().position(|own| own == rule)?;
-                other
-                    .routes
-                    .comes_in_as(&there.ok()?, &command)
-                    .then_some((number, command))
+                let ways = uplink.routes.ways_of_command(&command);
+                let back = ways
+                    .iter()
+                    .find(|(_, there)| other.routes.comes_in_as(there, &command));
+                back.map(|(number, _)| (*number, command))
             };
             let Some((number, command)) = writable.iter().find_map(returns) else {
                 continue;

@@ -227,7 +227,7 @@ mod tests {
         qos: QoS::AtLeastOnce,
         retain: true,
         if_session_lost: SessionLost::Drop,
-        is_rated: false,
+        rated: None,
     };
 
     fn key(point: u32, topic: &TopicName) -> ColumnKey<'_> {

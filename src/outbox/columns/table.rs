@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::MOST;
 use crate::message::SessionLost;
 use crate::mqtt::{QoS, TopicName};
+use crate::outbox::RatedRule;
 use crate::payload::json;
 
 /// What the readings of a column have in common, beside their topic.
@@ -30,8 +31,8 @@ pub struct ColumnTraits {
     pub retain: bool,
     /// Whether they are sent again when the remote has lost the session.
     pub if_session_lost: SessionLost,
-    /// The `send` rule that took them has a rate.
-    pub is_rated: bool,
+    /// The `send` rule that took them, if that has a rate.
+    pub rated: Option<RatedRule>,
 }
 
 /// What the readings of a column have in common.
@@ -51,7 +52,8 @@ struct ColumnJson<'a> {
     retain: bool,
     never_twice: bool,
     rated: bool,
-    /// Missing in lines of early versions, like the number.
+    /// Its rule. Missing in lines of early versions, like the rest.
+    rule: Option<u32>,
     generation: Option<u32>,
     number: Option<u32>,
 }
@@ -69,7 +71,9 @@ impl ColumnJson<'_> {
                 qos: QoS::from_bits(self.qos)?,
                 retain: self.retain,
                 if_session_lost,
-                is_rated: self.rated,
+                rated: self
+                    .rated
+                    .then_some(self.rule.map_or(RatedRule::Unknown, RatedRule::Known)),
             },
         })
     }
@@ -82,7 +86,11 @@ pub(super) fn line_of(column: &Column, generation: u32, number: u32) -> String {
         qos: column.traits.qos as u8,
         retain: column.traits.retain,
         never_twice: column.traits.if_session_lost == SessionLost::Drop,
-        rated: column.traits.is_rated,
+        rated: column.traits.rated.is_some(),
+        rule: column.traits.rated.and_then(|rated| match rated {
+            RatedRule::Known(rule) => Some(rule),
+            RatedRule::Unknown => None,
+        }),
         generation: Some(generation),
         number: Some(number),
     }))

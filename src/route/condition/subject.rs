@@ -75,7 +75,10 @@ impl<'a> Subject<'a> {
                 .content_type
                 .as_deref()
                 .map_or(Operand::Unknown, text),
-            _ => self.content(name.strip_prefix("payload.").unwrap_or(name)),
+            _ => match (self.content(name), name.strip_prefix("payload.")) {
+                (Operand::Unknown, Some(member)) => self.content(member),
+                (content, _) => content,
+            },
         }
     }
 
@@ -95,13 +98,17 @@ fn text(text: &str) -> Operand {
     Operand::Text(text.into())
 }
 
-/// A payload as JSON. What is text and no JSON is that text.
+/// A payload as JSON. What is text and no JSON is that text; JSON with a fault is nothing.
 fn parse(payload: &[u8]) -> Option<Json> {
     if payload.is_empty() || payload.len() > MOST_BYTES {
         return None;
     }
-    let json = serde_json::from_slice(payload).ok();
-    json.or_else(|| Some(Json::String(std::str::from_utf8(payload).ok()?.to_owned())))
+    if let Ok(json) = serde_json::from_slice(payload) {
+        return Some(json);
+    }
+    let text = std::str::from_utf8(payload).ok()?;
+    let is_meant_as_json = text.trim_start().starts_with(['{', '[']);
+    (!is_meant_as_json).then(|| Json::String(text.to_owned()))
 }
 
 fn of_json(payload: &Json, name: &str) -> Operand {
@@ -135,17 +142,25 @@ fn operand(json: &Json) -> Operand {
     }
 }
 
-/// The same names and values as in the JSON of a reading.
+/// The names and values of the JSON of a reading; its time as it was taken.
 fn of_reading(reading: &Reading, name: &str) -> Operand {
     match name {
         "v" => reading.value.as_ref().map_or(Operand::Unknown, of_value),
         "q" => text(reading.quality.name()),
         "reason" => reading.quality.reason().map_or(Operand::Unknown, text),
-        "age" if reading.age.is_zero() => Operand::Unknown,
         "age" => Operand::Number(reading.age.as_secs_f64()),
         "t" => text(&rfc3339(reading.time.unix_ms)),
-        _ => Operand::Unknown,
+        "clock" if !reading.time.clock_set => text("unset"),
+        _ => list_item(reading, name).map_or(Operand::Unknown, of_value),
     }
+}
+
+/// A value of a list: `v.0`.
+fn list_item<'r>(reading: &'r Reading, name: &str) -> Option<&'r Value> {
+    let Some(Value::List(list)) = &reading.value else {
+        return None;
+    };
+    list.get(name.strip_prefix("v.")?.parse::<usize>().ok()?)
 }
 
 fn of_value(value: &Value) -> Operand {

@@ -113,9 +113,9 @@ fn operator(rest: &str, text: &str, out: &mut String) -> Result<usize, String> {
                 '=' => "; write `==`",
                 '&' => "; write `and`",
                 '|' => "; write `or`",
-                _ => "; put a name with other signs in braces and a text in quotes",
+                _ => "; put a name with other characters in braces and a text in quotes",
             };
-            Err(format!("`{text}` has a `{sign}` where none can be{remedy}"))
+            Err(format!("`{text}` has an unexpected `{sign}`{remedy}"))
         }
     }
 }

@@ -136,7 +136,7 @@ impl RemoteConnection<'_> {
             enqueued: Timestamp::from(moment()),
             properties: Properties::default(),
             payload: state.into(),
-            is_rated: false,
+            rated: None,
         };
         let packet_id = Some(STATE_ID).filter(|_| qos != QoS::AtMostOnce);
         if !self.link.feed(Command::State { packet_id, message })? {

@@ -24,7 +24,7 @@ fn waiting(seq: u64, qos: QoS) -> Waiting {
         enqueued: Timestamp::at(0),
         properties: Properties::default(),
         payload: bytes::Bytes::new().into(),
-        is_rated: false,
+        rated: None,
     };
     Waiting {
         lane: Lane::Live,

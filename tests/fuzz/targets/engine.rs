@@ -1,18 +1,18 @@
-//! Several clients whose bytes are chosen by the fuzzer, with drops, time, a tap, a slow disk,
+//! Several clients whose bytes are chosen by the fuzzer, with drops, time, an uplink, a slow disk,
 //! checkpoints and crashes in between: no panic, what was written can be read again, and an honest
 //! client is still served at the end.
 #![no_main]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use wellhead::broker::access::Access;
-use wellhead::broker::engine::{BrokerLimits, Engine, Input, Lsn, Output, Peer, Restore, Setup, Tap, TapAnswer};
-use wellhead::message::Origin;
+use wellhead::broker::engine::{BrokerLimits, Engine, ForwardAnswer, Input, Lsn, Output, Peer, Restore, Setup};
 use wellhead::mqtt::{Decoder, Progress, TopicFilter};
+use wellhead::route::{RouteTable, Routes, Rule};
 
 const HONEST: u64 = 1000;
 const UNIX_MS: i64 = 1_800_000_000_000;
@@ -115,9 +115,9 @@ impl Stage {
             2 => {
                 if let Some(ticket) = self.tickets.pop_front() {
                     let answer = match length % 3 {
-                        0 => TapAnswer::Stored,
-                        1 => TapAnswer::Full,
-                        _ => TapAnswer::BadTopic,
+                        0 => ForwardAnswer::Stored,
+                        1 => ForwardAnswer::Full,
+                        _ => ForwardAnswer::BadTopic,
                     };
                     self.input(Input::Stored { ticket, answer });
                 }
@@ -151,8 +151,10 @@ fuzz_target!(|data: &[u8]| {
         output_bytes: 100,
         ..BrokerLimits::default()
     };
-    let tap = Tap { filters: vec![TopicFilter::new("a/#").expect("a filter")], not_from: Origin::Own };
-    let setup = Setup { limits, taps: vec![tap], access: Arc::new(Access::open()), is_durable: true, ..Setup::default() };
+    let send = vec![Rule::keep(TopicFilter::new("a/#").expect("a filter"))];
+    let uplink = Routes::new(send, Vec::new(), false, Arc::default());
+    let routes = Arc::new(RouteTable::new(vec![Arc::new(uplink)], HashSet::new()));
+    let setup = Setup { limits, routes, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() };
     let now = Instant::now();
     let mut stage = Stage {
         engine: Engine::new(setup.clone(), now, UNIX_MS),
