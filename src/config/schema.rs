@@ -184,11 +184,14 @@ looks! {
         "examples": ["P{address}\\r\\n", { "hex": "05 {checksum}" }]
     };
     SimulatedReply: "SimulatedReply" = {
-        "description": "What a simulator answers to a command, as text or bytes; or the answer as `say`, and as `zero` the points that show 0 from then on, and later what they differ from their present value.",
+        "description": "What a simulator answers to a command, and which points it sets to zero.",
         "anyOf": [
             { "type": "string" },
             { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } },
-            { "type": "object", "additionalProperties": false, "properties": { "say": { "type": ["string", "object"] }, "zero": { "type": "array", "items": { "type": "string" } } } }
+            { "type": "object", "additionalProperties": false, "properties": {
+                "say": { "description": "The answer. Default nothing.", "type": ["string", "object"] },
+                "zero": { "description": "Points that show 0 from then on, and what they differ from their present value later. Default none.", "type": "array", "items": { "type": "string" } }
+            } }
         ],
         "examples": ["OK\\r\\n", { "say": "T\\r\\n", "zero": ["weight"] }]
     };

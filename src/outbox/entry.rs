@@ -15,6 +15,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
+use super::RatedRule;
 use super::columns::{ColumnKey, ColumnPlace, ColumnTable, ColumnTraits};
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::{Place, Properties, QoS, TopicName, decode_properties, encode_properties};
@@ -53,15 +54,6 @@ pub struct Outgoing {
     pub payload: Payload,
     /// The `send` rule that took it, if that has a rate, which it has to wait for.
     pub rated: Option<RatedRule>,
-}
-
-/// A `send` rule with a rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RatedRule {
-    /// Its identifier.
-    Known(u32),
-    /// An early version did not note which one it was.
-    Unknown,
 }
 
 /// A message that the remote permanently refuses, kept for inspection.
@@ -216,10 +208,7 @@ impl Outgoing {
         let kind = u8::from(is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
         let is_rated = self.rated.is_some();
         let kind = kind | u8::from(!self.enqueued.clock_set) << 6 | u8::from(is_rated) << 7;
-        let rule = match self.rated {
-            Some(RatedRule::Known(rule)) => Some(rule),
-            Some(RatedRule::Unknown) | None => None,
-        };
+        let rule = self.rated.and_then(RatedRule::id);
         out.put_slice(&[
             rule.map_or(VERSION, |_| VERSION_OF_RATED),
             KIND_MESSAGE,
@@ -410,10 +399,18 @@ mod tests {
             ..sample()
         };
         assert_eq!(decode(rated.encode()), Ok(Content::Message(rated.clone())));
-        // A version that does not know of rates reads it all the same.
-        let mut without = rated.encode().to_vec();
-        without[2] &= 0x7F;
-        assert_eq!(without, sample().encode());
+        // A version before this one noted only that its rule has a rate.
+        let mut before = sample().encode().to_vec();
+        before[2] |= 128;
+        let unknown = Outgoing {
+            rated: Some(RatedRule::Unknown),
+            ..sample()
+        };
+        assert_eq!(
+            decode(before.clone()),
+            Ok(Content::Message(unknown.clone()))
+        );
+        assert_eq!(unknown.encode(), before);
         let dead = DeadLetter {
             buried: Timestamp::at(5),
             lane: Lane::Backlog,
@@ -554,7 +551,7 @@ mod tests {
     #[test]
     fn a_later_version_is_refused_not_misread() {
         let mut bytes = sample().encode().to_vec();
-        for (version, kind) in [(3, 0), (4, 0), (4, 1), (2, 1), (3, 2), (2, 3)] {
+        for (version, kind) in [(3, 0), (5, 0), (4, 1), (2, 1), (3, 2), (4, 2), (2, 3)] {
             bytes[..2].copy_from_slice(&[version, kind]);
             assert_eq!(
                 decode(bytes.clone()).unwrap_err(),

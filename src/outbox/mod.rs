@@ -15,6 +15,7 @@
 mod columns;
 mod counts;
 mod entry;
+mod rated;
 mod selection;
 
 use std::fmt::Display;
@@ -25,7 +26,8 @@ use std::time::Duration;
 use bytes::Bytes;
 pub use columns::ColumnTable;
 pub use counts::OutboxCounts;
-pub use entry::{Content, DeadLetter, EntryError, Outgoing, RatedRule};
+pub use entry::{Content, DeadLetter, EntryError, Outgoing};
+pub use rated::RatedRule;
 pub use selection::{Filter, Selection};
 use tokio::sync::{oneshot, watch};
 

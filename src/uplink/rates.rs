@@ -114,8 +114,11 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::TopicFilter;
-    use crate::route::Rule;
+    use crate::message::{Lane, SessionLost};
+    use crate::mqtt::{Properties, QoS, TopicFilter, TopicName};
+    use crate::outbox::Outgoing;
+    use crate::reading::Timestamp;
+    use crate::route::{Condition, Rule};
 
     fn routes(rate_of_rule: &str, rate: &str) -> Arc<Routes> {
         let rule = Rule {
@@ -125,6 +128,45 @@ mod tests {
         let mut routes = Routes::new(vec![rule], Vec::new(), false, Arc::default());
         routes.rate = rate.parse().ok();
         Arc::new(routes)
+    }
+
+    #[test]
+    fn a_message_waits_for_the_rate_of_the_rule_that_took_it_and_not_of_one_alike() {
+        let rule = |condition: &str, rate: &str| Rule {
+            condition: Condition::new(condition).ok(),
+            rate: rate.parse().ok(),
+            ..Rule::keep(TopicFilter::new("a/#").unwrap())
+        };
+        let send = vec![rule("v > 80", "1/h"), rule("v <= 80", "100/s")];
+        let routes = Routes::new(send, Vec::new(), false, Arc::default());
+        let ids: Vec<u32> = routes.send.iter().map(Rule::id).collect();
+        let mut rates = Rates::default();
+        rates.follow(&Arc::new(routes));
+        let rule_of = |rated| {
+            let message = Outgoing {
+                topic: TopicName::new("a/x").unwrap(),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                if_session_lost: SessionLost::Resend,
+                enqueued: Timestamp::at(0),
+                properties: Properties::default(),
+                payload: bytes::Bytes::new().into(),
+                rated,
+            };
+            let lane = Lane::Live;
+            rates.rule_of(&Waiting {
+                lane,
+                seq: 1,
+                message,
+            })
+        };
+        assert_eq!(rule_of(None), None);
+        for id in &ids {
+            assert_eq!(rule_of(Some(RatedRule::Known(*id))), Some(*id));
+        }
+        // Of a rule that is gone, and of an early version: the first that could have taken it.
+        assert_eq!(rule_of(Some(RatedRule::Known(7))), Some(ids[0]));
+        assert_eq!(rule_of(Some(RatedRule::Unknown)), Some(ids[0]));
     }
 
     #[test]

@@ -87,10 +87,7 @@ pub(super) fn line_of(column: &Column, generation: u32, number: u32) -> String {
         retain: column.traits.retain,
         never_twice: column.traits.if_session_lost == SessionLost::Drop,
         rated: column.traits.rated.is_some(),
-        rule: column.traits.rated.and_then(|rated| match rated {
-            RatedRule::Known(rule) => Some(rule),
-            RatedRule::Unknown => None,
-        }),
+        rule: column.traits.rated.and_then(RatedRule::id),
         generation: Some(generation),
         number: Some(number),
     }))
