@@ -177,7 +177,7 @@ async fn uplink(folder: &Path, port: u16) -> Outbox {
         settings,
         outbox.clone(),
         UplinkChannels {
-            router: None,
+            status: None,
             inbound: None,
             is_up,
             routes: tokio::sync::watch::channel(Arc::default()).1,

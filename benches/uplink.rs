@@ -143,7 +143,7 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
             config.uplinks[0].settings.clone(),
             outbox.clone(),
             UplinkChannels {
-                router: None,
+                status: None,
                 inbound: None,
                 is_up,
                 routes: tokio::sync::watch::channel(std::sync::Arc::default()).1,

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::field::counts::LineCounts;
 use crate::report::ReportCounts;
-use crate::route::Router;
+use crate::route::StateSender;
 use crate::status::sys_topics::SysTopics;
 
 /// How often they are published.
@@ -23,7 +23,7 @@ pub(super) struct PublishedCounts {
 impl PublishedCounts {
     /// Publishes them until it is dropped, or the lines are gone. What a busy broker does not take
     /// comes the next time.
-    pub(super) async fn publish(mut self, router: Router) -> Result<(), String> {
+    pub(super) async fn publish(mut self, states: StateSender) -> Result<(), String> {
         let mut due = tokio::time::interval(EVERY);
         let mut topics = SysTopics::default();
         loop {
@@ -34,7 +34,7 @@ impl PublishedCounts {
                 },
             }
             let lines = self.lines.borrow_and_update();
-            topics.publish(&self.report, &lines, |message| router.status(message));
+            topics.publish(&self.report, &lines, |message| states.status(message));
         }
     }
 }

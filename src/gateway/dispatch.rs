@@ -10,7 +10,7 @@ use crate::config::HealthMessages;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
 use crate::payload::json;
-use crate::route::{LocalView, Router, StateKind};
+use crate::route::{RoutePublisher, StateKind};
 use crate::time::now;
 
 /// Publishes what is due.
@@ -18,18 +18,15 @@ use crate::time::now;
 pub(super) struct Dispatch {
     settings: HealthMessages,
     bulletin: Bulletin,
-    /// Local clients; `None` without a broker.
-    view: Option<LocalView>,
-    router: Router,
+    publisher: RoutePublisher,
 }
 
 impl Dispatch {
-    pub(super) fn new(settings: HealthMessages, router: Router) -> Self {
+    pub(super) fn new(settings: HealthMessages, publisher: RoutePublisher) -> Self {
         Self {
             bulletin: Bulletin::new(settings.every, now()),
             settings,
-            view: router.local_view(),
-            router,
+            publisher,
         }
     }
 
@@ -49,9 +46,7 @@ impl Dispatch {
         for fact in facts {
             self.send_one(&fact);
         }
-        if let Some(view) = &mut self.view {
-            view.catch_up();
-        }
+        self.publisher.catch_up();
     }
 
     fn send_one(&mut self, fact: &Fact) {
@@ -64,9 +59,6 @@ impl Dispatch {
             .retained()
             .with_qos(self.settings.qos)
             .in_class(self.settings.class);
-        if let Some(view) = &mut self.view {
-            view.show(message.clone().into());
-        }
         let kind = match fact.said {
             Some(HealthValue::Losses(_)) => StateKind::Losses,
             _ => StateKind::Health,
@@ -75,6 +67,6 @@ impl Dispatch {
             Origin::Uplink(index) => Some(index),
             _ => None,
         };
-        self.router.state(message, kind, except);
+        self.publisher.publish_state(message, kind, except);
     }
 }

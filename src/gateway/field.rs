@@ -74,7 +74,7 @@ impl FieldChannels {
     fn report_counts(&self, supervision: &mut Supervision) -> Arc<ReportCounts> {
         let report = Arc::default();
         supervision.metrics.register(&report);
-        if self.router.has_local_clients() {
+        if self.router.states().has_local_clients() {
             let counts = PublishedCounts {
                 report: Arc::clone(&report),
                 lines: self.counts.subscribe(),
@@ -83,7 +83,7 @@ impl FieldChannels {
             tasks.start_until(
                 stop,
                 TaskKind::Counters,
-                counts.publish(self.router.clone()),
+                counts.publish(self.router.states()),
             );
         }
         report
@@ -92,7 +92,7 @@ impl FieldChannels {
     /// Publishes messages about the health of the gateway, if they are wanted.
     fn dispatch(&self, config: &config::Gateway) -> Option<Dispatch> {
         let settings = config.health.clone()?;
-        Some(Dispatch::new(settings, self.router.clone()))
+        Some(Dispatch::new(settings, self.router.publisher()))
     }
 }
 

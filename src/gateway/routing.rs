@@ -11,7 +11,7 @@ use super::uplinks::UplinkParts;
 use super::write_topics::command_topics;
 use crate::config;
 use crate::message::GatewayMessage;
-use crate::route::{RouteTable, RoutedUplink, Router, StatesEnd};
+use crate::route::{RouteTable, RoutedUplink, Router, StateSender};
 
 /// Who gets a message, by a configuration.
 pub(super) fn route_table(config: &config::Gateway) -> Arc<RouteTable> {
@@ -23,7 +23,7 @@ pub(super) fn route_table(config: &config::Gateway) -> Arc<RouteTable> {
 /// The rules that are in use, and the end of the tasks that send states.
 pub(super) struct Routing {
     table: watch::Sender<Arc<RouteTable>>,
-    states: StatesEnd,
+    states: StateSender,
 }
 
 impl Routing {
@@ -47,7 +47,7 @@ impl Routing {
                 .tasks
                 .start_until(stops.hurry.clone(), id, task.run());
         }
-        let states = router.states_end();
+        let states = router.states();
         (Self { table, states }, router)
     }
 

@@ -126,7 +126,7 @@ impl UplinkParts {
             health, metrics, ..
         } = supervision;
         let ends = UplinkChannels {
-            router: Some(context.router.clone()),
+            status: Some(context.router.states()),
             inbound: context.local.map(|local| local.inbound.clone()),
             is_up: self.is_up.clone(),
             routes: self.routes.subscribe(),

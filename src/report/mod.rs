@@ -23,7 +23,7 @@ use crate::message::{Class, GatewayMessage, Message, Origin};
 use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::{QoS, TopicName};
 use crate::reading::{Event, Reading, Timestamp};
-use crate::route::{LocalView, Router};
+use crate::route::{RoutePublisher, Router};
 use crate::time::{moment, now};
 use aggregate::Show;
 use deadband::ReportRule;
@@ -158,7 +158,7 @@ pub struct Report {
 /// The state of the task while it runs.
 struct State {
     points: Vec<PointState>,
-    view: Option<LocalView>,
+    publisher: RoutePublisher,
     /// The time of the last tick.
     clock: Timestamp,
 }
@@ -168,7 +168,7 @@ impl Report {
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let mut state = State {
             points: self.scope.points.iter().map(PointState::new).collect(),
-            view: self.router.local_view(),
+            publisher: self.router.publisher(),
             clock: moment().into(),
         };
         let mut tick = tokio::time::interval(TICK);
@@ -304,9 +304,7 @@ impl Report {
             own.tick(point, now, messages);
         }
         self.count_reported(messages.len() - before);
-        if let Some(view) = &mut state.view {
-            view.catch_up();
-        }
+        state.publisher.catch_up();
     }
 
     fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<GatewayMessage>) {
@@ -326,14 +324,11 @@ impl Report {
     }
 
     async fn send(&self, message: GatewayMessage, state: &mut State) -> Result<(), String> {
-        if let Some(view) = &mut state.view {
-            self.counts
-                .delayed
-                .add(u64::from(view.show(message.clone())));
-        }
-        let sent = self.heartbeat.through(self.router.send(&message)).await;
-        let refused = sent.map_err(|closed| closed.to_string())?;
-        self.counts.refused.add(refused);
+        let published = state.publisher.publish(&message);
+        let published = self.heartbeat.through(published).await;
+        let receipt = published.map_err(|closed| closed.to_string())?;
+        self.counts.delayed.add(u64::from(receipt.is_delayed));
+        self.counts.refused.add(receipt.refused);
         Ok(())
     }
 }
@@ -381,7 +376,7 @@ mod tests {
         };
         let mut state = State {
             points: scope.points.iter().map(PointState::new).collect(),
-            view: None,
+            publisher: report.router.publisher(),
             clock: moment().into(),
         };
         let update = Update {

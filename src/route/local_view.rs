@@ -10,7 +10,7 @@ use crate::mqtt::TopicName;
 
 /// See the module.
 #[derive(Debug)]
-pub struct LocalView {
+pub(super) struct LocalView {
     live: mpsc::Sender<GatewayMessage>,
     /// The newest message of each topic that the broker had no room for; one per topic at most.
     unshown: HashMap<TopicName, GatewayMessage>,
@@ -25,7 +25,7 @@ impl LocalView {
     }
 
     /// Publishes a message, after those that had to wait. True if it has to wait itself.
-    pub fn show(&mut self, message: GatewayMessage) -> bool {
+    pub(super) fn show(&mut self, message: GatewayMessage) -> bool {
         self.catch_up();
         if self.unshown.is_empty() {
             match self.live.try_send(message) {
@@ -42,7 +42,7 @@ impl LocalView {
 
     /// Publishes messages that had to wait, as far as there is room: retained values must not stay
     /// wrong.
-    pub fn catch_up(&mut self) {
+    pub(super) fn catch_up(&mut self) {
         while let Some(topic) = self.unshown.keys().next().cloned() {
             let Ok(place) = self.live.try_reserve() else {
                 return;

@@ -26,14 +26,14 @@ use tokio::sync::{mpsc, watch};
 
 pub use bucket::{Bucket, EVENLY};
 pub use condition::{Condition, Subject};
-pub use local_view::LocalView;
 pub use outlet::{OfferError, Outlet};
 pub use paced::StateKind;
 pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
 pub use rule::Rule;
-pub use states::StateTask;
+pub use states::{StateSender, StateTask};
 pub use table::{DESTINATION_BITS, Destination, MOST_UPLINKS, RouteTable, RouteTarget, SendTerms};
 
+use local_view::LocalView;
 use paced::Paced;
 use states::StateQueue;
 
@@ -57,14 +57,22 @@ pub struct Router {
     /// Replaced when the configuration is reloaded.
     table: watch::Receiver<Arc<RouteTable>>,
     outlets: Arc<[Outlet]>,
-    states: Arc<[StateQueue]>,
-    /// Local clients; `None` without a broker.
-    live: Option<mpsc::Sender<GatewayMessage>>,
+    states: StateSender,
+}
+
+/// What became of a message of the gateway itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouteReceipt {
+    /// Local clients get it later, or a newer one of its topic in its place: the broker is busy.
+    pub is_delayed: bool,
+    /// Outboxes that had no room for it.
+    pub refused: u64,
 }
 
 impl Router {
-    /// Of these uplinks, in the order of the table. `status_every` is the least time between two
-    /// messages of a topic below `$SYS` to a remote. The tasks are to be run, one for each uplink.
+    /// Of these uplinks, in the order of the table. `live` takes messages to local clients; `None`
+    /// without a broker. `status_every` is the least time between two messages of a topic below
+    /// `$SYS` to a remote. The tasks are to be run, one for each uplink.
     pub fn new(
         uplinks: Vec<RoutedUplink>,
         table: watch::Receiver<Arc<RouteTable>>,
@@ -79,11 +87,11 @@ impl Router {
             is_up: uplink.is_up.clone(),
         };
         let tasks: Vec<StateTask> = uplinks.iter().enumerate().map(task).collect();
+        let queues = tasks.iter().map(|task| task.queue.clone()).collect();
         let router = Self {
             outlets: uplinks.into_iter().map(|uplink| uplink.outlet).collect(),
-            states: tasks.iter().map(|task| task.queue.clone()).collect(),
+            states: StateSender { live, queues },
             table,
-            live,
         };
         (router, tasks)
     }
@@ -94,23 +102,35 @@ impl Router {
         Self::new(Vec::new(), table, Some(live), Duration::ZERO).0
     }
 
-    /// The view of local clients for one publisher; `None` without a broker.
-    pub fn local_view(&self) -> Option<LocalView> {
-        self.live.clone().map(LocalView::new)
-    }
-
-    /// Publishes a message for local clients; waits while the broker is busy.
-    pub async fn show(&self, message: GatewayMessage) {
-        if let Some(live) = &self.live {
-            // A broker that has ended has no clients.
-            let _ = live.send(message).await;
+    /// For one publisher whose messages replace each other.
+    pub fn publisher(&self) -> RoutePublisher {
+        RoutePublisher {
+            view: self.states.live.clone().map(LocalView::new),
+            router: self.clone(),
         }
     }
 
-    /// Puts a message into every outbox whose rules take it; waits while too many bytes wait for
-    /// the disk. Returns how many had no room for it; the error is that of an outbox that closed
-    /// too early.
-    pub async fn send(&self, message: &GatewayMessage) -> Result<u64, OfferError> {
+    /// The way of states, which keeps no outbox open.
+    pub fn states(&self) -> StateSender {
+        self.states.clone()
+    }
+
+    /// Publishes a message, each of which counts; waits while the broker is busy, and while too
+    /// many bytes wait for the disk. The error is that of an outbox that closed too early.
+    pub async fn publish(&self, message: &GatewayMessage) -> Result<RouteReceipt, OfferError> {
+        if let Some(live) = &self.states.live {
+            // A broker that has ended has no clients.
+            let _ = live.send(message.clone()).await;
+        }
+        let refused = self.send(message).await?;
+        Ok(RouteReceipt {
+            is_delayed: false,
+            refused,
+        })
+    }
+
+    /// Puts a message into every outbox whose rules take it; returns how many had no room.
+    async fn send(&self, message: &GatewayMessage) -> Result<u64, OfferError> {
         let subject = Subject::of_gateway(message);
         let mut refused = 0;
         for (index, outlet) in self.outlets.iter().enumerate() {
@@ -127,49 +147,42 @@ impl Router {
         }
         Ok(refused)
     }
-
-    /// Publishes a topic below `$SYS` for local clients, and for the remotes whose rules take it.
-    /// False if the broker is busy: it is to be published again.
-    pub fn status(&self, message: Message) -> bool {
-        let Some(live) = &self.live else {
-            return true;
-        };
-        let is_shown = live.try_send(message.clone().into()).is_ok();
-        if is_shown {
-            self.state(message, StateKind::Status, None);
-        }
-        is_shown
-    }
-
-    /// Hands a state to the remotes whose rules take it, but not to the one of the uplink
-    /// `except`; it waits where it cannot go at once.
-    pub fn state(&self, message: Message, kind: StateKind, except: Option<usize>) {
-        let message = Arc::new(message);
-        for (index, queue) in self.states.iter().enumerate() {
-            if Some(index) != except {
-                queue.put(Arc::clone(&message), kind);
-            }
-        }
-    }
-
-    /// True if there are local clients.
-    pub fn has_local_clients(&self) -> bool {
-        self.live.is_some()
-    }
-
-    /// Ends the tasks of states; it keeps no outbox open.
-    pub fn states_end(&self) -> StatesEnd {
-        StatesEnd(Arc::clone(&self.states))
-    }
 }
 
-/// See [`Router::states_end`].
+/// A publisher whose messages replace each other by topic, so that a busy broker holds up nothing.
 #[derive(Debug)]
-pub struct StatesEnd(Arc<[StateQueue]>);
+pub struct RoutePublisher {
+    router: Router,
+    /// `None` without a broker.
+    view: Option<LocalView>,
+}
 
-impl StatesEnd {
-    /// No state comes any more: the tasks of states end when they have sent the rest.
-    pub fn end(&self) {
-        self.0.iter().for_each(StateQueue::end);
+impl RoutePublisher {
+    /// Publishes a message; waits while too many bytes wait for the disk. The error is that of an
+    /// outbox that closed too early.
+    pub async fn publish(&mut self, message: &GatewayMessage) -> Result<RouteReceipt, OfferError> {
+        let view = self.view.as_mut();
+        let is_delayed = view.is_some_and(|view| view.show(message.clone()));
+        let refused = self.router.send(message).await?;
+        Ok(RouteReceipt {
+            is_delayed,
+            refused,
+        })
+    }
+
+    /// Publishes a state; it waits where it cannot go at once. The remote of the uplink `except`
+    /// does not get it.
+    pub fn publish_state(&mut self, message: Message, kind: StateKind, except: Option<usize>) {
+        if let Some(view) = &mut self.view {
+            view.show(message.clone().into());
+        }
+        self.router.states.put(message, kind, except);
+    }
+
+    /// Publishes what had to wait for local clients, as far as there is room.
+    pub fn catch_up(&mut self) {
+        if let Some(view) = &mut self.view {
+            view.catch_up();
+        }
     }
 }

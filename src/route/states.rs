@@ -8,13 +8,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
 use super::outlet::OfferedState;
 use super::paced::Paced;
 use super::{OfferError, Outlet, RouteTable, SendTerms, StateKind, Subject};
-use crate::message::Message;
+use crate::message::{GatewayMessage, Message};
 use crate::time::now;
 
 #[derive(Debug)]
@@ -59,6 +59,49 @@ impl StateQueue {
     }
 }
 
+/// The way of states to local clients and remotes; cheap to clone, and keeps no outbox open.
+#[derive(Debug, Clone)]
+pub struct StateSender {
+    /// Local clients; `None` without a broker.
+    pub(super) live: Option<mpsc::Sender<GatewayMessage>>,
+    pub(super) queues: Arc<[StateQueue]>,
+}
+
+impl StateSender {
+    /// True if there are local clients.
+    pub fn has_local_clients(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Publishes a topic below `$SYS` for local clients, and for the remotes whose rules take it.
+    /// False if the broker is busy: it is to be published again.
+    pub fn status(&self, message: Message) -> bool {
+        let Some(live) = &self.live else {
+            return true;
+        };
+        let is_shown = live.try_send(message.clone().into()).is_ok();
+        if is_shown {
+            self.put(message, StateKind::Status, None);
+        }
+        is_shown
+    }
+
+    /// Hands a state to the remotes whose rules take it, but not to that of the uplink `except`.
+    pub(super) fn put(&self, message: Message, kind: StateKind, except: Option<usize>) {
+        let message = Arc::new(message);
+        for (index, queue) in self.queues.iter().enumerate() {
+            if Some(index) != except {
+                queue.put(Arc::clone(&message), kind);
+            }
+        }
+    }
+
+    /// No state comes any more: the tasks end when they have sent the rest.
+    pub fn end(&self) {
+        self.queues.iter().for_each(StateQueue::end);
+    }
+}
+
 /// The way of states into one outbox.
 #[derive(Debug)]
 pub struct StateTask {
@@ -72,7 +115,7 @@ pub struct StateTask {
 }
 
 impl StateTask {
-    /// Runs until [`super::StatesEnd::end`]; the error is that of an outbox that closed too
+    /// Runs until [`StateSender::end`]; the error is that of an outbox that closed too
     /// early.
     pub async fn run(mut self) -> Result<(), String> {
         loop {
@@ -217,7 +260,7 @@ mod tests {
         fn publish(&self, topic: &str, qos: QoS, kind: StateKind) {
             let topic = TopicName::new(topic.to_owned()).unwrap();
             let message = Message::new(topic, "1", Origin::Field).with_qos(qos);
-            self.router.state(message, kind, None);
+            self.router.states().put(message, kind, None);
         }
 
         async fn stored(&self) -> usize {
@@ -273,7 +316,7 @@ mod tests {
         stage.is_up.send_replace(false);
         stage.publish("x/gateway/line/bus", QoS::AtLeastOnce, StateKind::Health);
         stage.publish(LOSSES, QoS::AtLeastOnce, StateKind::Losses);
-        stage.router.states_end().end();
+        stage.router.states().end();
         stage.wait_for(3).await;
     }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::Inbound;
-use crate::route::{Router, Routes};
+use crate::route::{Routes, StateSender};
 
 /// The channels of an uplink to the rest of the gateway.
 pub struct UplinkChannels {
     /// Takes its status to local clients, and to remotes whose rules ask for it.
-    pub router: Option<Router>,
+    pub status: Option<StateSender>,
     /// Takes what the remote has for this site.
     pub inbound: Option<Inbound>,
     /// Tells others whether it is up.

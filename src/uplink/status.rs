@@ -17,7 +17,7 @@ use crate::metrics::{Counter, Labels, Metric, MetricSet, MetricSource};
 use crate::mqtt::TopicName;
 use crate::outbox::{Gap, LANES, Outbox, QUEUES};
 use crate::payload::json;
-use crate::route::Router;
+use crate::route::StateSender;
 use crate::time::{now, rfc3339, unix_ms};
 
 /// Gaps that are published together.
@@ -153,7 +153,7 @@ pub struct ToldGap {
 /// The status topics of one uplink.
 pub(super) struct StatusTopics {
     name: String,
-    router: Option<Router>,
+    sender: Option<StateSender>,
     outbox: Outbox,
     /// Not told yet.
     gaps: VecDeque<(usize, Gap)>,
@@ -184,11 +184,11 @@ const EVERY: Duration = Duration::from_secs(10);
 
 impl StatusTopics {
     pub(super) fn new(name: String, ends: &UplinkChannels, outbox: Outbox) -> Self {
-        let (router, is_up) = (ends.router.clone(), ends.is_up.clone());
+        let (sender, is_up) = (ends.status.clone(), ends.is_up.clone());
         let counters = Arc::new(LinkCounters::new(&name, is_up.subscribe()));
         Self {
             name,
-            router,
+            sender,
             outbox,
             gaps: VecDeque::new(),
             recent_gaps: watch::Sender::new(Vec::new()),
@@ -522,10 +522,10 @@ impl StatusTopics {
 
     /// False if the broker is busy; it shows the next status instead.
     fn publish(&self, topic: &str, text: String) -> bool {
-        let (Some(router), Ok(topic)) = (&self.router, TopicName::new(topic.to_owned())) else {
+        let (Some(sender), Ok(topic)) = (&self.sender, TopicName::new(topic.to_owned())) else {
             return true;
         };
-        router.status(Message::new(topic, text, Origin::Own).retained())
+        sender.status(Message::new(topic, text, Origin::Own).retained())
     }
 }
 

@@ -721,7 +721,7 @@ fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
         let (switch, stop) = stop_token();
         let (is_up, mut up) = tokio::sync::watch::channel(false);
         let ends = UplinkChannels {
-            router: None,
+            status: None,
             inbound: None,
             is_up,
             routes: tokio::sync::watch::channel(Arc::default()).1,

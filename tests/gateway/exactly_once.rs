@@ -48,7 +48,7 @@ fn child_that_sends_until_it_is_killed() {
         let (outbox, _closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (_switch, stop) = stop_token();
         let ends = UplinkChannels {
-            router: None,
+            status: None,
             inbound: None,
             is_up: tokio::sync::watch::channel(false).0,
             routes: tokio::sync::watch::channel(std::sync::Arc::default()).1,

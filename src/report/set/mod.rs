@@ -31,7 +31,7 @@ use result::{WriteResult, WriteStatus};
 use crate::field::Device;
 use crate::field::write::{Order, Written};
 use crate::log::chosen;
-use crate::message::{GatewayMessage, Message, Origin};
+use crate::message::{Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::reading::PointId;
 use crate::route::Router;
@@ -247,10 +247,8 @@ impl WriteService {
         }
         // The broker's queue is the only one here that may be full for a moment; a result is worth
         // the wait.
-        let message = GatewayMessage::from(message);
-        self.router.show(message.clone()).await;
-        let sent = self.router.send(&message).await;
-        sent.map(drop).map_err(|closed| closed.to_string())
+        let published = self.router.publish(&message.into()).await;
+        published.map(drop).map_err(|closed| closed.to_string())
     }
 }
 
