@@ -14,6 +14,7 @@
 //! crash                                 kill -9, and a start from what was durable (on the engine only)
 //! checkpoint                            the state is written anew and everything older forgotten (on the engine only)
 //! a paused / a reading                  the broker reads nothing more of a, or reads on (seen on the engine only)
+//! nothing forwarded                     nothing waits for the outbox (on the engine only)
 //! stored / refused / bad-topic          the outbox has stored its oldest message, has no room for it, or can never take its topic
 //! ```
 
@@ -485,6 +486,12 @@ impl Bench {
                 self.ids.clear();
             }
             ["checkpoint"] => self.stage.checkpoint(),
+            ["nothing", "forwarded"] => assert!(
+                self.stage.forwarded.is_empty(),
+                "{}: {:?}",
+                step.place,
+                self.stage.forwarded
+            ),
             [answer @ ("stored" | "refused" | "bad-topic")] => {
                 let ticket = self
                     .stage
@@ -807,7 +814,14 @@ fn every_script_holds_on_the_engine() {
 }
 
 /// What only the engine can play: its clock and its disk are the script's.
-const NEEDS_STAGE: [&str; 5] = ["time", "disk", "passwords", "crash", "checkpoint"];
+const NEEDS_STAGE: [&str; 6] = [
+    "time",
+    "disk",
+    "passwords",
+    "crash",
+    "checkpoint",
+    "nothing",
+];
 
 async fn play_all_over(scheme: &'static str) {
     let folder = tempfile::tempdir().unwrap();

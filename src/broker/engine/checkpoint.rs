@@ -18,6 +18,8 @@ use crate::mqtt::TopicName;
 pub(super) struct Checkpoint {
     /// Sessions that are not written yet.
     sessions: Vec<SessionKey>,
+    /// Wills that are not, by their numbers.
+    late_wills: Vec<u64>,
     /// The last retained message that is.
     last_topic: Option<TopicName>,
     /// Messages whose content is.
@@ -42,6 +44,7 @@ impl Engine {
             .collect();
         self.checkpoint = Some(Checkpoint {
             sessions,
+            late_wills: self.late_wills.numbers().collect(),
             ..Checkpoint::default()
         });
     }
@@ -55,6 +58,12 @@ impl Engine {
         while self.records.len() < bytes {
             if let Some(key) = checkpoint.sessions.pop() {
                 self.write_session(key, &mut checkpoint);
+                continue;
+            }
+            if let Some(number) = checkpoint.late_wills.pop() {
+                if let Some(message) = self.late_wills.get(number) {
+                    self.records.put(Record::LateWill { number, message });
+                }
                 continue;
             }
             let Some(kept) = self.retained.after(checkpoint.last_topic.as_ref()) else {

@@ -77,6 +77,13 @@ pub(super) enum RecordedChange {
         session: u64,
         filter: TopicFilter,
     },
+    LateWill {
+        number: u64,
+        message: Message,
+    },
+    WillStored {
+        number: u64,
+    },
 }
 
 fn number(bytes: &mut Bytes) -> Option<u64> {
@@ -218,6 +225,11 @@ fn will(bytes: &mut Bytes, clock: Clock) -> Option<WillRecord> {
     })
 }
 
+fn late_will(number: u64, bytes: &mut Bytes, clock: Clock) -> Option<RecordedChange> {
+    let message = message(bytes, clock)?;
+    Some(RecordedChange::LateWill { number, message })
+}
+
 /// The next record of a batch; `None` if it is damaged.
 // A table in the order of the kinds: one arm a record.
 pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedChange> {
@@ -225,7 +237,7 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedCha
     if found == kind::RETAINED {
         return Some(RecordedChange::Retained(message(bytes, clock)?));
     }
-    // Every other record begins with the number of a session or of a message.
+    // Every other record begins with the number of a session, a message or a will.
     let first = number(bytes)?;
     Some(match found {
         kind::SESSION => RecordedChange::Session(session(first, bytes)?),
@@ -285,6 +297,8 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedCha
             session: first,
             filter: filter(bytes)?,
         },
+        kind::LATE_WILL => late_will(first, bytes, clock)?,
+        kind::WILL_STORED => RecordedChange::WillStored { number: first },
         _ => return None,
     })
 }

@@ -40,6 +40,8 @@ pub(super) mod kind {
     pub(in super::super) const NO_WILL: u8 = 14;
     pub(in super::super) const REPLAY: u8 = 15;
     pub(in super::super) const REPLAY_DONE: u8 = 16;
+    pub(in super::super) const LATE_WILL: u8 = 17;
+    pub(in super::super) const WILL_STORED: u8 = 18;
 }
 
 /// One moment, on both clocks.
@@ -210,6 +212,15 @@ pub(super) enum Record<'a> {
     ReplayDone {
         session: u64,
         filter: &'a TopicFilter,
+    },
+    /// A published will that destinations may not have.
+    LateWill {
+        number: u64,
+        message: &'a Message,
+    },
+    /// They have it.
+    WillStored {
+        number: u64,
     },
 }
 
@@ -407,6 +418,11 @@ fn put_will(out: &mut BytesMut, session: u64, will: &WillRecord, clock: Clock) {
     put_optional(out, will.due, put_deadline);
 }
 
+fn put_late_will(out: &mut BytesMut, number: u64, message: &Message, clock: Clock) {
+    put_head(out, kind::LATE_WILL, number);
+    put_message(out, message, clock);
+}
+
 // A table in the order of the kinds: one arm a record.
 fn put_record(out: &mut BytesMut, record: Record<'_>, clock: Clock) {
     match record {
@@ -470,5 +486,7 @@ fn put_record(out: &mut BytesMut, record: Record<'_>, clock: Clock) {
         Record::ReplayDone { session, filter } => {
             put_filter(out, kind::REPLAY_DONE, session, filter);
         }
+        Record::LateWill { number, message } => put_late_will(out, number, message, clock),
+        Record::WillStored { number } => put_head(out, kind::WILL_STORED, number),
     }
 }

@@ -66,6 +66,8 @@ pub struct Restore {
     left_out: LeftOut,
     /// They get their numbers when those of all messages are known.
     retained: BTreeMap<TopicName, Message>,
+    /// Wills that destinations may not have, by their numbers.
+    late_wills: BTreeMap<u64, Message>,
 }
 
 impl Restore {
@@ -79,6 +81,7 @@ impl Restore {
             messages: MessageContents::default(),
             left_out: LeftOut::default(),
             retained: BTreeMap::new(),
+            late_wills: BTreeMap::new(),
         }
     }
 
@@ -138,6 +141,10 @@ impl Restore {
             RecordedChange::ReplayDone { session, filter } => self.replay_done(session, &filter),
             RecordedChange::Will { session, will } => self.will(session, will),
             RecordedChange::NoWill { session } => self.no_will(session),
+            RecordedChange::LateWill { number, message } => {
+                self.late_wills.insert(number, message.detached());
+            }
+            RecordedChange::WillStored { number } => drop(self.late_wills.remove(&number)),
         }
     }
 
@@ -460,6 +467,8 @@ impl Restore {
             .sessions
             .iter_mut()
             .for_each(|(_, session)| session.replays.restored(newest));
+        // Before wills that are published now get their numbers.
+        self.engine.resume_late_wills(self.late_wills, now);
         for (_, known) in sessions {
             self.engine.resume_timers(&known, self.clock);
         }

@@ -1,5 +1,6 @@
 //! Wills: from CONNECT to the end of the connection, and to the end of their delay.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +20,8 @@ const MOST_LATE: usize = 1000;
 const MOST_LATE_BYTES: usize = 4 << 20;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Wills on their way to destinations, by their numbers. `bytes` is what all of them weigh.
+/// Wills on their way to destinations, by their numbers: they survive a crash. `bytes` is what all
+/// of them weigh.
 #[derive(Debug, Default)]
 pub(super) struct LateWills {
     wills: ByNumber<u64, Message>,
@@ -37,8 +39,12 @@ impl LateWills {
         debug_assert_eq!(replaced, None, "every will has a number of its own");
     }
 
-    fn get(&self, number: u64) -> Option<&Message> {
+    pub(super) fn get(&self, number: u64) -> Option<&Message> {
         self.wills.get(&number)
+    }
+
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.wills.keys().copied()
     }
 
     fn remove(&mut self, number: u64) {
@@ -141,15 +147,38 @@ impl Engine {
             .then_some(HeldFor::Will { number });
         let (ticket, _) = self.route(message.clone(), None, held, now);
         if ticket.is_some() {
-            self.late_wills.insert(number, message.detached());
+            let message = message.detached();
+            // In the batch that says that the session has no will any more.
+            self.records.put(Record::LateWill {
+                number,
+                message: &message,
+            });
+            self.late_wills.insert(number, message);
         }
+    }
+
+    /// Wills of an earlier run that destinations may not have: they are offered to all.
+    pub(super) fn resume_late_wills(&mut self, wills: BTreeMap<u64, Message>, now: Instant) {
+        for (number, message) in wills {
+            self.next_will = self.next_will.max(number);
+            self.late_wills.insert(number, message);
+            let refused = u64::MAX;
+            self.timers
+                .insert((now, Timer::LateWill { number, refused }));
+        }
+    }
+
+    /// No destination waits for a will any more.
+    fn forget_late_will(&mut self, number: u64) {
+        self.late_wills.remove(number);
+        self.records.put(Record::WillStored { number });
     }
 
     /// Every destination has a will, or can never take it, or the `refused` ones had no room for
     /// it: it is offered to these again.
     pub(super) fn will_stored(&mut self, number: u64, refused: u64, now: Instant) {
         if refused == 0 {
-            self.late_wills.remove(number);
+            self.forget_late_will(number);
         } else {
             self.timers
                 .insert((now + AGAIN_AFTER, Timer::LateWill { number, refused }));
@@ -162,7 +191,7 @@ impl Engine {
         };
         let held = Some(HeldFor::Will { number });
         if self.forward_again(refused, message, held).is_none() {
-            self.late_wills.remove(number);
+            self.forget_late_will(number);
         }
     }
 
