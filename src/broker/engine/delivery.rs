@@ -128,3 +128,12 @@ pub(super) struct Subscription {
     pub(super) options: SubscribeOptions,
     pub(super) identifier: Option<NonZeroU32>,
 }
+
+impl Subscription {
+    pub(super) fn new(options: SubscribeOptions, identifier: Option<NonZeroU32>) -> Self {
+        Self {
+            options,
+            identifier,
+        }
+    }
+}

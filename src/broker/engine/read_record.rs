@@ -77,12 +77,10 @@ pub(super) enum RecordedChange {
         session: u64,
         filter: TopicFilter,
     },
+    /// `None`: the destinations have it.
     LateWill {
         number: u64,
-        message: Message,
-    },
-    WillStored {
-        number: u64,
+        message: Option<Message>,
     },
 }
 
@@ -225,9 +223,8 @@ fn will(bytes: &mut Bytes, clock: Clock) -> Option<WillRecord> {
     })
 }
 
-fn late_will(number: u64, bytes: &mut Bytes, clock: Clock) -> Option<RecordedChange> {
-    let message = message(bytes, clock)?;
-    Some(RecordedChange::LateWill { number, message })
+fn late_will(number: u64, message: Option<Message>) -> RecordedChange {
+    RecordedChange::LateWill { number, message }
 }
 
 /// The next record of a batch; `None` if it is damaged.
@@ -297,8 +294,8 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedCha
             session: first,
             filter: filter(bytes)?,
         },
-        kind::LATE_WILL => late_will(first, bytes, clock)?,
-        kind::WILL_STORED => RecordedChange::WillStored { number: first },
+        kind::LATE_WILL => late_will(first, Some(message(bytes, clock)?)),
+        kind::WILL_STORED => late_will(first, None),
         _ => return None,
     })
 }

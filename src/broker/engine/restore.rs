@@ -108,13 +108,7 @@ impl Restore {
                 filter,
                 options,
                 identifier,
-            } => {
-                let subscription = Subscription {
-                    options,
-                    identifier,
-                };
-                self.subscribed(session, &filter, subscription);
-            }
+            } => self.subscribed(session, &filter, Subscription::new(options, identifier)),
             RecordedChange::Unsubscribed { session, filter } => self.unsubscribed(session, &filter),
             RecordedChange::Message {
                 id,
@@ -141,10 +135,7 @@ impl Restore {
             RecordedChange::ReplayDone { session, filter } => self.replay_done(session, &filter),
             RecordedChange::Will { session, will } => self.will(session, will),
             RecordedChange::NoWill { session } => self.no_will(session),
-            RecordedChange::LateWill { number, message } => {
-                self.late_wills.insert(number, message.detached());
-            }
-            RecordedChange::WillStored { number } => drop(self.late_wills.remove(&number)),
+            RecordedChange::LateWill { number, message } => self.late_will(number, message),
         }
     }
 
@@ -418,6 +409,13 @@ impl Restore {
             let message = message.detached();
             self.retained.insert(message.topic.clone(), message);
         }
+    }
+
+    fn late_will(&mut self, number: u64, message: Option<Message>) {
+        match message {
+            Some(message) => self.late_wills.insert(number, message.detached()),
+            None => self.late_wills.remove(&number),
+        };
     }
 
     fn will(&mut self, number: u64, record: WillRecord) {

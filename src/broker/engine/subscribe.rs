@@ -45,10 +45,7 @@ impl Engine {
                 options.no_local = !filter.is_shared();
                 options.retain_as_published = true;
             }
-            let subscription = Subscription {
-                options,
-                identifier,
-            };
+            let subscription = Subscription::new(options, identifier);
             match self.add_subscription(client.session, &filter, subscription) {
                 Ok(is_new) => {
                     reasons.push(ReasonCode(options.qos as u8));

@@ -147,14 +147,17 @@ impl Engine {
             .then_some(HeldFor::Will { number });
         let (ticket, _) = self.route(message.clone(), None, held, now);
         if ticket.is_some() {
-            let message = message.detached();
-            // In the batch that says that the session has no will any more.
-            self.records.put(Record::LateWill {
-                number,
-                message: &message,
-            });
-            self.late_wills.insert(number, message);
+            self.keep_until_stored(number, message.detached());
         }
+    }
+
+    /// Records a will in the batch that says that its session has none any more.
+    fn keep_until_stored(&mut self, number: u64, will: Message) {
+        self.records.put(Record::LateWill {
+            number,
+            message: &will,
+        });
+        self.late_wills.insert(number, will);
     }
 
     /// Wills of an earlier run that destinations may not have: they are offered to all.
