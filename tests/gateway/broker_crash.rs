@@ -1,13 +1,14 @@
 //! kill -9 of the broker in the middle of traffic, again and again: what was acknowledged arrives,
 //! QoS 2 once, sessions and retained values are as promised.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use wellhead::mqtt::{Packet, QoS, ReasonCode};
+use wellhead::mqtt::{Connect, Packet, Properties, QoS, ReasonCode, TopicName, Version, Will};
 
 use super::far_side::{FarSide, connect, subscribe};
-use super::support::client::Client;
-use super::support::{Gateway, run};
+use super::support::client::{Client, hello};
+use super::support::{Gateway, NOBODY, gateway_with_uplink, run, wait_for, wellhead};
 
 const WINDOW: usize = 20;
 
@@ -251,4 +252,59 @@ fn what_is_done_with_leaves_the_disk() {
     let gateway = gateway.kill_and_restart();
     (subscriber.client, subscriber.port) = (None, gateway.port());
     assert!(subscriber.is_connected(), "the session is still there");
+}
+
+/// The topics of wills that wait in the outbox of the uplink.
+fn wills_in(folder: &std::path::Path) -> BTreeSet<String> {
+    let (code, out, error) = run(wellhead()
+        .args(["outbox", "export"])
+        .arg(folder.join("gateway.yaml")));
+    assert_eq!(code, Some(0), "{error}");
+    let topic = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).unwrap();
+        message["topic"].as_str().unwrap().to_owned()
+    };
+    out.lines()
+        .map(topic)
+        .filter(|topic| topic.starts_with("last/"))
+        .collect()
+}
+
+#[test]
+fn a_will_for_the_remote_survives_a_kill_9_at_any_moment() {
+    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
+        150
+    } else {
+        8
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let uplink = format!(
+        "    to: mqtt://127.0.0.1:{NOBODY}\n    presence: false\n    send: [ {{ filter: 'last/#' }} ]"
+    );
+    let mut gateway = gateway_with_uplink(folder.path(), "seven", &uplink);
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut expected = BTreeSet::new();
+    for round in 0..rounds {
+        let topic = format!("last/{round}");
+        let will = Will {
+            topic: TopicName::new(topic.clone()).unwrap(),
+            payload: "gone".into(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            properties: Properties::default(),
+        };
+        let hello = Connect {
+            will: Some(will),
+            ..hello(Version::V311, &format!("client-{round}"))
+        };
+        drop(Client::accepted(gateway.port(), hello));
+        expected.insert(topic);
+        std::thread::sleep(Duration::from_micros(random.u64(0..100_000)));
+        gateway = gateway.kill_and_restart();
+    }
+    let found = wait_for("the wills", || {
+        let found = wills_in(folder.path());
+        (found.len() >= expected.len()).then_some(found)
+    });
+    assert_eq!(found, expected);
 }
