@@ -13,7 +13,7 @@ use crate::mqtt::QoS;
 use crate::route::{DESTINATION_BITS, RouteTarget, Subject};
 
 impl Engine {
-    /// Hands a message on by these ways. The ticket is there if something waits until the
+    /// Hands a message to these targets. The ticket is there if something waits until the
     /// destinations have stored it.
     pub(super) fn forward(
         &mut self,

@@ -27,7 +27,7 @@ pub fn in_words(bytes: &[u8]) -> String {
     words.join("; ")
 }
 
-/// Its kind, its address and what it brings; the checksum is right, or it were no frame.
+/// Its kind, its address and what it brings; bytes with a wrong checksum are no frame.
 fn frame_in_words(frame: &MbusFrame) -> String {
     match frame {
         MbusFrame::Acknowledge => "ACK".to_owned(),
