@@ -43,6 +43,11 @@ impl Ending {
             until: at + LAST_MOMENT,
         }
     }
+
+    /// True if it is for this reason.
+    pub(super) fn is_because(self, done: Done) -> bool {
+        self.done == done
+    }
 }
 
 impl RemoteConnection<'_> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LONGEST_DEBT, RemoteConnection, STATUS_EVERY};
+use super::{Done, LONGEST_DEBT, RemoteConnection, STATUS_EVERY};
 use crate::time::now;
 use crate::uplink::failure::LinkError;
 use crate::uplink::link::{Command, time_to_pass};
@@ -30,8 +30,15 @@ impl RemoteConnection<'_> {
     }
 
     /// The remote owes an answer for too long, or owes one message for long although it answers
-    /// others.
+    /// others. A connection that ends because of what the remote left unanswered has a deadline of
+    /// its own: the remote reads, and is told why.
     fn check_debt(&mut self, at: Instant) -> Result<(), LinkError> {
+        if self
+            .ending
+            .is_some_and(|ending| ending.is_because(Done::Repeats))
+        {
+            return Ok(());
+        }
         let within = self.uplink.settings.answer_within;
         let oldest = self.uplink.session.oldest_unanswered();
         let owes = self.pinged.is_some() || oldest.is_some();
