@@ -10,6 +10,7 @@
 //!                    a reading: in our JSON, by a version before 3 or for a column that was not durable yet
 //! kind 1, a reading: generation of the columns 4 | as in [`crate::payload::raw`], with the number of its column
 //! kind 2, a dead letter: buried at, unix ms 8 | lane 1 | number 8 | reason length 2, reason | the message, with version and kind
+//! kind 3, a message that was handed over: its hand-over | the message, with version and kind
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -17,6 +18,7 @@ use bytestring::ByteString;
 
 use super::RatedRule;
 use super::columns::{ColumnKey, ColumnPlace, ColumnTable, ColumnTraits};
+use super::handed;
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::{Place, Properties, QoS, TopicName, decode_properties, encode_properties};
 use crate::payload::{Payload, json, raw};
@@ -109,6 +111,7 @@ fn put_text(text: &str, out: &mut BytesMut) {
 impl Content {
     /// From bytes; the content shares them. Readings need the columns of their outbox.
     pub fn decode(mut bytes: Bytes, columns: &ColumnTable) -> Result<Self, EntryError> {
+        handed::strip(&mut bytes).map_err(EntryError)?;
         let version = bytes.try_get_u8().map_err(short)?;
         let kind = bytes.try_get_u8().map_err(short)?;
         match (version, kind) {
@@ -365,6 +368,7 @@ mod tests {
     use super::super::columns::Column;
     use super::*;
     use crate::reading::{Quality, Reading, Value};
+    use crate::store::Handover;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -419,6 +423,20 @@ mod tests {
             message: sample(),
         };
         assert_eq!(decode(dead.encode()), Ok(Content::Dead(Box::new(dead))));
+    }
+
+    #[test]
+    fn a_message_that_was_handed_over_says_so_and_is_the_same() {
+        let handover = Handover {
+            source: 1 << 40,
+            packet_id: 300,
+            receipt: 7,
+        };
+        let bytes = handed::put_before(&sample().encode(), handover);
+        assert_eq!(handed::handover(&bytes), Some(handover));
+        assert_eq!(decode(bytes), Ok(Content::Message(sample())));
+        assert_eq!(handed::handover(&sample().encode()), None);
+        assert!(decode(vec![5, 3, 0x80]).is_err());
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //!   backlog.
 //! * Sequence numbers are those of the store, one series a lane: strictly growing, never used
 //!   again.
+//! * A message that was handed over is sent only once it is on disk, and its hand-over is known
+//!   after a crash, also if it has left the outbox.
 //! * A message that the remote permanently refuses is kept as a dead letter, in a queue of its own.
 //!
 //! It knows no connection and no packet identifier; those are the uplink's.
@@ -15,6 +17,7 @@
 mod columns;
 mod counts;
 mod entry;
+mod handed;
 mod rated;
 mod selection;
 
@@ -35,9 +38,10 @@ use self::columns::Columns;
 use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
 use crate::reading::Timestamp;
-use crate::store::{self, Entry, Store, StoreError};
+use crate::store::{self, Entry, Queues, Store, StoreError};
 pub use crate::store::{
-    AppendError, EntryId, Gap, ReadError, Reason, Receipt, Settings, Stored, WhenFull,
+    AppendError, EntryId, Gap, Handover, HandoverBook, ReadError, Reason, Receipt, Settings,
+    Stored, WhenFull,
 };
 use crate::time::moment;
 
@@ -88,7 +92,12 @@ pub fn open(
     folder: &Path,
     settings: Settings,
 ) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
-    let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
+    let queues = Queues {
+        names: &QUEUES,
+        usual: Lane::Live as usize,
+        handover: handed::handover,
+    };
+    let (store, closed) = store::open(name, folder, queues, settings)?;
     let counts = Arc::new(OutboxCounts::new(name, Arc::clone(store.counters())));
     let columns =
         Columns::open(folder, counts.waiting() == 0).map_err(|source| StoreError::Folder {
@@ -110,6 +119,25 @@ impl Outbox {
     /// receipt says so.
     pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
         self.store.append(lane as usize, self.entry(message)).await
+    }
+
+    /// Appends a message that its sender hands over and repeats until it is answered. It is sent
+    /// once it is on disk, and known by its hand-over after a crash until that is forgotten.
+    pub async fn append_handed(
+        &self,
+        lane: Lane,
+        message: &Outgoing,
+        handover: Handover,
+    ) -> Result<Receipt, AppendError> {
+        let entry = handed::put_before(&self.entry(message), handover);
+        self.store
+            .append_as(lane as usize, entry, Some(handover))
+            .await
+    }
+
+    /// The hand-overs that are not forgotten.
+    pub fn handovers(&self) -> HandoverBook {
+        self.store.handovers()
     }
 
     /// The entry of a message; a reading names its column.

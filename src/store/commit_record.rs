@@ -1,15 +1,16 @@
 //! The state of a journal as of one commit, written beside the entries in the same commit. Pure.
 //!
 //! ```text
-//! given out below | given out below less written | written less durable | cursor | state of the user
+//! given out below | given out below less written | written less durable | cursor | hand-overs | state of the user
 //! ```
 //! Numbers are LEB128. Versions before 3 wrote them with 8 bytes each: durable, written, given out
 //! below.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
+use super::handover::Handovers;
 use crate::leb128;
 
 /// Largest state of a user in bytes. A record is alone in its page: cursor and state together stay
@@ -31,6 +32,8 @@ pub struct CommitRecord {
     pub next_seq: u64,
     /// The settled numbers.
     pub cursor: AckCursor,
+    /// Hand-overs that are not forgotten; those of entries up to `written` are written.
+    pub(super) handovers: Handovers,
     /// The state of the journal's user, at most [`STATE_BYTES`].
     pub state: Bytes,
 }
@@ -43,7 +46,7 @@ impl CommitRecord {
         leb128::put(self.next_seq.wrapping_sub(self.written), &mut body);
         leb128::put(self.written.wrapping_sub(self.durable), &mut body);
         self.cursor.encode(&mut body);
-        body.put_slice(&self.state);
+        self.handovers.encode(self.written, &self.state, &mut body);
         Chunk::CommitRecord {
             number: self.number,
             body: body.freeze(),
@@ -79,6 +82,7 @@ impl CommitRecord {
                 written,
                 next_seq,
                 cursor: AckCursor::decode(&mut body)?,
+                handovers: Handovers::decode(&mut body)?,
                 ..Self::default()
             }
         };
@@ -92,6 +96,7 @@ impl CommitRecord {
 
 #[cfg(test)]
 mod tests {
+    use super::super::handover::{Handover, MOST_HANDOVERS};
     use super::*;
 
     #[test]
@@ -105,6 +110,7 @@ mod tests {
             written: 20,
             next_seq: 30,
             cursor,
+            handovers: Handovers::default(),
             state: Bytes::from_static(b"in flight"),
         };
         assert_eq!(
@@ -119,11 +125,21 @@ mod tests {
         for n in 1..10_000 {
             cursor.settle(4 * n, 4 * n + 1);
         }
+        let mut handovers = Handovers::default();
+        for receipt in 0..MOST_HANDOVERS as u64 {
+            let handover = Handover {
+                source: u64::from(u32::MAX) << 8,
+                packet_id: u16::MAX,
+                receipt: u64::from(u32::MAX) + receipt,
+            };
+            handovers.push(0, handover);
+        }
         let record = CommitRecord {
             cursor,
+            handovers,
             state: vec![1; STATE_BYTES].into(),
             ..CommitRecord::default()
         };
-        assert!(record.encode(0).len() <= 90 * 1024);
+        assert!(record.encode(0).len() <= 104 * 1024);
     }
 }

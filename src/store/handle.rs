@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::Entry;
 use super::gap::Gap;
+use super::handover::Handover;
 use super::pending::PendingEntry;
 use super::receipt::{AppendError, Receipt, Stored};
 use super::settings::WhenFull;
@@ -28,6 +29,12 @@ pub struct EntryId {
     pub seq: u64,
 }
 
+/// An entry that has no number yet.
+struct NewEntry {
+    bytes: Bytes,
+    handover: Option<Handover>,
+}
+
 /// Ends the thread when the last handle is gone.
 #[derive(Debug)]
 struct Closer(Arc<Shared>);
@@ -36,6 +43,28 @@ impl Drop for Closer {
     fn drop(&mut self) {
         self.0.lock().is_closing = true;
         self.0.wake.notify_one();
+    }
+}
+
+/// The hand-overs of a store; does not keep it open.
+#[derive(Debug, Clone)]
+pub struct HandoverBook(Arc<Shared>);
+
+impl HandoverBook {
+    /// Those of all queues that are not forgotten.
+    pub fn list(&self) -> Vec<Handover> {
+        let state = self.0.lock();
+        let queues = state.queues.iter();
+        queues.flat_map(|queue| queue.handovers()).collect()
+    }
+
+    /// Forgets those with these receipts: their senders will not repeat the messages. A crash soon
+    /// after may bring them back.
+    pub fn forget(&self, receipts: &[u64]) {
+        let mut state = self.0.lock();
+        for queue in &mut state.queues {
+            queue.forget(receipts);
+        }
     }
 }
 
@@ -59,7 +88,19 @@ impl Store {
     /// Appends an entry; waits while too many bytes wait for the disk. It is stored when its
     /// receipt says so.
     pub async fn append(&self, queue: usize, bytes: Bytes) -> Result<Receipt, AppendError> {
-        let size = (bytes.len() + OVERHEAD).min(PENDING_BYTES);
+        self.append_as(queue, bytes, None).await
+    }
+
+    /// The same for the entry of a message that was handed over: it is remembered until it is
+    /// forgotten ([`HandoverBook::forget`]).
+    pub async fn append_as(
+        &self,
+        queue: usize,
+        bytes: Bytes,
+        handover: Option<Handover>,
+    ) -> Result<Receipt, AppendError> {
+        let entry = NewEntry { bytes, handover };
+        let size = (entry.bytes.len() + OVERHEAD).min(PENDING_BYTES);
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
         let mut room = Some(
             self.shared()
@@ -74,7 +115,7 @@ impl Store {
             tokio::pin!(numbers);
             // Before the attempt, so that numbers made after it are not missed.
             numbers.as_mut().enable();
-            if let Some(receipt) = self.try_append(queue, &bytes, &mut room)? {
+            if let Some(receipt) = self.try_append(queue, &entry, &mut room)? {
                 return Ok(receipt);
             }
             numbers.await;
@@ -85,7 +126,7 @@ impl Store {
     fn try_append(
         &self,
         queue: usize,
-        bytes: &Bytes,
+        new: &NewEntry,
         room: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Option<Receipt>, AppendError> {
         let shared = self.shared();
@@ -105,12 +146,16 @@ impl Store {
             target.drop_newest(seq, unix_ms());
             return Ok(Some(Receipt(Err(Stored::Dropped(seq)))));
         }
+        if let Some(handover) = new.handover {
+            target.remember(seq, handover);
+        }
         let (receipt, answer) = oneshot::channel();
         let must_wake = target.pending.push(PendingEntry {
             entry: Entry {
                 seq,
-                bytes: bytes.clone(),
+                bytes: new.bytes.clone(),
             },
+            handover: new.handover,
             due: now() + shared.save_every,
             receipt,
             _room: room.take().ok_or(AppendError)?,
@@ -190,6 +235,11 @@ impl Store {
     /// The state of a queue as it was found when the store was opened.
     pub fn state(&self, queue: usize) -> Bytes {
         self.shared().states.get(queue).cloned().unwrap_or_default()
+    }
+
+    /// The hand-overs that it knows.
+    pub fn handovers(&self) -> HandoverBook {
+        HandoverBook(Arc::clone(&self.closer.0))
     }
 
     /// Eight hexadecimal digits, drawn once when the folder was made.

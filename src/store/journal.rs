@@ -26,6 +26,7 @@ use super::emergency_reserve::EmergencyReserve;
 use super::engine::{LEAST_PARTITION_BYTES, Partition, SLOTS, io_error};
 use super::folder::{Sealed, list, lock, remove_partition};
 use super::gap::{Gap, Reason};
+use super::handover::{Handover, Handovers};
 use super::preallocation::Preallocation;
 use super::progress::{JournalProgress, ProgressFile};
 use super::recover::{Recovered, recover, remove_closed, write_closed};
@@ -34,6 +35,10 @@ use crate::time::known_unix_ms;
 
 /// Numbers that may be given out between two commits; a crash skips at most that many.
 pub(super) const AHEAD: u64 = 16_384;
+
+/// Entries that one read brings while hand-overs are looked for.
+const READ_ENTRIES: usize = 256;
+const READ_BYTES: usize = 1 << 20;
 
 /// Size of the partitions of a journal, in bytes; at least one commit always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,8 @@ pub struct Journal {
     head: Option<(u64, Partition)>,
     position: Option<read::Position>,
     record: CommitRecord,
+    /// Entries behind this one were found at opening, and no record knew of them.
+    recorded: u64,
     /// The `next_seq` of the newest durable record.
     reserved: u64,
     is_saved: bool,
@@ -105,6 +112,7 @@ impl Journal {
         let sealed = list(folder)?;
         let Recovered {
             mut record,
+            recorded,
             gaps,
             lost,
         } = recover(folder, &sealed)?;
@@ -140,6 +148,7 @@ impl Journal {
             head: None,
             position: None,
             record,
+            recorded,
             reserved,
             is_saved: true,
             gaps,
@@ -196,6 +205,35 @@ impl Journal {
     pub fn set_state(&mut self, state: Bytes) {
         self.is_saved &= self.record.state == state;
         self.record.state = state;
+    }
+
+    /// The hand-overs as of the last commit or [`Journal::set_handovers`].
+    pub(super) fn handovers(&self) -> &Handovers {
+        &self.record.handovers
+    }
+
+    /// Replaces the hand-overs. Those that are new are durable with the commit of their entries.
+    pub(super) fn set_handovers(&mut self, handovers: Handovers) {
+        self.record.handovers = handovers;
+    }
+
+    /// Finds the hand-overs of entries that a commit wrote without finishing, and makes them
+    /// durable. To be called once, before anything is appended.
+    pub(super) fn recover_handovers(
+        &mut self,
+        handover: fn(&Bytes) -> Option<Handover>,
+    ) -> Result<(), StoreError> {
+        let mut after = self.recorded;
+        while after < self.record.written {
+            let entries = self.read(after, READ_ENTRIES, READ_BYTES)?;
+            let Some(last) = entries.last() else { break };
+            after = last.seq;
+            for found in entries.iter().filter_map(|entry| handover(&entry.bytes)) {
+                self.record.handovers.push(0, found);
+                self.is_saved = false;
+            }
+        }
+        self.save()
     }
 
     /// Bytes all partitions take on disk, about.

@@ -33,6 +33,8 @@
 //!   that was under way.
 //! * Folders are 0700 and files 0600, whatever the umask.
 //! * An entry that is settled before its commit is due is never written at all.
+//! * A [`Handover`] is written in the commit of its entry, and is there until it is forgotten. Its
+//!   entry is read only once it is on disk.
 //! * Only `engine.rs` names sled; it catches its panics.
 //!
 //! [`Journal`] serves an outbox (append, read, settle) and a journal with checkpoints (append the
@@ -48,6 +50,7 @@ mod entry;
 mod folder;
 mod gap;
 mod handle;
+mod handover;
 mod identity;
 mod inspect;
 mod journal;
@@ -70,14 +73,15 @@ pub use commit_record::{CommitRecord, STATE_BYTES};
 pub use entry::{CHUNK_BYTES, ChunkError, Entry};
 pub use folder::lock as hold;
 pub use gap::{Gap, Reason};
-pub use handle::{EntryId, Store};
+pub use handle::{EntryId, HandoverBook, Store};
+pub use handover::Handover;
 pub use inspect::{InspectError, Inspection};
 pub use journal::{Journal, PartitionBytes};
 pub use purge::{purge, remove};
 pub use receipt::{AppendError, Receipt, Stored};
 pub use settings::{Settings, WhenFull};
 pub use shared::{Counters, ReadError};
-pub use thread::open;
+pub use thread::{Queues, open};
 
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]

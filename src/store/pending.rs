@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::handover::Handover;
 use super::receipt::Stored;
 use super::{CHUNK_BYTES, Entry};
 
@@ -19,6 +20,8 @@ const LENGTH_BYTES: usize = 4;
 #[derive(Debug)]
 pub(super) struct PendingEntry {
     pub(super) entry: Entry,
+    /// It is not to be read before it is on disk.
+    pub(super) handover: Option<Handover>,
     /// When it is written at the latest.
     pub(super) due: Instant,
     pub(super) receipt: oneshot::Sender<Stored>,
@@ -83,12 +86,20 @@ impl PendingEntries {
         taken
     }
 
-    /// The entries after a number, in order.
+    /// The entries after a number that may be read, in order.
     pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &Entry> {
         let first = self
             .entries
             .partition_point(|pending| pending.entry.seq <= seq);
-        self.entries.range(first..).map(|pending| &pending.entry)
+        self.entries
+            .range(first..)
+            .take_while(|pending| pending.handover.is_none())
+            .map(|pending| &pending.entry)
+    }
+
+    /// All entries, in order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map(|pending| &pending.entry)
     }
 
     /// When the oldest entry is due.

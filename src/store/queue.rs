@@ -8,11 +8,20 @@
 use std::time::Instant;
 
 use super::gap::{Gap, Reason};
+use super::handover::{Handover, Handovers};
 use super::journal::{AHEAD, Journal};
 use super::pending::PendingEntries;
 
 /// With fewer numbers left than this, the thread is asked for more.
 const NUMBERS_LOW: u64 = AHEAD / 2;
+
+/// The outcome of a commit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Written {
+    pub(super) entries: u64,
+    /// Some of them could not be read before.
+    pub(super) can_be_read_now: bool,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -23,6 +32,10 @@ pub(super) struct Queue {
     /// The highest number that is on disk.
     written: u64,
     pub(super) pending: PendingEntries,
+    /// Those of entries on disk or on their way to it, until they are forgotten.
+    handovers: Handovers,
+    /// The journal does not know them as they are.
+    are_handovers_new: bool,
     /// Runs of numbers settled since the thread last looked.
     settled: Vec<(u64, u64)>,
     /// Unsettled entries on disk, about.
@@ -39,7 +52,10 @@ impl Queue {
             next_seq: journal.map_or(1, Journal::next_seq),
             reserved: journal.map_or(0, Journal::reserved),
             written: journal.map_or(0, Journal::written),
+            are_handovers_new: false,
             pending: PendingEntries::default(),
+            handovers: journal
+                .map_or_else(Handovers::default, |journal| journal.handovers().clone()),
             settled: Vec::new(),
             on_disk: journal.map_or(0, Journal::waiting),
             dropped: Vec::new(),
@@ -55,6 +71,21 @@ impl Queue {
     /// The highest number that is on disk.
     pub(super) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Remembers the hand-over of an entry.
+    pub(super) fn remember(&mut self, seq: u64, handover: Handover) {
+        self.handovers.push(seq, handover);
+        self.are_handovers_new = true;
+    }
+
+    /// Forgets the hand-overs with these receipts.
+    pub(super) fn forget(&mut self, receipts: &[u64]) {
+        self.are_handovers_new |= self.handovers.forget(receipts);
+    }
+
+    pub(super) fn handovers(&self) -> impl Iterator<Item = Handover> {
+        self.handovers.list()
     }
 
     /// True, once, when numbers run short: the thread has to make more of them.
@@ -107,10 +138,13 @@ impl Queue {
             || self.wants_numbers
     }
 
-    /// Hands numbers given out and entries settled to the journal. True if some of these entries
+    /// Hands numbers given out, entries settled and hand-overs to the journal. True if some of these entries
     /// are on disk.
     pub(super) fn hand_over(&mut self, journal: &mut Journal) -> bool {
         journal.give_out(self.next_seq);
+        if std::mem::take(&mut self.are_handovers_new) {
+            journal.set_handovers(self.handovers.clone());
+        }
         let mut are_on_disk = false;
         for (first, last) in self.settled.drain(..) {
             journal.settle(first, last);
@@ -123,21 +157,23 @@ impl Queue {
     pub(super) fn next_batch(&mut self, journal: &mut Journal) -> Vec<super::Entry> {
         self.wants_numbers = false;
         self.hand_over(journal);
-        self.pending.after(0).cloned().collect()
+        self.pending.all().cloned().collect()
     }
 
-    /// Takes over what a journal has written, and answers for it. Returns how many entries that
-    /// are.
-    pub(super) fn note_written(&mut self, journal: &Journal) -> u64 {
+    /// Takes over what a journal has written, and answers for it.
+    pub(super) fn note_written(&mut self, journal: &Journal) -> Written {
         self.written = journal.written();
         self.reserved = journal.reserved();
         let written = self.pending.take_up_to(self.written);
-        let count = written.len() as u64;
-        self.on_disk += count;
+        let done = Written {
+            entries: written.len() as u64,
+            can_be_read_now: written.iter().any(|pending| pending.handover.is_some()),
+        };
+        self.on_disk += done.entries;
         for pending in written {
             pending.acknowledge();
         }
-        count
+        done
     }
 
     /// Takes over how many numbers a journal has reserved, and counts the entries that wait in it.

@@ -24,6 +24,9 @@ const CLOSED: &str = "closed";
 #[derive(Default)]
 pub(super) struct Recovered {
     pub(super) record: CommitRecord,
+    /// What the newest record knows of; entries behind it are there without having been promised
+    /// to anybody.
+    pub(super) recorded: u64,
     pub(super) gaps: Vec<Gap>,
     pub(super) lost: u64,
 }
@@ -221,6 +224,7 @@ fn without_record(witness: &Witness, record: CommitRecord, last_seq: u64, older:
         gap.last = record.written;
         return Recovered {
             gaps: vec![gap],
+            recorded: record.written,
             record,
             lost: 0,
         };
@@ -256,6 +260,7 @@ impl Recovered {
     /// With a gap, unless nothing is missing in it.
     fn with_damage(record: CommitRecord, gap: Gap) -> Self {
         Self {
+            recorded: record.written,
             record,
             lost: gap.count,
             gaps: Some(gap).filter(|gap| gap.count > 0).into_iter().collect(),
@@ -306,6 +311,7 @@ impl Newest<'_> {
             record.cursor.settle(first, last);
         }
         Ok(Recovered {
+            recorded: record.written.max(promised),
             record: resume_numbers(record, last_seq, beyond),
             lost: damaged.count,
             gaps: [damaged, unfinished]

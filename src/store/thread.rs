@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use super::emergency_reserve::EmergencyReserve;
 use super::folder::lock;
 use super::handle::Store;
+use super::handover::Handover;
 use super::identity::identity;
 use super::machine::Machine;
 use super::queue::Queue;
@@ -63,28 +64,39 @@ impl QueueWriter {
     }
 }
 
-/// Opens the store in `folder` and starts its thread. `queues` are in the order of their
-/// importance: at the limit, the last loses entries first. The journal of the queue `usual` is made
-/// at once, the others when they are needed. The receiver resolves when the thread has closed the
-/// journals.
+/// The queues of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Queues<'a> {
+    /// In the order of their importance: at the limit, the last loses entries first.
+    pub names: &'a [&'a str],
+    /// The journal of this one is made at once, the others when they are needed.
+    pub usual: usize,
+    /// The hand-over of an entry, out of its bytes.
+    pub handover: fn(&Bytes) -> Option<Handover>,
+}
+
+/// Opens the store in `folder` and starts its thread. The receiver resolves when the thread has
+/// closed the journals.
 pub fn open(
     name: &str,
     folder: &Path,
-    queues: &[&str],
-    usual: usize,
+    queues: Queues<'_>,
     settings: Settings,
 ) -> Result<(Store, oneshot::Receiver<()>), StoreError> {
     let lock = lock(folder)?;
     let reserve = EmergencyReserve::of(folder);
     let mut writers = Vec::new();
-    for (index, queue) in queues.iter().enumerate() {
+    for (index, queue) in queues.names.iter().enumerate() {
         let mut writer = QueueWriter {
             folder: folder.join(queue),
             journal: None,
             retry_at: None,
         };
-        if index == usual || writer.folder.exists() {
+        if index == queues.usual || writer.folder.exists() {
             writer.open(settings, &reserve)?;
+        }
+        if let Some(journal) = &mut writer.journal {
+            journal.recover_handovers(queues.handover)?;
         }
         writers.push(writer);
     }

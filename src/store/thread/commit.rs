@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Worker;
+use crate::store::queue::Written;
 use crate::store::{Entry, Journal, StoreError};
 use crate::time::now;
 
@@ -78,10 +79,15 @@ impl Worker {
                 save.forget_state_of(index);
             }
         }
+        let mut done = Written::default();
         if let Some(queue) = shared.lock().queues.get_mut(index) {
-            shared.counters.written.add(queue.note_written(journal));
+            done = queue.note_written(journal);
         }
+        shared.counters.written.add(done.entries);
         shared.counters.commits.count();
+        if done.can_be_read_now {
+            shared.newest.send_modify(|count| *count += 1);
+        }
         shared.numbers.notify_waiters();
         written
     }

@@ -4,7 +4,11 @@
 use super::*;
 use crate::store::{AppendError, EntryId, Receipt, Stored, WhenFull};
 
-const QUEUES: [&str; 3] = ["first", "second", "last"];
+const QUEUES: Queues<'static> = Queues {
+    names: &["first", "second", "last"],
+    usual: 1,
+    handover: |_| None,
+};
 
 fn settings() -> Settings {
     Settings {
@@ -16,7 +20,7 @@ fn settings() -> Settings {
 }
 
 fn start(folder: &Path, settings: Settings) -> (Store, oneshot::Receiver<()>) {
-    open("test", folder, &QUEUES, 1, settings).unwrap()
+    open("test", folder, QUEUES, settings).unwrap()
 }
 
 async fn append(store: &Store, queue: usize, size: usize) -> Result<Receipt, AppendError> {
@@ -92,6 +96,35 @@ async fn what_is_settled_before_its_commit_is_due_is_never_written_and_counts_as
         "an orderly end leaves no gap, a number is not used again"
     );
     assert_eq!(store.counters().lost.value(), 0);
+}
+
+#[tokio::test]
+async fn a_handover_outlives_its_entry_until_it_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, closed) = start(folder.path(), settings());
+    let handover = |receipt| Handover {
+        source: 5,
+        packet_id: 9,
+        receipt,
+    };
+    let append = |receipt| store.append_as(1, vec![7; 10].into(), Some(handover(receipt)));
+    let first = append(1).await.unwrap();
+    let second = append(2).await.unwrap();
+    let read = store.read(1, 0, 100, 1 << 20).await.unwrap();
+    assert_eq!(read, [], "it is read once it is on disk");
+    let mut newest = store.newest();
+    newest.mark_unchanged();
+    assert_eq!(first.stored().await, Ok(Stored::Safe(1)));
+    assert_eq!(second.stored().await, Ok(Stored::Safe(2)));
+    newest.changed().await.unwrap();
+    assert_eq!(store.read(1, 0, 100, 1 << 20).await.unwrap().len(), 2);
+    store.settle(&[1, 2].map(|seq| EntryId { queue: 1, seq }));
+    store.handovers().forget(&[1]);
+    drop(store);
+    closed.await.unwrap();
+    let (store, _closed) = start(folder.path(), settings());
+    assert_eq!(waiting(&store), [0, 0, 0]);
+    assert_eq!(store.handovers().list(), [handover(2)]);
 }
 
 #[tokio::test]
@@ -223,7 +256,7 @@ async fn a_queue_that_cannot_be_written_is_not_answered_for_and_does_not_stop_th
     let folder = tempfile::tempdir().unwrap();
     // A file where the folder of the first queue is to be.
     fs::write(folder.path().join("first"), "in the way").unwrap();
-    let opened = open("test", folder.path(), &QUEUES, 1, settings());
+    let opened = open("test", folder.path(), QUEUES, settings());
     assert!(opened.is_err(), "it is told at the start");
     fs::remove_file(folder.path().join("first")).unwrap();
     let (store, _closed) = start(folder.path(), settings());
