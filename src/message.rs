@@ -6,9 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use crate::log::Source;
-use crate::mqtt::{Properties, QoS, TopicName};
+use crate::mqtt::{PacketId, Properties, QoS, TopicName};
 use crate::payload::json;
 use crate::reading::{Reading, Timestamp};
 
@@ -100,6 +101,31 @@ pub struct Message {
     pub class: Class,
     /// The local client that published it, known on topics that write to instruments only.
     pub publisher: Option<Arc<Publisher>>,
+}
+
+/// A message of a remote broker on its way to the local one.
+#[derive(Debug)]
+pub struct InboundMessage {
+    /// The message.
+    pub message: Message,
+    /// Present at QoS 2.
+    pub exact: Option<ExactInbound>,
+    /// Told when the local broker has the message safe; dropped if it cannot take it.
+    pub safe: oneshot::Sender<()>,
+}
+
+/// How a QoS 2 message of a remote is recognised when the remote repeats it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExactInbound {
+    /// That of the remote.
+    pub packet_id: PacketId,
+    /// Grows from message to message of the uplink, over a crash too.
+    pub number: u64,
+    /// The uplink itself remembers the messages up to this number, also after a crash. Above all
+    /// numbers: the remote has forgotten every earlier message.
+    pub known: u64,
+    /// The remote says that it may have sent the message before.
+    pub is_repeated: bool,
 }
 
 /// A client of the local broker, as the log names it.

@@ -21,7 +21,7 @@ use super::forward_queue::{ForwardQueues, ForwardSenders};
 use super::inbox::{ConnectionHandle, Inbox, InboxEvent};
 use super::login_queue::{Claim, LoginQueue};
 use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
-use crate::message::{GatewayMessage, Message};
+use crate::message::{GatewayMessage, InboundMessage, Message};
 use crate::reading::Timestamp;
 use crate::route::RouteTarget;
 use crate::tasks::{Stop, detach};
@@ -49,7 +49,7 @@ pub(super) struct Queues {
     /// Messages of this gateway to local clients.
     pub(super) live: mpsc::Receiver<GatewayMessage>,
     /// Messages of remote brokers, each answered when it is safe here.
-    pub(super) inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
+    pub(super) inbound: mpsc::Receiver<InboundMessage>,
     pub(super) forwards: ForwardSenders,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Queues {
 struct Turn {
     events: Vec<InboxEvent>,
     messages: Vec<GatewayMessage>,
-    inbound: Vec<(Message, oneshot::Sender<()>)>,
+    inbound: Vec<InboundMessage>,
 }
 
 /// The task that owns the engine.
@@ -68,9 +68,9 @@ pub struct BrokerDriver {
     durable: Option<Durable>,
     inbox: Arc<Inbox>,
     live: mpsc::Receiver<GatewayMessage>,
-    inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
-    receipts: HashMap<u64, oneshot::Sender<()>>,
-    next_receipt: u64,
+    inbound: mpsc::Receiver<InboundMessage>,
+    replies: HashMap<u64, oneshot::Sender<()>>,
+    next_reply: u64,
     connections: HashMap<ConnectionId, Arc<ConnectionHandle>>,
     /// `None` once the broker stops.
     forwards: Option<ForwardQueues>,
@@ -97,8 +97,8 @@ impl BrokerDriver {
             inbox: broker.inbox.clone(),
             live: queues.live,
             inbound: queues.inbound,
-            receipts: HashMap::new(),
-            next_receipt: 0,
+            replies: HashMap::new(),
+            next_reply: 0,
             connections: HashMap::new(),
             forwards: Some(ForwardQueues::new(queues.forwards)),
             admission: broker.admission.clone(),
@@ -158,11 +158,15 @@ impl BrokerDriver {
             let message = message.into_message(wall_clock);
             self.engine.handle(Input::Publish(message), at);
         }
-        for (message, safe) in turn.inbound.drain(..) {
-            self.next_receipt += 1;
-            self.receipts.insert(self.next_receipt, safe);
-            self.engine
-                .handle(Input::Inbound(self.next_receipt, message), at);
+        for inbound in turn.inbound.drain(..) {
+            self.next_reply += 1;
+            self.replies.insert(self.next_reply, inbound.safe);
+            let input = Input::Inbound {
+                reply: self.next_reply,
+                message: inbound.message,
+                exact: inbound.exact,
+            };
+            self.engine.handle(input, at);
         }
         self.engine.tick(at);
         self.engine.fetch_retained(at);
@@ -275,6 +279,10 @@ impl BrokerDriver {
         if let Some(durable) = &mut self.durable {
             durable.take(&mut self.engine);
         }
+        let ended = self.engine.take_ended_receipts();
+        if let Some(forwards) = self.forwards.as_ref().filter(|_| !ended.is_empty()) {
+            forwards.forget(&ended);
+        }
     }
 
     fn carry_out(&mut self, output: Output, at: Instant) {
@@ -308,11 +316,11 @@ impl BrokerDriver {
             Output::LeftOut { event, count } => super::client_log::left_out(event, count),
             Output::Note(note) => self.log.note(&note, at),
             Output::LoginFailed(address) => self.admission.login_failed(address, at),
-            Output::Safe(receipt) => {
+            Output::Safe(reply) => {
                 // An uplink that is gone asks its remote again.
-                self.receipts.remove(&receipt).map(|safe| safe.send(()));
+                self.replies.remove(&reply).map(|safe| safe.send(()));
             }
-            Output::NotSafe(receipt) => drop(self.receipts.remove(&receipt)),
+            Output::NotSafe(reply) => drop(self.replies.remove(&reply)),
         }
     }
 

@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::engine::{Engine, LeftOut, Lsn, Restore, Setup};
+use super::engine::{Engine, FoundHandovers, LeftOut, Lsn, Restore, Setup};
 use super::inbox::{Inbox, InboxEvent};
 use super::journal_writer::{JournalItem, JournalQueue, JournalWriter};
 use crate::heartbeat::Heartbeat;
+use crate::outbox::Handover;
 use crate::store::{Journal, PartitionBytes, Reason, StoreError};
 use crate::time::{known_unix_ms, now};
 
@@ -78,10 +79,12 @@ impl std::fmt::Debug for RestoredEngine {
     }
 }
 
-/// Reads the journal in `folder`, making it if needed. Commits will be `save_every` apart.
+/// Reads the journal in `folder`, making it if needed, and compares it with what the outboxes have
+/// taken, by uplink. Commits will be `save_every` apart.
 pub fn open(
     folder: &Path,
     setup: Setup,
+    handovers: Vec<Vec<Handover>>,
     save_every: Duration,
 ) -> Result<RestoredEngine, StoreError> {
     let mut journal = Journal::open(folder, PARTITION)?;
@@ -98,7 +101,8 @@ pub fn open(
     }
     let lost = journal.lost() + damaged;
     let mut gaps = journal.take_gaps().into_iter();
-    if lost > 0 || gaps.any(|gap| gap.reason == Reason::Damage) {
+    let is_damaged = lost > 0 || gaps.any(|gap| gap.reason == Reason::Damage);
+    if is_damaged {
         tracing::error!(
             event = "broker.journal_damaged",
             folder = %folder.display(),
@@ -106,6 +110,10 @@ pub fn open(
             "records of the broker are damaged: sessions or retained messages may be missing"
         );
     }
+    restore.hand_over(&FoundHandovers {
+        by_uplink: handovers,
+        is_journal_whole: !is_damaged,
+    });
     let (engine, left_out) = restore.finish();
     if left_out != LeftOut::default() {
         log_left_out(folder, left_out);

@@ -8,6 +8,7 @@ use super::engine::Ticket;
 use crate::message::Message;
 use crate::metrics::Counter;
 use crate::mqtt::QoS;
+use crate::outbox::{Handover, HandoverBook};
 use crate::route::{Destination, RouteTarget};
 
 /// Bytes of messages that may wait for one destination.
@@ -33,6 +34,8 @@ pub struct ForwardSender {
     pub sender: mpsc::Sender<Forward>,
     /// Counts QoS 0 messages that found no room.
     pub dropped: Arc<Counter>,
+    /// The messages that an outbox knows after a crash.
+    pub handovers: Option<HandoverBook>,
 }
 
 /// The ways from the broker to destinations inside the gateway.
@@ -44,6 +47,28 @@ pub struct ForwardSenders {
     pub writes: ForwardSender,
 }
 
+impl ForwardSenders {
+    /// What the outboxes have taken of messages that their senders may repeat, by uplink.
+    pub fn handovers(&self) -> Vec<Vec<Handover>> {
+        let books = self.uplinks.iter().map(|uplink| uplink.handovers.as_ref());
+        books
+            .map(|book| book.map_or_else(Vec::new, HandoverBook::list))
+            .collect()
+    }
+
+    /// Forgets them: no sender is known from an earlier run.
+    pub fn forget_handovers(&self) {
+        for book in self
+            .uplinks
+            .iter()
+            .filter_map(|uplink| uplink.handovers.as_ref())
+        {
+            let receipts: Vec<u64> = book.list().iter().map(|found| found.receipt).collect();
+            book.forget(&receipts);
+        }
+    }
+}
+
 /// The queue to one destination, bounded in messages and in bytes.
 #[derive(Debug)]
 pub(super) struct ForwardQueue {
@@ -51,13 +76,20 @@ pub(super) struct ForwardQueue {
     /// Counts QoS 0 messages that found no room.
     pub(super) dropped: Arc<Counter>,
     room: Arc<Semaphore>,
+    handovers: Option<HandoverBook>,
 }
 
 impl ForwardQueue {
-    fn new(ForwardSender { sender, dropped }: ForwardSender) -> Self {
+    fn new(destination: ForwardSender) -> Self {
+        let ForwardSender {
+            sender,
+            dropped,
+            handovers,
+        } = destination;
         Self {
             sender,
             dropped,
+            handovers,
             room: Arc::new(Semaphore::new(FORWARD_BYTES)),
         }
     }
@@ -109,6 +141,15 @@ impl ForwardQueues {
             uplinks: senders.uplinks.into_iter().map(ForwardQueue::new).collect(),
             writes: ForwardQueue::new(senders.writes),
         }
+    }
+
+    /// The senders of messages with these receipts will not repeat them.
+    pub(super) fn forget(&self, receipts: &[u64]) {
+        let books = self
+            .uplinks
+            .iter()
+            .filter_map(|queue| queue.handovers.as_ref());
+        books.for_each(|book| book.forget(receipts));
     }
 
     pub(super) fn to(&self, destination: Destination) -> Option<&ForwardQueue> {

@@ -32,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::heartbeat::Heartbeat;
-use crate::message::{GatewayMessage, Message};
+use crate::message::{GatewayMessage, InboundMessage};
 use crate::metrics::MetricSet;
 use crate::store::StoreError;
 use crate::time::now;
@@ -94,7 +94,7 @@ pub struct Parts {
     /// For messages of this gateway to local clients.
     pub live: mpsc::Sender<GatewayMessage>,
     /// For messages of remote brokers; each is answered when it is safe here.
-    pub inbound: mpsc::Sender<(Message, oneshot::Sender<()>)>,
+    pub inbound: mpsc::Sender<InboundMessage>,
     /// The task that must run.
     pub driver: BrokerDriver,
     /// Of the driver, and of the thread of its journal.

@@ -17,6 +17,7 @@ use crate::broker::net::{BoundListener, Tls};
 use crate::broker::{self, Broker, EngineSource, Forward, ForwardSender, ForwardSenders, Parts};
 use crate::config;
 use crate::message::GatewayMessage;
+use crate::outbox::Handover;
 use crate::route::RouteTable;
 use crate::tasks::{OwnThread, Stop, Tasks};
 use crate::time::{known_unix_ms, now};
@@ -26,6 +27,8 @@ use crate::uplink::Inbound;
 pub(super) struct BrokerRoutes {
     pub(super) table: Arc<RouteTable>,
     pub(super) uplinks: Vec<ForwardSender>,
+    /// Names the uplinks in the records of the broker.
+    pub(super) remotes: Vec<u64>,
 }
 
 /// The running broker.
@@ -60,15 +63,20 @@ impl LocalBroker {
         let writes = ForwardSender {
             sender,
             dropped: Arc::default(),
+            handovers: None,
         };
         let forwards = ForwardSenders {
             uplinks: routes.uplinks,
             writes,
         };
-        let setup = setup(spec, routes.table)?;
+        let handovers = forwards.handovers();
+        if !spec.is_durable {
+            forwards.forget_handovers();
+        }
+        let setup = setup(spec, routes.table, routes.remotes)?;
         let listeners = bind(spec).await?;
         let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
-        let source = source(config, spec, setup)?;
+        let source = source(config, spec, setup, handovers)?;
         let parts = broker::broker(source, Admission::new(spec.admission), forwards)?;
         let thread = OwnThread::start("broker").map_err(GatewayError::Thread)?;
         for listener in listeners {
@@ -133,13 +141,18 @@ async fn bind(spec: &config::BrokerSetup) -> Result<Vec<BoundListener>, GatewayE
     Ok(listeners)
 }
 
-fn setup(spec: &config::BrokerSetup, routes: Arc<RouteTable>) -> Result<Setup, GatewayError> {
+fn setup(
+    spec: &config::BrokerSetup,
+    routes: Arc<RouteTable>,
+    remotes: Vec<u64>,
+) -> Result<Setup, GatewayError> {
     Ok(Setup {
         limits: spec.limits.clone(),
         routes,
         access: spec.access.clone(),
         secret: secret()?,
         is_durable: spec.is_durable,
+        remotes,
     })
 }
 
@@ -148,13 +161,14 @@ fn source(
     config: &config::Gateway,
     spec: &config::BrokerSetup,
     setup: Setup,
+    handovers: Vec<Vec<Handover>>,
 ) -> Result<EngineSource, GatewayError> {
     if !spec.is_durable {
         let engine = Engine::new(setup, now(), known_unix_ms());
         return Ok(EngineSource::Memory(Box::new(engine)));
     }
     let folder = config.folder.join("broker");
-    let opened = broker::durable::open(&folder, setup, config.outbox.save_every)?;
+    let opened = broker::durable::open(&folder, setup, handovers, config.outbox.save_every)?;
     Ok(EngineSource::Disk(Box::new(opened)))
 }
 

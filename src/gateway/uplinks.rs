@@ -90,6 +90,7 @@ impl UplinkParts {
     ) -> Self {
         let (sender, forwards) = mpsc::channel(FORWARD_QUEUE);
         let dropped = Arc::clone(&outbox.counts().dropped);
+        let handovers = outbox.handovers();
         Self {
             name: uplink.settings.name.clone(),
             outlet: Outlet::new(outbox.clone(), primary.clone()),
@@ -97,7 +98,11 @@ impl UplinkParts {
             routes: watch::channel(Arc::clone(&uplink.routes)).0,
             is_up,
             primary,
-            forward: ForwardSender { sender, dropped },
+            forward: ForwardSender {
+                sender,
+                dropped,
+                handovers: Some(handovers),
+            },
             forwards,
         }
     }
@@ -105,6 +110,11 @@ impl UplinkParts {
     /// The way from the broker to the outbox.
     pub(super) fn forward(&self) -> ForwardSender {
         self.forward.clone()
+    }
+
+    /// Names the uplink in the records of the broker.
+    pub(super) fn source(&self) -> u64 {
+        self.outbox.source()
     }
 
     /// The way of what the gateway itself publishes to the outbox.

@@ -69,6 +69,7 @@ async fn start_broker(
     let routes = BrokerRoutes {
         table: route_table(config),
         uplinks: uplinks.iter().map(UplinkParts::forward).collect(),
+        remotes: uplinks.iter().map(UplinkParts::source).collect(),
     };
     let started = LocalBroker::start(config, spec, routes, stop, supervision);
     started.await.map(Some)

@@ -51,6 +51,8 @@ pub const QUEUES: [&str; 4] = ["alarm", "live", "backlog", "dead"];
 /// The lanes in the order in which they are sent.
 pub const LANES: [Lane; 3] = [Lane::Alarm, Lane::Live, Lane::Backlog];
 const DEAD: usize = 3;
+/// Above the numbers of sessions.
+const SOURCES: u64 = 1 << 48;
 
 /// Bytes that a single read brings into memory, about.
 const READ_BYTES: usize = 256 * 1024;
@@ -303,6 +305,11 @@ impl Outbox {
     /// The common beginning of the series of all its lanes.
     pub fn series(&self) -> &str {
         self.store.identity()
+    }
+
+    /// Names its uplink as a sender of messages, apart from all sessions of clients.
+    pub fn source(&self) -> u64 {
+        SOURCES | u64::from(crc32c::crc32c(self.series().as_bytes()))
     }
 
     /// True if a series is that of a lane of the outbox whose series begin with `own`.

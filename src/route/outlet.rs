@@ -227,7 +227,10 @@ impl Outlet {
                 return OfferedState::Done(Err(error));
             }
         };
-        let appended = self.outbox.append(lane, &outgoing).await;
+        let appended = match terms.handover {
+            Some(handover) => self.outbox.append_handed(lane, &outgoing, handover).await,
+            None => self.outbox.append(lane, &outgoing).await,
+        };
         OfferedState::Done(appended.map(Some).map_err(OfferError::from))
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::{Routes, Rule, SET, Subject};
 use crate::message::{Class, Origin};
 use crate::mqtt::{QoS, TopicError, TopicName};
+use crate::outbox::Handover;
 use crate::units::Rate;
 
 /// Bits of a number that names a destination.
@@ -67,6 +68,8 @@ pub struct SendTerms {
     pub qos: QoS,
     /// Whether it is retained there.
     pub retain: bool,
+    /// By which the outbox knows it after a crash, if its sender repeats it.
+    pub handover: Option<Handover>,
     /// The rate of its rule.
     pub(super) limit: Option<RateLimit>,
     /// The rules that decided.
@@ -90,6 +93,7 @@ impl SendTerms {
             class: rule.class.unwrap_or(message.class),
             qos: rule.qos.unwrap_or(message.qos).min(rule.most),
             retain: message.retain && rule.keeps_retained,
+            handover: None,
             limit: rule.rate.map(limit),
             routes: Arc::clone(routes),
         }
@@ -117,6 +121,15 @@ impl RouteTarget {
             Self::Writes => Destination::Writes,
             Self::Uplink { index, .. } => Destination::Uplink(*index),
         }
+    }
+
+    /// The same for a message that its sender repeats.
+    #[must_use]
+    pub fn handed_over(mut self, handover: Option<Handover>) -> Self {
+        if let Self::Uplink { terms, .. } = &mut self {
+            terms.handover = handover;
+        }
+        self
     }
 }
 

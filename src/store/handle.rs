@@ -9,6 +9,7 @@ use super::Entry;
 use super::gap::Gap;
 use super::handover::Handover;
 use super::pending::PendingEntry;
+use super::queue::Queue;
 use super::receipt::{AppendError, Receipt, Stored};
 use super::settings::WhenFull;
 use super::shared::{
@@ -55,7 +56,7 @@ impl HandoverBook {
     pub fn list(&self) -> Vec<Handover> {
         let state = self.0.lock();
         let queues = state.queues.iter();
-        queues.flat_map(|queue| queue.handovers()).collect()
+        queues.flat_map(Queue::handovers).collect()
     }
 
     /// Forgets those with these receipts: their senders will not repeat the messages. A crash soon

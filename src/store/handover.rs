@@ -65,8 +65,10 @@ impl Handovers {
     /// Forgets the ones with these receipts. True if there were any.
     pub(super) fn forget(&mut self, receipts: &[u64]) -> bool {
         let before = self.0.len();
+        let mut sorted = receipts.to_vec();
+        sorted.sort_unstable();
         self.0
-            .retain(|(_, handover)| !receipts.contains(&handover.receipt));
+            .retain(|(_, handover)| sorted.binary_search(&handover.receipt).is_err());
         self.0.len() < before
     }
 

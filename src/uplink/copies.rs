@@ -109,6 +109,7 @@ mod tests {
             payload: payload.into(),
             qos: QoS::AtLeastOnce,
             retain: false,
+            is_repeated: false,
             packet_id: None,
             properties: Properties::default(),
             subscriptions: subscriptions.to_vec(),

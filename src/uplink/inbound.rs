@@ -10,18 +10,19 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::Received;
-use crate::message::{Class, Message, Origin};
-use crate::mqtt::{PacketId, QoS};
+use crate::message::{Class, ExactInbound, InboundMessage, Message, Origin};
+use crate::mqtt::PacketId;
 use crate::time::now;
 
 /// Takes a message to the local broker, which answers when it has it safe.
-pub type Inbound = mpsc::Sender<(Message, oneshot::Sender<()>)>;
+pub type Inbound = mpsc::Sender<InboundMessage>;
 
 /// A message of the remote that the broker has, or never will have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Delivery {
     pub(super) packet_id: PacketId,
-    pub(super) is_exact: bool,
+    /// Its number, at QoS 2.
+    pub(super) exact: Option<u64>,
     pub(super) is_safe: bool,
 }
 
@@ -42,7 +43,8 @@ impl Deliveries {
     }
 
     /// Hands a message to the broker, under its local topic; waits while that is busy.
-    pub(super) async fn hand_over(&mut self, received: Received) {
+    /// `exact` is there at QoS 2.
+    pub(super) async fn hand_over(&mut self, received: Received, exact: Option<ExactInbound>) {
         let Received {
             topic,
             payload,
@@ -72,17 +74,23 @@ impl Deliveries {
         };
         let (safe, answer) = oneshot::channel();
         let is_sent = match &self.broker {
-            Some(broker) => broker.send((message, safe)).await.is_ok(),
+            Some(broker) => {
+                let inbound = InboundMessage {
+                    message,
+                    exact,
+                    safe,
+                };
+                broker.send(inbound).await.is_ok()
+            }
             None => false,
         };
         let Some(packet_id) = packet_id else { return };
-        let is_exact = qos == QoS::ExactlyOnce;
         // During a stop the broker is gone first: the message is not acknowledged, and comes again
         // after the next start.
         self.waiting.push_back(Box::pin(async move {
             Delivery {
                 packet_id,
-                is_exact,
+                exact: exact.map(|exact| exact.number),
                 is_safe: is_sent && answer.await.is_ok(),
             }
         }));

@@ -53,6 +53,8 @@ pub(super) struct Received {
     pub(super) payload: Bytes,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+    /// The remote says that it may have sent it before.
+    pub(super) is_repeated: bool,
     /// `None` for QoS 0.
     pub(super) packet_id: Option<PacketId>,
     pub(super) properties: Properties,

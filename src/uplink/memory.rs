@@ -3,7 +3,7 @@
 //! settled in that lane. Pure.
 //!
 //! ```text
-//! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
+//! version 2 | messages of the remote that were taken 8, not in version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
 //!           | runs of identifiers of the remote 2 | runs x (first 2, last 2), or 0xFFFF and a bit for each of the 65536
 //!           | sessions known 1, x 4 | sessions left behind 1, x 4 | filters 1, x (length 2, text)
 //! ```
@@ -16,7 +16,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::mqtt::PacketId;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The same without the number of messages taken.
+const EARLY: u8 = 1;
 const RELEASED: u16 = 0x8000;
 const LOST: u16 = 0x4000;
 const LENGTH: u16 = 0x3FFF;
@@ -77,6 +79,8 @@ pub(super) struct Memory {
     pub(super) held: Vec<Held>,
     /// Packet identifiers of messages of the remote that were taken and not released yet.
     pub(super) received: BTreeSet<u16>,
+    /// The highest number of a message of the remote that was taken.
+    pub(super) taken: u64,
     /// Remotes whose session is this gateway's.
     pub(super) known: BTreeSet<u32>,
     /// Remotes that may still keep a session which was given up for that of another one.
@@ -90,8 +94,9 @@ impl Memory {
         if *self == Self::default() {
             return Bytes::new();
         }
-        let mut out = BytesMut::with_capacity(13 + 8 * self.held.len() + 2 * self.received.len());
+        let mut out = BytesMut::with_capacity(21 + 8 * self.held.len() + 2 * self.received.len());
         out.put_u8(VERSION);
+        out.put_u64(self.taken);
         self.put_held(&mut out);
         put_identifiers(&self.received, &mut out);
         for remotes in [&self.known, &self.left_behind] {
@@ -154,10 +159,13 @@ impl Memory {
         if bytes.is_empty() {
             return Some(Self::default());
         }
-        if bytes.try_get_u8().ok()? != VERSION {
-            return None;
-        }
+        let taken = match bytes.try_get_u8().ok()? {
+            VERSION => bytes.try_get_u64().ok()?,
+            EARLY => 0,
+            _ => return None,
+        };
         Some(Self {
+            taken,
             held: held(&mut bytes)?,
             received: identifiers(&mut bytes)?,
             known: remotes(&mut bytes)?,
@@ -294,7 +302,7 @@ mod tests {
                 held(seq, id, kind)
             }).collect();
             let received = if many { received.into_iter().chain((0..60_000).step_by(3)).collect() } else { received };
-            let memory = Memory { held, received, known: [7, 9].into(), left_behind: [u32::MAX].into(), subscribed: vec!["cmd/#".to_owned(), String::new()] };
+            let memory = Memory { held, received, taken: 77, known: [7, 9].into(), left_behind: [u32::MAX].into(), subscribed: vec!["cmd/#".to_owned(), String::new()] };
             prop_assert_eq!(Memory::decode(memory.encode()), Some(memory));
         }
 

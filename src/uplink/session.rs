@@ -131,6 +131,15 @@ pub(super) struct Session {
     subscribed: Vec<String>,
     /// Identifiers of QoS 2 messages of the remote.
     received: BTreeSet<u16>,
+    /// The last number that was given to a QoS 2 message of the remote.
+    last_inbound: u64,
+    /// The messages up to this number are safe here; `being_saved` is as of the save under way,
+    /// and `durably_taken` as of the last one that is done.
+    taken: u64,
+    being_saved: u64,
+    durably_taken: u64,
+    /// The remote has forgotten all its messages, and the broker does not know yet.
+    is_inbound_forgotten: bool,
     /// Packets that wait for a save.
     answers: VecDeque<(u64, SendAction)>,
     /// The save that has begun or will begin next carries this number; `saved` is the last one that
@@ -170,6 +179,11 @@ impl Session {
             left_behind: BTreeSet::new(),
             subscribed: Vec::new(),
             received: BTreeSet::new(),
+            last_inbound: 0,
+            taken: 0,
+            being_saved: 0,
+            durably_taken: 0,
+            is_inbound_forgotten: false,
             answers: VecDeque::new(),
             next_save: 1,
             saved: 0,
@@ -179,6 +193,7 @@ impl Session {
         };
         for (queue, memory) in memories.into_iter().enumerate() {
             session.received.extend(memory.received);
+            session.begin_inbound(memory.taken);
             session.known.extend(memory.known);
             session.left_behind.extend(memory.left_behind);
             session.subscribed.extend(memory.subscribed);

@@ -161,8 +161,8 @@ impl Uplink {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
             let delivery = self.heartbeat.through(self.deliveries.next()).await;
-            if delivery.is_safe && delivery.is_exact {
-                self.session.taken(delivery.packet_id);
+            if let Some(number) = delivery.exact.filter(|_| delivery.is_safe) {
+                self.session.taken(delivery.packet_id, number);
             }
         }
         let name = name_of(remote);

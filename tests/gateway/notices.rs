@@ -137,7 +137,11 @@ fn a_retained_command_is_told_wherever_it_comes_from() {
             origin: Origin::Uplink(0),
             ..Message::new(topic(set), "1", Origin::Uplink(0))
         };
-        stage.input(Input::Inbound(1, message.retained()));
+        stage.input(Input::Inbound {
+            reply: 1,
+            message: message.retained(),
+            exact: None,
+        });
         assert_eq!(stage.safe, [1]);
         let reader = connect(stage, "pump", None);
         let filters = vec![(TopicFilter::new(set).unwrap(), SubscribeOptions::default())];

@@ -635,6 +635,7 @@ fn forward_to(sender: tokio::sync::mpsc::Sender<Forward>) -> broker::ForwardSend
     broker::ForwardSender {
         sender,
         dropped: Arc::default(),
+        handovers: None,
     }
 }
 
@@ -651,6 +652,7 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
     let opened = broker::durable::open(
         &tempfile::tempdir_in(folder).unwrap().keep(),
         setup(),
+        Vec::new(),
         Duration::ZERO,
     )
     .unwrap();

@@ -94,6 +94,7 @@ pub fn setup() -> Setup {
         access: Arc::new(access()),
         secret: [7; 32],
         is_durable: true,
+        remotes: vec![1 << 48],
     }
 }
 

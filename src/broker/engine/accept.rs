@@ -12,7 +12,8 @@ use super::fanout::Fanout;
 use super::held::HeldFor;
 use super::notice::NoticeKind;
 use super::record::Record;
-use super::{Engine, Lsn, Output, SessionKey, Ticket};
+use super::session::Rest;
+use super::{Engine, Lsn, SessionKey, Ticket};
 use crate::message::{Message, Origin};
 use crate::route::Subject;
 
@@ -31,46 +32,28 @@ impl Engine {
         self.publish(&mut Fanout::new(message, now), None, now);
     }
 
-    /// A message of a remote broker: it is safe when it is durable and every destination has it.
-    pub(super) fn inbound(&mut self, receipt: u64, message: Message, now: Instant) {
-        let before = self.next_ticket;
-        let held = HeldFor::Inbound { receipt, after: 0 };
-        let (ticket, reached) = self.route(message, None, Some(held), now);
-        let after = reached.after;
-        match ticket
-            .filter(|ticket| *ticket > before)
-            .and_then(|ticket| self.held.get_mut(&ticket))
-        {
-            Some(held) => held.waiter = HeldFor::Inbound { receipt, after },
-            None => self.promise(receipt, after),
-        }
-    }
-
-    /// Says that an inbound message is safe when the batch `after` is durable.
-    pub(super) fn promise(&mut self, receipt: u64, after: Lsn) {
-        if after <= self.durable {
-            self.outputs.push(Output::Safe(receipt));
-        } else {
-            let place = self.inbound.partition_point(|(other, _)| *other <= after);
-            self.inbound.insert(place, (after, receipt));
-        }
-    }
-
-    /// Keeps a message if it is to be retained, hands it to subscribers and destinations.
+    /// Keeps a message if it is to be retained, hands it to subscribers and destinations, as far as
+    /// `rest` says. The ticket is there if something waits until destinations have stored it.
     pub(super) fn route(
         &mut self,
         message: Message,
         from: Option<SessionKey>,
         held: Option<HeldFor>,
+        rest: Rest,
         now: Instant,
     ) -> (Option<Ticket>, Reached) {
-        let targets = self.routes.targets(&Subject::of(&message));
+        let mut targets = self.routes.targets(&Subject::of(&message));
         let mut fanout = Fanout::new(message, now);
-        let mut reached = self.publish(&mut fanout, from, now);
+        let mut reached = if rest.is_delivered {
+            Reached::default()
+        } else {
+            self.publish(&mut fanout, from, now)
+        };
+        reached.anybody |= rest.is_delivered || !targets.is_empty();
+        targets.retain(|target| rest.missing & target.to().bit() != 0);
         if targets.is_empty() {
             return (None, reached);
         }
-        reached.anybody = true;
         let ticket = self.forward(targets, fanout.into_message(), held);
         (ticket, reached)
     }

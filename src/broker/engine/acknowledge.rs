@@ -13,7 +13,7 @@ use super::owed::HeldAck;
 use super::publish::{AckDecision, ReceivedPublish};
 use super::record::Record;
 use super::refusal::Refusal;
-use super::session::IncomingState;
+use super::session::{Incoming, IncomingState};
 use super::{Client, ConnectionId, Engine, Lsn, Output, SessionKey};
 use crate::mqtt::{Ack, Packet, PacketId, ReasonCode, Version};
 
@@ -133,21 +133,24 @@ impl Engine {
         let Some(key) = connection.and_then(|connection| connection.session) else {
             return 0;
         };
-        if self.forget_received(key, packet_id).is_none() {
-            return 0;
-        }
-        self.record_freed(key, packet_id)
-    }
-
-    fn record_freed(&mut self, key: SessionKey, packet_id: PacketId) -> Lsn {
-        let session = self.sessions.get(key);
-        let Some(session) = session.filter(|session| session.is_kept()) else {
+        let Some(known) = self.forget_received(key, packet_id) else {
             return 0;
         };
-        self.records.put(Record::Freed {
-            session: session.number,
-            packet_id,
-        })
+        self.record_freed(key, packet_id, known)
+    }
+
+    fn record_freed(&mut self, key: SessionKey, packet_id: PacketId, known: Incoming) -> Lsn {
+        let session = self.sessions.get(key);
+        let after = session
+            .filter(|session| session.is_kept())
+            .map_or(0, |session| {
+                self.records.put(Record::Freed {
+                    session: session.number,
+                    packet_id,
+                })
+            });
+        self.receipts.end(known.receipt, after);
+        after
     }
 
     /// PUBREL [MQTT-4.3.3-11]: the message is done, and PUBCOMP says so when it is durable that its
@@ -166,7 +169,7 @@ impl Engine {
             self.send(id, &Packet::PubComp(unknown(packet_id)), 0);
             return;
         };
-        let after = self.record_freed(key, packet_id);
+        let after = self.record_freed(key, packet_id, known);
         let answer = Ack::new(packet_id, ReasonCode::SUCCESS);
         self.send(id, &Packet::PubComp(answer), after);
         if let Some(connection) = self.connections.get_mut(&id) {

@@ -7,8 +7,9 @@
 use std::collections::HashSet;
 
 use super::delivery::SharedMessage;
+use super::qos_2_records::ReceivedRecord;
 use super::record::{Deadline, Record, Records, TargetRecord};
-use super::session::{IncomingState, Session};
+use super::session::Session;
 use super::{Engine, SessionKey};
 use crate::message::Origin;
 use crate::mqtt::TopicName;
@@ -42,6 +43,9 @@ impl Engine {
             .filter(|(_, session)| session.is_recorded)
             .map(|(key, _)| key)
             .collect();
+        self.remotes.record(|record| {
+            self.records.put(record);
+        });
         self.checkpoint = Some(Checkpoint {
             sessions,
             late_wills: self.late_wills.numbers().collect(),
@@ -67,6 +71,9 @@ impl Engine {
                 continue;
             }
             let Some(kept) = self.retained.after(checkpoint.last_topic.as_ref()) else {
+                // After the sessions: a receipt that counts as known has its message in them.
+                let last = self.receipts.last();
+                self.records.put(Record::Receipts { last });
                 return true;
             };
             checkpoint.last_topic = Some(kept.topic.clone());
@@ -121,11 +128,11 @@ fn put_subscriptions(records: &mut Records, session: &Session) {
 
 fn put_received(records: &mut Records, session: &Session) {
     for (packet_id, incoming) in &session.incoming {
-        records.put(Record::Received {
+        records.put(Record::Received(ReceivedRecord {
             session: session.number,
             packet_id: *packet_id,
-            held: incoming.state != IncomingState::Received,
-        });
+            progress: incoming.progress(),
+        }));
     }
 }
 

@@ -8,7 +8,7 @@ use bytestring::ByteString;
 use super::{ClientNote, ConnectionId, ForwardAnswer, Lsn, Notice, OutputBuffer, Peer, Ticket};
 use crate::broker::access::Hash;
 use crate::broker::admission::Address;
-use crate::message::Message;
+use crate::message::{ExactInbound, Message};
 use crate::mqtt::{DecodeError, Packet};
 use crate::route::RouteTarget;
 
@@ -28,7 +28,14 @@ pub enum Input {
     /// A message from inside the gateway.
     Publish(Message),
     /// A message of a remote broker; answered with [`Output::Safe`] or [`Output::NotSafe`].
-    Inbound(u64, Message),
+    Inbound {
+        /// Names it in the answer.
+        reply: u64,
+        /// The message.
+        message: Message,
+        /// Present at QoS 2.
+        exact: Option<ExactInbound>,
+    },
     /// A destination stored a message, or could not take it.
     Stored {
         /// That of the [`Output::Forward`].

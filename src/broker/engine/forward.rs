@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use super::held::{ForwardAnswer, ForwardRefusals, HeldFor, HeldMessage, HeldPublish};
 use super::publish::ReceivedPublish;
-use super::session::IncomingState;
+use super::session::{IncomingState, Rest};
 use super::{Client, Engine, Output, Ticket};
 use crate::message::Message;
 use crate::mqtt::QoS;
-use crate::route::{DESTINATION_BITS, RouteTarget, Subject};
+use crate::outbox::Handover;
+use crate::route::{DESTINATION_BITS, RouteTarget};
 
 impl Engine {
     /// Hands a message to these targets. The ticket is there if something waits until the
@@ -38,8 +39,10 @@ impl Engine {
                 self.held.insert(self.next_ticket, held);
                 self.next_ticket
             });
+        let handover = held.and_then(|held| held.handover());
         let message = Arc::new(message.detached());
         for target in targets {
+            let target = target.handed_over(handover);
             let ticket =
                 number.map(|number| number << DESTINATION_BITS | target.to().number() as Ticket);
             self.outputs.push(Output::Forward {
@@ -49,18 +52,6 @@ impl Engine {
             });
         }
         number
-    }
-
-    /// The same for destinations that may not have a message that was forwarded before, a bit each.
-    pub(super) fn forward_again(
-        &mut self,
-        missing: u64,
-        message: Message,
-        held: Option<HeldFor>,
-    ) -> Option<Ticket> {
-        let mut targets = self.routes.targets(&Subject::of(&message));
-        targets.retain(|target| missing & target.to().bit() != 0);
-        self.forward(targets, message, held)
     }
 
     /// A destination has stored a message, or refused it.
@@ -77,19 +68,24 @@ impl Engine {
         let (waiter, refusals) = (held.waiter, held.refusals);
         self.held.remove(&number);
         match waiter {
-            HeldFor::Inbound { receipt, .. } if refusals.all() != 0 => {
-                self.outputs.push(Output::NotSafe(receipt));
-            }
-            HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
-            HeldFor::Will { number } => self.will_stored(number, refusals.full(), now),
+            HeldFor::Inbound(inbound) => self.inbound_stored(number, inbound, refusals),
+            HeldFor::Will(will) => self.will_stored(will.number, refusals.full(), now),
             HeldFor::Session(publish) => {
                 // The session may have ended meanwhile, and its key be another one's.
                 let session = self.sessions.get(publish.key);
                 if session.is_some_and(|session| session.number == publish.number) {
                     self.all_answered(number, publish, refusals, now);
+                } else {
+                    self.end_handover(publish.handover);
                 }
             }
         }
+    }
+
+    /// Nobody repeats a message any more.
+    fn end_handover(&mut self, handover: Option<Handover>) {
+        let receipt = handover.map_or(0, |handover| handover.receipt);
+        self.receipts.end(receipt, self.records.newest());
     }
 
     /// Every destination has a message of a client, or some refused it: it can be acknowledged.
@@ -100,7 +96,12 @@ impl Engine {
         refusals: ForwardRefusals,
         now: Instant,
     ) {
-        let HeldPublish { key, packet_id, .. } = publish;
+        let HeldPublish {
+            key,
+            packet_id,
+            handover,
+            ..
+        } = publish;
         let mut after = 0;
         let waits = self
             .sessions
@@ -119,9 +120,11 @@ impl Engine {
             };
             let state = match refusals.all() {
                 0 => IncomingState::Received,
-                missing => IncomingState::Refused { missing },
+                missing => IncomingState::Partial(Rest::to_destinations(missing)),
             };
-            after = self.remember_incoming(received, state);
+            after = self.remember_incoming(received, state, incoming.receipt);
+        } else {
+            self.end_handover(handover);
         }
         let Some(id) = self.connection_of(key) else {
             return;

@@ -2,7 +2,9 @@
 
 use super::refusal::Refusal;
 use super::{Lsn, SessionKey};
+use crate::message::{ExactInbound, Origin};
 use crate::mqtt::{PacketId, ReasonCode};
+use crate::outbox::Handover;
 
 /// How a destination answers a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +75,50 @@ pub(super) struct HeldPublish {
     pub(super) number: u64,
     pub(super) packet_id: PacketId,
     pub(super) is_qos_2: bool,
+    /// By which outboxes know its message: at QoS 2, if the session survives a crash.
+    pub(super) handover: Option<Handover>,
+}
+
+/// A message of a remote that is safe when every destination has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldInbound {
+    /// Names it to the driver.
+    pub(super) reply: u64,
+    /// The batch it is in.
+    pub(super) after: Lsn,
+    pub(super) origin: Origin,
+    pub(super) exact: Option<ExactInbound>,
+    pub(super) handover: Option<Handover>,
+}
+
+impl HeldInbound {
+    pub(super) fn receipt(&self) -> Option<u64> {
+        self.handover.map(|handover| handover.receipt)
+    }
+}
+
+/// A will that is there until every destination has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldWill {
+    pub(super) number: u64,
+    pub(super) handover: Option<Handover>,
 }
 
 /// The waiter for a message that not every destination has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeldFor {
     Session(HeldPublish),
-    Inbound { receipt: u64, after: Lsn },
-    Will { number: u64 },
+    Inbound(HeldInbound),
+    Will(HeldWill),
+}
+
+impl HeldFor {
+    /// By which outboxes know its message.
+    pub(super) fn handover(&self) -> Option<Handover> {
+        match self {
+            Self::Session(publish) => publish.handover,
+            Self::Inbound(inbound) => inbound.handover,
+            Self::Will(will) => will.handover,
+        }
+    }
 }

@@ -32,6 +32,7 @@ impl Engine {
         self.budget
             .check_invariants(self.sessions.iter().map(|(_, session)| &session.account));
         self.late_wills.check_invariants();
+        self.receipts.check_invariants();
         self.check_replay_turns();
         self.check_queued_bytes();
     }

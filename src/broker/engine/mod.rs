@@ -20,7 +20,8 @@
 //! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and routes while it
 //!   runs)
 //! * messages from clients: `publish`, `authorize`, `aliases`, `accept`, `acknowledge` and `owed`
-//!   (acknowledgements), `forward` and `held`
+//!   (acknowledgements), `forward`, `held` and `handovers` (to outboxes and instruments)
+//! * messages from remote brokers: `remotes`
 //! * subscriptions: `subscribe`, `filters` (of a session), `subscriptions` and `tree` (of all),
 //!   `shared` (members of a shared one)
 //! * messages to clients: `deliver`, `delivery`, `fanout` (one message, written for many), `pump`,
@@ -29,7 +30,8 @@
 //!   (on their way to new subscriptions)
 //! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to
 //!   go)
-//! * durable state: `record`, `read_record`, `restore`, `restored_messages`, `checkpoint`
+//! * durable state: `record`, `read_record`, `qos_2_records`, `restore`, `restored_messages`,
+//!   `restored_handovers`, `checkpoint`
 //! * `invariants` (for tests), `numbers` (a hash)
 
 mod accept;
@@ -51,6 +53,7 @@ mod fanout;
 mod filters;
 mod forward;
 mod fullest;
+mod handovers;
 mod held;
 mod in_flight;
 mod invariants;
@@ -66,13 +69,16 @@ mod output;
 mod owed;
 mod publish;
 mod pump;
+mod qos_2_records;
 mod queue;
 mod read_record;
 mod record;
 mod refusal;
+mod remotes;
 mod replay_turns;
 mod replays;
 mod restore;
+mod restored_handovers;
 mod restored_messages;
 mod retained;
 mod seek;
@@ -109,6 +115,7 @@ use connection::Connection;
 use disconnect::TOO_MANY_LOGINS;
 pub use events::{Input, Output};
 use fullest::Fullest;
+use handovers::Receipts;
 pub use held::ForwardAnswer;
 use held::HeldMessage;
 pub use lifecycle::Peer;
@@ -120,8 +127,10 @@ use numbers::{ByNumber, NumberHash};
 pub use output::OutputBuffer;
 use record::{Clock, Records};
 use refusal::Refusal;
+use remotes::Remotes;
 use replay_turns::ReplayTurns;
 pub use restore::{LeftOut, Restore};
+pub use restored_handovers::FoundHandovers;
 use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;
@@ -157,6 +166,8 @@ pub struct Setup {
     pub secret: [u8; 32],
     /// True if records are written to a disk; without it nothing waits for one.
     pub is_durable: bool,
+    /// Names the uplinks in records, in their order.
+    pub remotes: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,7 +216,9 @@ pub struct Engine {
     replay_turns: ReplayTurns,
     /// Wills on their way to destinations.
     late_wills: LateWills,
-    next_will: u64,
+    receipts: Receipts,
+    /// Messages of remote brokers.
+    remotes: Remotes,
     next_message: u64,
     next_session: u64,
     /// Bytes of all messages that wait for sessions or are in flight to them, each counted once.
@@ -236,6 +249,7 @@ impl Engine {
             access,
             secret,
             is_durable,
+            remotes,
         } = setup;
         let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
         let timers = BTreeSet::from([(now, Timer::Sys)]);
@@ -263,7 +277,8 @@ impl Engine {
             checkpoint: None,
             replay_turns: ReplayTurns::default(),
             late_wills: LateWills::default(),
-            next_will: 0,
+            receipts: Receipts::default(),
+            remotes: Remotes::new(remotes),
             next_message: 0,
             next_session: 0,
             queued_bytes: Arc::default(),
@@ -290,7 +305,11 @@ impl Engine {
             Input::Closed(connection) => self.lost(connection, now),
             Input::Written(connection, bytes) => self.written(connection, bytes, now),
             Input::Publish(message) => self.accept(message, now),
-            Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
+            Input::Inbound {
+                reply,
+                message,
+                exact,
+            } => self.inbound(reply, message, exact, now),
             Input::Stored { ticket, answer } => self.stored(ticket, answer, now),
             Input::Verified(connection, is_right) => self.verified(connection, is_right, now),
             Input::Busy(connection) => self.refuse_connect(connection, TOO_MANY_LOGINS, now),
@@ -307,7 +326,9 @@ impl Engine {
                 Timer::KeepAlive(connection) => self.check_keep_alive(connection, now),
                 Timer::Will(session) => self.will_is_due(session, due, now),
                 Timer::SessionExpiry(session) => self.session_expires(session, due, now),
-                Timer::LateWill { number, refused } => self.offer_will_again(number, refused),
+                Timer::LateWill { number, refused } => {
+                    self.offer_will_again(number, refused, now);
+                }
                 Timer::Sys if self.limits.sys_every.is_zero() => {}
                 Timer::Sys => {
                     self.publish_sys(now);

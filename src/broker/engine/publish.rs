@@ -7,9 +7,10 @@ use super::budget::BudgetPart;
 use super::deliver::Reached;
 use super::held::{HeldFor, HeldPublish};
 use super::owed::AckState;
+use super::qos_2_records::ReceivedRecord;
 use super::record::Record;
 use super::refusal::Refusal;
-use super::session::{Incoming, IncomingState};
+use super::session::{Incoming, IncomingState, Rest};
 use super::{Client, ConnectionId, Engine, Lsn, SessionKey, Ticket};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{PacketId, Publish, QoS, ReasonCode, TopicName, Version};
@@ -81,7 +82,8 @@ impl Engine {
         let Some(packet_id) = publish.packet_id else {
             let session = client.session;
             if self.authorize(session, &topic, &mut publish, now).is_ok() {
-                self.accept_from(session, None, message(topic, publish, now), now);
+                let message = message(topic, publish, now);
+                self.accept_from(session, None, message, Rest::ALL, now);
             }
             return;
         };
@@ -156,22 +158,41 @@ impl Engine {
         if let Err(refusal) = self.authorize(session, &topic, &mut publish, now) {
             return refusal.into();
         }
+        let is_repeated = publish.dup;
         let message = message(topic, publish, now);
-        if let Some(IncomingState::Refused { missing }) = first.map(|first| first.state) {
-            return self.forward_repetition(received, missing, message, newest);
-        }
         if received.is_qos_2
+            && first.is_none()
             && let Err(over) = self.charge_received(session, 1)
         {
             return Refusal::from(over).into();
         }
-        let (ticket, reached) = self.accept_from(session, Some(received), message, now);
-        let mut after = reached.after;
+        let (rest, receipt) =
+            first.map_or((Rest::ALL, 0), |first| self.rest_of(first, is_repeated));
+        let held = self.held_for(received, receipt);
+        let handover = held.and_then(|held| held.handover());
+        let (ticket, reached) = self.accept_from(session, held, message, rest, now);
+        let mut after = reached.after.max(first.map_or(0, |_| newest));
         if received.is_qos_2 {
             let state = ticket.map_or(IncomingState::Received, IncomingState::Held);
-            after = after.max(self.remember_incoming(received, state));
+            let drawn = ticket.and(handover).map(|handover| handover.receipt);
+            let receipt = drawn.unwrap_or(receipt);
+            after = after.max(self.remember_incoming(received, state, receipt));
         }
         AckDecision::after_forward(ticket, success(&reached), after)
+    }
+
+    /// The part of its way that a repeated message has still to go, and its receipt. Where only an
+    /// outbox knows the first message, a client that sends for the first time sends another one.
+    fn rest_of(&mut self, first: Incoming, is_repeated: bool) -> (Rest, u64) {
+        match first.state {
+            IncomingState::Partial(rest) if rest.is_delivered || is_repeated => {
+                (rest, first.receipt)
+            }
+            _ => {
+                self.receipts.end(first.receipt, self.records.newest());
+                (Rest::ALL, 0)
+            }
+        }
     }
 
     fn incoming_mut(&mut self, received: ReceivedPublish) -> Option<&mut Incoming> {
@@ -195,6 +216,7 @@ impl Engine {
         &mut self,
         received: ReceivedPublish,
         state: IncomingState,
+        receipt: u64,
     ) -> Lsn {
         let ReceivedPublish {
             client, packet_id, ..
@@ -202,35 +224,35 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(client.session) else {
             return 0;
         };
+        let is_done = state == IncomingState::Received;
         let incoming = Incoming {
             state,
             connection: client.connection,
+            receipt,
         };
-        session.incoming.insert(packet_id, incoming);
-        if !session.is_kept() {
-            return 0;
-        }
-        self.records.put(Record::Received {
-            session: session.number,
+        let after = if session.is_kept() {
+            self.records.put(Record::Received(ReceivedRecord {
+                session: session.number,
+                packet_id,
+                progress: incoming.progress(),
+            }))
+        } else {
+            0
+        };
+        let receipt = if is_done {
+            self.receipts.end(receipt, after);
+            0
+        } else {
+            receipt
+        };
+        session.incoming.insert(
             packet_id,
-            held: state != IncomingState::Received,
-        })
-    }
-
-    /// A QoS 2 message that subscribers have, and `missing` destinations may not have.
-    fn forward_repetition(
-        &mut self,
-        received: ReceivedPublish,
-        missing: u64,
-        message: Message,
-        after: Lsn,
-    ) -> AckDecision {
-        let held = self.held_for(received);
-        let ticket = self.forward_again(missing, message, held);
-        if let Some(incoming) = self.incoming_mut(received) {
-            incoming.state = ticket.map_or(IncomingState::Received, IncomingState::Held);
-        }
-        AckDecision::after_forward(ticket, ReasonCode::SUCCESS, after)
+            Incoming {
+                receipt,
+                ..incoming
+            },
+        );
+        after
     }
 
     /// True if a PUBLISH adds to the messages in flight from this connection: not a repetition of
@@ -262,8 +284,9 @@ impl Engine {
     fn accept_from(
         &mut self,
         session: SessionKey,
-        received: Option<ReceivedPublish>,
+        held: Option<HeldFor>,
         mut message: Message,
+        rest: Rest,
         now: Instant,
     ) -> (Option<Ticket>, Reached) {
         if self.routes.is_command(&message.topic) {
@@ -272,20 +295,26 @@ impl Engine {
                 .get(session)
                 .map(|session| session.publisher(self.source(session)));
         }
-        let held = received.and_then(|received| self.held_for(received));
-        self.route(message, Some(session), held, now)
+        self.route(message, Some(session), held, rest, now)
     }
 
-    fn held_for(&self, received: ReceivedPublish) -> Option<HeldFor> {
-        let key = received.client.session;
-        self.sessions.get(key).map(|session| {
-            HeldFor::Session(HeldPublish {
-                key,
-                number: session.number,
-                packet_id: received.packet_id,
-                is_qos_2: received.is_qos_2,
-            })
-        })
+    /// The waiter for a message; `receipt` is the one that outboxes know it by already, or 0.
+    fn held_for(&mut self, received: ReceivedPublish, receipt: u64) -> Option<HeldFor> {
+        let (key, packet_id) = (received.client.session, received.packet_id);
+        let session = self.sessions.get(key)?;
+        let (number, is_kept) = (session.number, session.is_kept());
+        let handover = if received.is_qos_2 && is_kept {
+            self.handover(number, packet_id.get(), receipt)
+        } else {
+            None
+        };
+        Some(HeldFor::Session(HeldPublish {
+            key,
+            number,
+            packet_id,
+            is_qos_2: received.is_qos_2,
+            handover,
+        }))
     }
 }
 
@@ -302,7 +331,7 @@ fn repeated_ack(first: Incoming, connection: ConnectionId, newest: Lsn) -> Optio
             ReasonCode::SUCCESS,
             newest,
         )),
-        IncomingState::Refused { .. } => None,
+        IncomingState::Partial(_) => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use bytes::{Buf, Bytes};
 use bytestring::ByteString;
 
+use super::qos_2_records::{InboundRecord, ReceivedRecord};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord, kind};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{
@@ -51,11 +52,7 @@ pub(super) enum RecordedChange {
         session: u64,
         number: u64,
     },
-    Received {
-        session: u64,
-        packet_id: PacketId,
-        held: bool,
-    },
+    Received(ReceivedRecord),
     Freed {
         session: u64,
         packet_id: PacketId,
@@ -82,9 +79,13 @@ pub(super) enum RecordedChange {
         number: u64,
         message: Option<Message>,
     },
+    Inbound(InboundRecord),
+    Receipts {
+        last: u64,
+    },
 }
 
-fn number(bytes: &mut Bytes) -> Option<u64> {
+pub(super) fn number(bytes: &mut Bytes) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let byte = bytes.try_get_u8().ok()?;
@@ -199,7 +200,7 @@ fn options(bytes: &mut Bytes) -> Option<SubscribeOptions> {
     })
 }
 
-fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
+pub(super) fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
     u16::try_from(number(bytes)?).ok().and_then(PacketId::new)
 }
 
@@ -271,11 +272,7 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedCha
             session: first,
             number: number(bytes)?,
         },
-        kind::RECEIVED => RecordedChange::Received {
-            session: first,
-            packet_id: identifier(bytes)?,
-            held: bytes.try_get_u8().ok()? != 0,
-        },
+        kind::RECEIVED => RecordedChange::Received(ReceivedRecord::take(first, bytes)?),
         kind::FREED => RecordedChange::Freed {
             session: first,
             packet_id: identifier(bytes)?,
@@ -296,6 +293,8 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedCha
         },
         kind::LATE_WILL => late_will(first, Some(message(bytes, clock)?)),
         kind::WILL_STORED => late_will(first, None),
+        kind::INBOUND => RecordedChange::Inbound(InboundRecord::take(first, bytes)?),
+        kind::RECEIPTS => RecordedChange::Receipts { last: first },
         _ => return None,
     })
 }

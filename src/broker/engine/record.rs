@@ -17,6 +17,7 @@ use bytestring::ByteString;
 
 use super::Lsn;
 use super::delivery::Delivery;
+use super::qos_2_records::{InboundRecord, ReceivedRecord};
 use crate::message::{Message, Origin};
 use crate::mqtt::{
     PacketId, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, encode_properties,
@@ -42,6 +43,8 @@ pub(super) mod kind {
     pub(in super::super) const REPLAY_DONE: u8 = 16;
     pub(in super::super) const LATE_WILL: u8 = 17;
     pub(in super::super) const WILL_STORED: u8 = 18;
+    pub(in super::super) const INBOUND: u8 = 19;
+    pub(in super::super) const RECEIPTS: u8 = 20;
 }
 
 /// One moment, on both clocks.
@@ -183,12 +186,8 @@ pub(super) enum Record<'a> {
         session: u64,
         number: u64,
     },
-    /// A QoS 2 message of the client; `held` while a destination may not have it.
-    Received {
-        session: u64,
-        packet_id: PacketId,
-        held: bool,
-    },
+    /// A QoS 2 message of a client.
+    Received(ReceivedRecord),
     Freed {
         session: u64,
         packet_id: PacketId,
@@ -221,6 +220,12 @@ pub(super) enum Record<'a> {
     /// They have it.
     WillStored {
         number: u64,
+    },
+    /// A QoS 2 message of a remote.
+    Inbound(InboundRecord),
+    /// Receipts were drawn up to this one.
+    Receipts {
+        last: u64,
     },
 }
 
@@ -305,7 +310,7 @@ impl Records {
     }
 }
 
-fn put_number(out: &mut BytesMut, mut number: u64) {
+pub(super) fn put_number(out: &mut BytesMut, mut number: u64) {
     while number >= 0x80 {
         out.put_u8(u8::try_from(number & 0x7F).unwrap_or(0x7F) | 0x80);
         number >>= 7;
@@ -458,13 +463,9 @@ fn put_record(out: &mut BytesMut, record: Record<'_>, clock: Clock) {
         Record::Sent { session, number } => put_pair(out, kind::SENT, session, number),
         Record::Released { session, number } => put_pair(out, kind::RELEASED, session, number),
         Record::Done { session, number } => put_pair(out, kind::DONE, session, number),
-        Record::Received {
-            session,
-            packet_id,
-            held,
-        } => {
-            put_pair(out, kind::RECEIVED, session, u64::from(packet_id.get()));
-            out.put_u8(u8::from(held));
+        Record::Received(received) => {
+            put_head(out, kind::RECEIVED, received.session);
+            received.put(out);
         }
         Record::Freed { session, packet_id } => {
             put_pair(out, kind::FREED, session, u64::from(packet_id.get()));
@@ -488,5 +489,10 @@ fn put_record(out: &mut BytesMut, record: Record<'_>, clock: Clock) {
         }
         Record::LateWill { number, message } => put_late_will(out, number, message, clock),
         Record::WillStored { number } => put_head(out, kind::WILL_STORED, number),
+        Record::Inbound(inbound) => {
+            put_head(out, kind::INBOUND, inbound.source);
+            inbound.put(out);
+        }
+        Record::Receipts { last } => put_head(out, kind::RECEIPTS, last),
     }
 }

@@ -16,10 +16,12 @@ use bytes::Bytes;
 use super::budget::{BudgetPart, NewCharges, Owner};
 use super::delivery::{Delivery, Subscription};
 use super::lifecycle::End;
+use super::qos_2_records::{InboundRecord, Progress, ReceivedRecord};
 use super::read_record::{RecordedChange, next_change};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
 use super::restored_messages::MessageContents;
-use super::session::{Incoming, IncomingState, PendingWill, Session, names_weight};
+use super::session::{Incoming, IncomingState, PendingWill, Rest, Session, names_weight};
+use super::wills::RestoredWill;
 use super::{Engine, SessionKey, Setup, filters};
 use crate::message::Message;
 use crate::mqtt::{PacketId, TopicFilter, TopicName};
@@ -59,7 +61,7 @@ pub struct LeftOut {
 /// An engine that is being restored.
 #[derive(Debug)]
 pub struct Restore {
-    engine: Engine,
+    pub(super) engine: Engine,
     clock: Clock,
     sessions: HashMap<u64, RestoredSession>,
     messages: MessageContents,
@@ -67,7 +69,9 @@ pub struct Restore {
     /// They get their numbers when those of all messages are known.
     retained: BTreeMap<TopicName, Message>,
     /// Wills that destinations may not have, by their numbers.
-    late_wills: BTreeMap<u64, Message>,
+    pub(super) late_wills: BTreeMap<u64, RestoredWill>,
+    /// The highest receipt in the records.
+    pub(super) last_receipt: u64,
 }
 
 impl Restore {
@@ -82,6 +86,7 @@ impl Restore {
             left_out: LeftOut::default(),
             retained: BTreeMap::new(),
             late_wills: BTreeMap::new(),
+            last_receipt: 0,
         }
     }
 
@@ -120,11 +125,7 @@ impl Restore {
             RecordedChange::Sent { session, number } => self.sent(session, number),
             RecordedChange::Released { session, number } => self.released(session, number),
             RecordedChange::Done { session, number } => self.done(session, number),
-            RecordedChange::Received {
-                session,
-                packet_id,
-                held,
-            } => self.received(session, packet_id, held),
+            RecordedChange::Received(record) => self.received(record),
             RecordedChange::Freed { session, packet_id } => self.freed(session, packet_id),
             RecordedChange::Retained(message) => self.retained(&message),
             RecordedChange::Replay {
@@ -136,10 +137,16 @@ impl Restore {
             RecordedChange::Will { session, will } => self.will(session, will),
             RecordedChange::NoWill { session } => self.no_will(session),
             RecordedChange::LateWill { number, message } => self.late_will(number, message),
+            RecordedChange::Inbound(record) => {
+                let incoming = self.incoming(record.progress);
+                let InboundRecord { source, exact, .. } = record;
+                self.engine.remotes.restore(source, exact, incoming);
+            }
+            RecordedChange::Receipts { last } => self.last_receipt = self.last_receipt.max(last),
         }
     }
 
-    fn of(&mut self, number: u64) -> Option<(SessionKey, &mut Session)> {
+    pub(super) fn of(&mut self, number: u64) -> Option<(SessionKey, &mut Session)> {
         let key = self.sessions.get(&number)?.key;
         self.engine
             .sessions
@@ -302,14 +309,28 @@ impl Restore {
         }
     }
 
-    /// A QoS 2 message that some destinations may not have (`held`): no record says which, so a
-    /// repetition goes to all.
-    fn received(&mut self, number: u64, packet_id: PacketId, held: bool) {
-        let state = if held {
-            IncomingState::Refused { missing: u64::MAX }
-        } else {
-            IncomingState::Received
-        };
+    /// A QoS 2 message. No record says which destinations may not have it: the outboxes do.
+    fn incoming(&mut self, progress: Progress) -> Incoming {
+        let Progress { is_held, receipt } = progress;
+        self.last_receipt = self.last_receipt.max(receipt);
+        Incoming {
+            state: if is_held {
+                IncomingState::Partial(Rest::to_destinations(u64::MAX))
+            } else {
+                IncomingState::Received
+            },
+            connection: 0,
+            receipt: if is_held { receipt } else { 0 },
+        }
+    }
+
+    fn received(&mut self, record: ReceivedRecord) {
+        let ReceivedRecord {
+            session: number,
+            packet_id,
+            progress,
+        } = record;
+        let incoming = self.incoming(progress);
         let Some((key, session)) = self.of(number) else {
             return;
         };
@@ -317,10 +338,7 @@ impl Restore {
         if self.engine.charge_received(key, more).is_err() {
             self.left_out.received += 1;
         } else if let Some((_, session)) = self.of(number) {
-            let connection = 0;
-            session
-                .incoming
-                .insert(packet_id, Incoming { state, connection });
+            session.incoming.insert(packet_id, incoming);
         }
     }
 
@@ -412,8 +430,14 @@ impl Restore {
     }
 
     fn late_will(&mut self, number: u64, message: Option<Message>) {
+        self.last_receipt = self.last_receipt.max(number);
         match message {
-            Some(message) => self.late_wills.insert(number, message.detached()),
+            Some(message) => {
+                let message = message.detached();
+                let missing = u64::MAX;
+                self.late_wills
+                    .insert(number, RestoredWill { message, missing })
+            }
             None => self.late_wills.remove(&number),
         };
     }
@@ -427,6 +451,8 @@ impl Restore {
             expiry: record.expiry_ms.map(Duration::from_millis),
             delay: Duration::from_millis(record.delay_ms),
             due: None,
+            receipt: 0,
+            missing: u64::MAX,
         };
         if self
             .engine
@@ -465,7 +491,8 @@ impl Restore {
             .sessions
             .iter_mut()
             .for_each(|(_, session)| session.replays.restored(newest));
-        // Before wills that are published now get their numbers.
+        // Before messages that are published now get their receipts.
+        self.engine.receipts.continue_from(self.last_receipt);
         self.engine.resume_late_wills(self.late_wills, now);
         for (_, known) in sessions {
             self.engine.resume_timers(&known, self.clock);

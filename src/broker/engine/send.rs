@@ -54,6 +54,7 @@ impl Engine {
     /// Records are durable: what waited for them goes out.
     pub(super) fn durable(&mut self, position: Lsn, now: Instant) {
         self.durable = self.durable.max(position);
+        self.receipts.durable(position);
         while let Some((_, id)) = self.gates.pop_front_if(|(gate, _)| *gate <= position) {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;

@@ -11,6 +11,7 @@ use super::budget::{Account, BudgetPart};
 use super::delivery::Delivery;
 use super::filters::Filters;
 use super::in_flight::InFlight;
+use super::qos_2_records::Progress;
 use super::queue::SessionQueue;
 use super::record::{Deadline, SessionRecord};
 use super::replays::Replays;
@@ -34,6 +35,18 @@ pub(super) struct Incoming {
     pub(super) state: IncomingState,
     /// The connection it came on last; 0 for one of an earlier run.
     pub(super) connection: ConnectionId,
+    /// By which outboxes know it, until all of them have it; 0 if they do not.
+    pub(super) receipt: u64,
+}
+
+impl Incoming {
+    /// As it is recorded.
+    pub(super) fn progress(self) -> Progress {
+        Progress {
+            is_held: self.state != IncomingState::Received,
+            receipt: self.receipt,
+        }
+    }
 }
 
 /// The progress of a QoS 2 message from the client.
@@ -43,11 +56,33 @@ pub(super) enum IncomingState {
     Held(Ticket),
     /// PUBREC was sent, or can be sent again.
     Received,
-    /// Subscribers have it, these destinations may not: a repetition is forwarded to them only.
-    Refused {
-        /// A bit each.
-        missing: u64,
-    },
+    /// A repetition goes the rest of the way only.
+    Partial(Rest),
+}
+
+/// The part of its way that a message has still to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rest {
+    /// Destinations that may not have it, a bit each.
+    pub(super) missing: u64,
+    /// Subscribers have it.
+    pub(super) is_delivered: bool,
+}
+
+impl Rest {
+    /// Nobody has it.
+    pub(super) const ALL: Self = Self {
+        missing: u64::MAX,
+        is_delivered: false,
+    };
+
+    /// Only these destinations may not have it.
+    pub(super) fn to_destinations(missing: u64) -> Self {
+        Self {
+            missing,
+            is_delivered: true,
+        }
+    }
 }
 
 /// A will that waits.
@@ -59,6 +94,10 @@ pub(super) struct PendingWill {
     pub(super) delay: Duration,
     /// Set when the connection is gone.
     pub(super) due: Option<Instant>,
+    /// By which outboxes know it, and the destinations that may not have it: after a crash in the
+    /// middle of its publication; 0 and all otherwise.
+    pub(super) receipt: u64,
+    pub(super) missing: u64,
 }
 
 impl PendingWill {

@@ -12,7 +12,7 @@ use super::lifecycle::End;
 use super::note::{ClientNote, Noted};
 use super::record::{Deadline, Record};
 use super::refusal::Refusal;
-use super::session::Session;
+use super::session::{Incoming, IncomingState, Session};
 use super::{Engine, Lsn, Output, SessionKey, Timer};
 use crate::mqtt::ReasonCode;
 
@@ -198,6 +198,11 @@ impl Engine {
         if session.is_recorded {
             let session = session.number;
             self.records.put(Record::Gone { session });
+        }
+        let newest = self.records.newest();
+        let partial = |incoming: &&Incoming| matches!(incoming.state, IncomingState::Partial(_));
+        for incoming in session.incoming.values().filter(partial) {
+            self.receipts.end(incoming.receipt, newest);
         }
         self.redistribute(&mut session, now);
         self.budget.close(session.account);

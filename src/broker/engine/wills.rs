@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::budget::BudgetPart;
-use super::held::HeldFor;
+use super::held::{HeldFor, HeldWill};
 use super::lifecycle::End;
 use super::notice::NoticeKind;
 use super::record::{Deadline, Record, WillRecord};
-use super::session::PendingWill;
+use super::session::{PendingWill, Rest};
 use super::{ByNumber, Engine, SessionKey, Timer};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::Will;
@@ -59,6 +59,13 @@ impl LateWills {
             "bytes of wills on their way to destinations"
         );
     }
+}
+
+/// A will of an earlier run that these destinations, a bit each, may not have.
+#[derive(Debug)]
+pub(super) struct RestoredWill {
+    pub(super) message: Message,
+    pub(super) missing: u64,
 }
 
 impl Engine {
@@ -121,6 +128,7 @@ impl Engine {
             return;
         };
         let authorized = self.may_publish_will(session, &will.message);
+        let source = session.number;
         self.forget_will(key);
         if let Err(refusal) = authorized {
             self.traffic.refused += 1;
@@ -139,15 +147,21 @@ impl Engine {
             let kind = NoticeKind::RetainedCommand;
             self.notice(kind, Some(key), Some(&message.topic), "", now);
         }
-        self.next_will += 1;
-        let number = self.next_will;
+        let handover = self.handover(source, 0, will.receipt);
+        let number = handover.map_or_else(|| self.receipts.draw(), |handover| handover.receipt);
         let held = self
             .late_wills
             .has_room_for(&message)
-            .then_some(HeldFor::Will { number });
-        let (ticket, _) = self.route(message.clone(), None, held, now);
+            .then_some(HeldFor::Will(HeldWill { number, handover }));
+        let rest = Rest {
+            missing: will.missing,
+            is_delivered: false,
+        };
+        let (ticket, _) = self.route(message.clone(), None, held, rest, now);
         if ticket.is_some() {
             self.keep_until_stored(number, message.detached());
+        } else {
+            self.receipts.end(will.receipt, self.records.newest());
         }
     }
 
@@ -160,12 +174,11 @@ impl Engine {
         self.late_wills.insert(number, will);
     }
 
-    /// Wills of an earlier run that destinations may not have: they are offered to all.
-    pub(super) fn resume_late_wills(&mut self, wills: BTreeMap<u64, Message>, now: Instant) {
-        for (number, message) in wills {
-            self.next_will = self.next_will.max(number);
+    /// Wills of an earlier run that destinations may not have: they are offered to these.
+    pub(super) fn resume_late_wills(&mut self, wills: BTreeMap<u64, RestoredWill>, now: Instant) {
+        for (number, RestoredWill { message, missing }) in wills {
             self.late_wills.insert(number, message);
-            let refused = u64::MAX;
+            let refused = missing;
             self.timers
                 .insert((now, Timer::LateWill { number, refused }));
         }
@@ -174,7 +187,8 @@ impl Engine {
     /// No destination waits for a will any more.
     fn forget_late_will(&mut self, number: u64) {
         self.late_wills.remove(number);
-        self.records.put(Record::WillStored { number });
+        let after = self.records.put(Record::WillStored { number });
+        self.receipts.end(number, after);
     }
 
     /// Every destination has a will, or can never take it, or the `refused` ones had no room for
@@ -188,12 +202,15 @@ impl Engine {
         }
     }
 
-    pub(super) fn offer_will_again(&mut self, number: u64, refused: u64) {
+    pub(super) fn offer_will_again(&mut self, number: u64, refused: u64, now: Instant) {
         let Some(message) = self.late_wills.get(number).cloned() else {
             return;
         };
-        let held = Some(HeldFor::Will { number });
-        if self.forward_again(refused, message, held).is_none() {
+        let handover = self.handover(0, 0, number);
+        let held = Some(HeldFor::Will(HeldWill { number, handover }));
+        let rest = Rest::to_destinations(refused);
+        let (ticket, _) = self.route(message, None, held, rest, now);
+        if ticket.is_none() {
             self.forget_late_will(number);
         }
     }
@@ -264,5 +281,7 @@ pub(super) fn pending(will: &Will) -> PendingWill {
         expiry,
         delay: delay.unwrap_or_default(),
         due: None,
+        receipt: 0,
+        missing: u64::MAX,
     }
 }

@@ -66,6 +66,7 @@ fn broker(limits: &BrokerLimits) -> Result<(broker::Parts, mpsc::Receiver<Forwar
     let to = |sender| ForwardSender {
         sender,
         dropped: Arc::default(),
+        handovers: None,
     };
     let forwards = ForwardSenders {
         uplinks: vec![to(sender)],

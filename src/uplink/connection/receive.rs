@@ -214,9 +214,10 @@ impl RemoteConnection<'_> {
         if is_exact && !self.uplink.session.is_new(packet_id) {
             return Ok(());
         }
+        let exact = is_exact.then(|| self.uplink.session.number_inbound());
         self.delivered(Delivery {
             packet_id,
-            is_exact,
+            exact,
             is_safe: true,
         })
     }
@@ -225,14 +226,14 @@ impl RemoteConnection<'_> {
     pub(super) fn delivered(&mut self, delivery: Delivery) -> Result<(), LinkError> {
         let Delivery {
             packet_id,
-            is_exact,
+            exact,
             is_safe,
         } = delivery;
         if !is_safe {
             return Ok(());
         }
-        if is_exact {
-            self.uplink.session.taken(packet_id);
+        if let Some(number) = exact {
+            self.uplink.session.taken(packet_id, number);
             return Ok(());
         }
         self.link.feed(Command::PubAck(packet_id)).map(drop)
@@ -244,7 +245,11 @@ impl Uplink {
         self.status.counters.received.count();
         let bytes = publish.payload.len();
         tracing::debug!(event = "uplink.message_received", uplink = %self.settings.name, topic = %publish.topic, qos = ?publish.qos, bytes, "message received");
-        self.deliveries.hand_over(publish).await;
+        let exact = publish
+            .packet_id
+            .filter(|_| publish.qos == QoS::ExactlyOnce)
+            .map(|packet_id| self.session.inbound(packet_id, publish.is_repeated));
+        self.deliveries.hand_over(publish, exact).await;
     }
 
     /// A response topic of the remote becomes the local one whose messages go there; without a

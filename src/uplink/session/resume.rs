@@ -149,10 +149,7 @@ impl Session {
     /// The remote has no memory of this gateway.
     pub(super) fn forgotten(&mut self) -> Forgotten {
         let mut told = Forgotten::default();
-        if !self.received.is_empty() {
-            self.received.clear();
-            self.change(RECEIVED_IN);
-        }
+        self.forget_inbound();
         self.subscribed.clear();
         let places: Vec<EntryId> = self.recovered.keys().copied().collect();
         for (_, stage) in self.recovered.values_mut() {

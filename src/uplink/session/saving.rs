@@ -7,6 +7,7 @@ impl Session {
     /// The memories that changed, to be made durable together.
     pub(in crate::uplink) fn begin_save(&mut self) -> Vec<(usize, Memory)> {
         self.is_saving = true;
+        self.being_saved = self.taken;
         self.changes = 0;
         self.next_save += 1;
         let dirty = std::mem::take(&mut self.dirty);
@@ -22,6 +23,7 @@ impl Session {
     pub(in crate::uplink) fn saved(&mut self) {
         self.is_saving = false;
         self.saved = self.next_save - 1;
+        self.durably_taken = self.being_saved;
         while self
             .freed
             .front()
@@ -70,6 +72,7 @@ impl Session {
         Memory {
             held,
             received: self.received.clone(),
+            taken: self.taken,
             known: self.known.clone(),
             left_behind: self.left_behind.clone(),
             subscribed: self.subscribed.clone(),

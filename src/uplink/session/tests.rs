@@ -290,7 +290,7 @@ fn a_remote_without_qos_2_gets_what_it_can_take() {
 fn messages_of_the_remote_are_recognised_across_a_restart() {
     let mut session = connected(10, 10);
     assert!(session.is_new(id(9)));
-    session.taken(id(9));
+    session.taken(id(9), 1);
     assert!(
         written(&mut session).is_empty(),
         "PUBREC waits for the disk"
@@ -457,7 +457,7 @@ fn totals_follow_refusals_lower_qos_and_messages_that_are_given_up() {
 #[test]
 fn a_repeated_release_waits_for_the_disk_too() {
     let mut session = connected(10, 10);
-    session.taken(id(9));
+    session.taken(id(9), 1);
     save(&mut session);
     written(&mut session);
     session.released(id(9));

@@ -62,6 +62,7 @@ fn published(publish: v4::Publish) -> Incoming {
         payload: publish.payload,
         qos,
         retain: publish.retain,
+        is_repeated: publish.dup,
         packet_id,
         properties: Properties::default(),
         subscriptions: Vec::new(),

@@ -51,6 +51,7 @@ fn published(publish: v5::Publish) -> Incoming {
         payload: publish.payload,
         qos,
         retain: publish.retain,
+        is_repeated: publish.dup,
         packet_id,
         subscriptions: Vec::new(),
         properties: publish

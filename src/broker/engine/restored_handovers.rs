@@ -1,0 +1,111 @@
+//! What the outboxes have taken, compared with what the records say.
+
+use super::SessionKey;
+use super::restore::Restore;
+use super::session::{Incoming, IncomingState, Rest};
+use crate::mqtt::PacketId;
+use crate::outbox::Handover;
+use crate::route::Destination;
+
+/// The hand-overs that the outboxes have, as they were found at the start.
+#[derive(Debug, Clone, Default)]
+pub struct FoundHandovers {
+    /// By uplink.
+    pub by_uplink: Vec<Vec<Handover>>,
+    /// The journal of the broker was read whole: what is not in it was never written.
+    pub is_journal_whole: bool,
+}
+
+impl Restore {
+    /// Takes over what the outboxes have. To be called when all batches are read.
+    pub fn hand_over(&mut self, found: &FoundHandovers) {
+        let known = self.last_receipt;
+        for (uplink, handovers) in found.by_uplink.iter().enumerate() {
+            let bit = Destination::Uplink(uplink).bit();
+            for handover in handovers {
+                let is_unknown = found.is_journal_whole && handover.receipt > known;
+                self.last_receipt = self.last_receipt.max(handover.receipt);
+                self.engine.receipts.continue_from(self.last_receipt);
+                if !self.has_taken(*handover, bit, is_unknown) {
+                    self.engine.receipts.end(handover.receipt, 0);
+                }
+            }
+        }
+        self.engine.receipts.durable(0);
+    }
+
+    /// A destination has taken a message. False if nobody will repeat it. `is_unknown` says that
+    /// the records have never named it.
+    fn has_taken(&mut self, handover: Handover, bit: u64, is_unknown: bool) -> bool {
+        let Handover {
+            source,
+            packet_id,
+            receipt,
+        } = handover;
+        if let Some(will) = self.late_wills.get_mut(&receipt) {
+            will.missing &= !bit;
+            return true;
+        }
+        let Some(packet_id) = PacketId::new(packet_id) else {
+            return is_unknown && self.has_taken_will(source, receipt, bit);
+        };
+        if let Some(remote) = self.engine.remotes.of_source(source) {
+            return note_taken(remote.incoming_mut(packet_id), receipt, bit)
+                || is_unknown && remote.restore_unknown(packet_id, taken_only(receipt, bit));
+        }
+        let Some((key, session)) = self.of(source) else {
+            return false;
+        };
+        note_taken(session.incoming.get_mut(&packet_id), receipt, bit)
+            || is_unknown && self.restore_unknown(key, packet_id, taken_only(receipt, bit))
+    }
+
+    /// A destination has the will of a session whose end is not in the records.
+    fn has_taken_will(&mut self, source: u64, receipt: u64, bit: u64) -> bool {
+        let session = self.of(source);
+        let Some(will) = session.and_then(|(_, session)| session.will.as_mut()) else {
+            return false;
+        };
+        will.receipt = receipt;
+        will.missing &= !bit;
+        true
+    }
+
+    /// A message of a session that no record names: only a destination has it. False if there is
+    /// another one with its identifier.
+    fn restore_unknown(&mut self, key: SessionKey, packet_id: PacketId, known: Incoming) -> bool {
+        let session = self.engine.sessions.get(key);
+        let is_free = session.is_some_and(|session| !session.incoming.contains_key(&packet_id));
+        if !is_free || self.engine.charge_received(key, 1).is_err() {
+            return false;
+        }
+        if let Some(session) = self.engine.sessions.get_mut(key) {
+            session.incoming.insert(packet_id, known);
+        }
+        true
+    }
+}
+
+/// A message that only one destination has.
+fn taken_only(receipt: u64, bit: u64) -> Incoming {
+    let rest = Rest {
+        missing: !bit,
+        is_delivered: false,
+    };
+    Incoming {
+        state: IncomingState::Partial(rest),
+        connection: 0,
+        receipt,
+    }
+}
+
+/// Notes that a destination has a message. False if it is another message, or every destination
+/// has it.
+fn note_taken(known: Option<&mut Incoming>, receipt: u64, bit: u64) -> bool {
+    let known = known.filter(|known| known.receipt == receipt);
+    let Some(IncomingState::Partial(rest)) = known.map(|known| &mut known.state) else {
+        return false;
+    };
+    rest.missing &= !bit;
+    true
+}
