@@ -3,7 +3,7 @@
 //! settled in that lane. Pure.
 //!
 //! ```text
-//! version 2 | messages of the remote that were taken 8, not in version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
+//! version 2 | the highest number of a message that was taken, LEB128; version 1: none was | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
 //!           | runs of identifiers of the remote 2 | runs x (first 2, last 2), or 0xFFFF and a bit for each of the 65536
 //!           | sessions known 1, x 4 | sessions left behind 1, x 4 | filters 1, x (length 2, text)
 //! ```
@@ -14,11 +14,13 @@ use std::collections::BTreeSet;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::leb128;
 use crate::mqtt::PacketId;
 
-const VERSION: u8 = 2;
-/// The same without the number of messages taken.
-const EARLY: u8 = 1;
+/// Without a number of a message that was taken.
+const VERSION: u8 = 1;
+/// With one.
+const VERSION_WITH_TAKEN: u8 = 2;
 const RELEASED: u16 = 0x8000;
 const LOST: u16 = 0x4000;
 const LENGTH: u16 = 0x3FFF;
@@ -94,9 +96,13 @@ impl Memory {
         if *self == Self::default() {
             return Bytes::new();
         }
-        let mut out = BytesMut::with_capacity(21 + 8 * self.held.len() + 2 * self.received.len());
-        out.put_u8(VERSION);
-        out.put_u64(self.taken);
+        let mut out = BytesMut::with_capacity(23 + 8 * self.held.len() + 2 * self.received.len());
+        if self.taken == 0 {
+            out.put_u8(VERSION);
+        } else {
+            out.put_u8(VERSION_WITH_TAKEN);
+            leb128::put(self.taken, &mut out);
+        }
         self.put_held(&mut out);
         put_identifiers(&self.received, &mut out);
         for remotes in [&self.known, &self.left_behind] {
@@ -160,8 +166,8 @@ impl Memory {
             return Some(Self::default());
         }
         let taken = match bytes.try_get_u8().ok()? {
-            VERSION => bytes.try_get_u64().ok()?,
-            EARLY => 0,
+            VERSION => 0,
+            VERSION_WITH_TAKEN => leb128::take(&mut bytes)?,
             _ => return None,
         };
         Some(Self {
@@ -302,7 +308,7 @@ mod tests {
                 held(seq, id, kind)
             }).collect();
             let received = if many { received.into_iter().chain((0..60_000).step_by(3)).collect() } else { received };
-            let memory = Memory { held, received, taken: 77, known: [7, 9].into(), left_behind: [u32::MAX].into(), subscribed: vec!["cmd/#".to_owned(), String::new()] };
+            let memory = Memory { held, received, taken: if many { 1 << 20 } else { 0 }, known: [7, 9].into(), left_behind: [u32::MAX].into(), subscribed: vec!["cmd/#".to_owned(), String::new()] };
             prop_assert_eq!(Memory::decode(memory.encode()), Some(memory));
         }
 

@@ -306,9 +306,38 @@ fn messages_of_the_remote_are_recognised_across_a_restart() {
         written(&mut session).is_empty(),
         "it is forgotten only when that is durable"
     );
-    assert_eq!(save(&mut session), Memory::default());
+    let number_only = Memory {
+        taken: 1,
+        ..Memory::default()
+    };
+    assert_eq!(save(&mut session), number_only);
     assert_eq!(written(&mut session), ["complete 9"]);
     assert!(session.is_new(id(9)));
+}
+
+#[test]
+fn the_broker_is_told_which_messages_of_the_remote_are_remembered_here() {
+    let mut session = connected(10, 10);
+    let first = session.inbound(id(9), false);
+    assert_eq!(first.known, u64::MAX, "the remote began anew");
+    session.taken(id(9), first.number);
+    let second = session.inbound(id(10), false);
+    assert!(second.known < first.number, "nothing is durable yet");
+    let memory = save(&mut session);
+    assert_eq!(session.inbound(id(12), true).known, first.number);
+    let mut session = restarted(memory);
+    session.connected(true, 10, QoS::ExactlyOnce);
+    let again = session.inbound(id(10), true);
+    assert_eq!(again.known, first.number);
+    assert!(again.number > second.number + 1, "no number comes twice");
+    session.taken(id(10), again.number);
+    session.connected(false, 10, QoS::ExactlyOnce);
+    save(&mut session);
+    let new = session.inbound(id(10), false);
+    assert!(
+        new.known > again.number,
+        "all earlier messages are forgotten"
+    );
 }
 
 #[test]
