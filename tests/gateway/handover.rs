@@ -1,6 +1,6 @@
 //! Exactly once over every hand-over: local client, outbox, remote; remote, local broker, local
-//! client; will, outbox, remote. The gateway dies at any moment and at every sync, by kill -9 and by
-//! power cuts, and whoever is beside it keeps its own state and repeats what the standard asks for.
+//! client; will, outbox, remote. The gateway dies at any moment and at every sync, of kill -9 and of
+//! power cuts; whoever is beside it keeps its own state, and repeats what the standard asks for.
 
 mod party;
 mod site;
@@ -22,7 +22,7 @@ use super::support::{Mosquitto, wait_for};
 
 /// Deaths under load: a handful, or with `WELLHEAD_LONG` at full scale.
 fn deaths() -> u32 {
-    if is_long() { 300 } else { 10 }
+    if is_long() { 300 } else { 12 }
 }
 
 fn is_long() -> bool {
@@ -127,7 +127,7 @@ impl Row {
         for _ in 0..deaths() {
             let limit = match Moment::draw(&mut self.random) {
                 Moment::Any(after) => {
-                    self.site.start();
+                    self.site.start_for_any_moment();
                     after
                 }
                 Moment::Sync(point) => {
@@ -142,7 +142,7 @@ impl Row {
 
     /// One message at a time, and a death at each of the syncs that follow it, on either side.
     fn sweep(mut self, loss: Loss) {
-        let (times, syncs) = if is_long() { (20, 8) } else { (1, 5) };
+        let (times, syncs) = if is_long() { (20, 8) } else { (1, 8) };
         let points = (1..=syncs)
             .flat_map(|number| [Side::Before, Side::After].map(|side| SyncPoint { side, number }));
         for point in std::iter::repeat_n(points, times).flatten() {

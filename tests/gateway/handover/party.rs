@@ -54,10 +54,10 @@ impl Party {
     }
 
     /// True if a message can be sent now.
-    fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         match self {
             Self::Local(client) | Self::Remote(client) => client.client.is_some(),
-            Self::Broker(broker) => broker.is_subscribed && broker.connection.is_some(),
+            Self::Broker(broker) => broker.is_ready(),
         }
     }
 
@@ -97,6 +97,8 @@ struct Connection {
     incoming: Incoming,
     /// Until CONNECT was read.
     version: Option<Version>,
+    /// CONNACK was sent, and the session goes on.
+    is_welcome: bool,
 }
 
 impl PlayedBroker {
@@ -113,6 +115,10 @@ impl PlayedBroker {
         }
     }
 
+    fn is_ready(&self) -> bool {
+        self.is_subscribed && self.connection.as_ref().is_some_and(|one| one.is_welcome)
+    }
+
     fn turn(&mut self) {
         if let Ok((stream, _)) = self.listener.accept() {
             stream.set_nodelay(true).unwrap();
@@ -121,6 +127,7 @@ impl PlayedBroker {
                 stream,
                 incoming: Incoming::new(Decoder::server(1 << 20)),
                 version: None,
+                is_welcome: false,
             });
         }
         let Some(connection) = &mut self.connection else {
@@ -188,6 +195,7 @@ impl PlayedBroker {
         }));
         if !is_clean {
             self.has_session = true;
+            self.connection.as_mut().unwrap().is_welcome = true;
             for packet in self.far.resume() {
                 self.send(&packet);
             }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -52,15 +53,14 @@ pub enum Side {
 }
 
 impl Moment {
-    /// Any of the syncs of a start or of the traffic behind it, or any moment: those, rather than
-    /// the syncs, meet what runs between them.
+    /// Any of the syncs of a start or of the traffic behind it, or any moment between them.
     pub fn draw(random: &mut Rng) -> Self {
         let side = match random.u8(..4) {
             0 => Side::Before,
             1 => Side::After,
-            _ => return Self::Any(Duration::from_micros(random.u64(5_000..600_000))),
+            _ => return Self::Any(Duration::from_micros(random.u64(5_000..900_000))),
         };
-        let number = random.u32(1..=60);
+        let number = random.u32(1..=150);
         Self::Sync(SyncPoint { side, number })
     }
 }
@@ -114,21 +114,34 @@ impl Site {
         fs::write(self.path("gateway.yaml"), yaml).unwrap();
     }
 
-    /// Starts the gateway, and waits for nothing.
+    /// Starts the gateway with its syncs played, and waits for nothing.
     pub fn start(&mut self) {
+        let mut command = wellhead();
+        command
+            .env("LD_PRELOAD", &self.library)
+            .env("TRACE_ROOT", self.path(STATE))
+            .env("TRACE_LOG", self.path("trace.log"))
+            .env("TRACE_STOP", self.path(ORDER));
+        self.start_as(command);
+    }
+
+    /// Starts a gateway that will die so long after its start. With real syncs, which take their
+    /// time, if no power cut has to be played.
+    pub fn start_for_any_moment(&mut self) {
+        match self.loss {
+            Loss::Process => self.start_as(wellhead()),
+            Loss::Power => self.start(),
+        }
+    }
+
+    fn start_as(&mut self, mut command: Command) {
         // What an earlier one has said must not be taken for this one.
         let _ = fs::rename(self.path("gateway.log"), self.path("gateway.log.before"));
         let _ = fs::remove_file(self.path("trace.log"));
         if self.loss == Loss::Power {
             self.disk = Some(Disk::of(&self.path(STATE)));
         }
-        let mut command = wellhead();
         command.arg("run").arg(self.path("gateway.yaml"));
-        command
-            .env("LD_PRELOAD", &self.library)
-            .env("TRACE_ROOT", self.path(STATE))
-            .env("TRACE_LOG", self.path("trace.log"))
-            .env("TRACE_STOP", self.path(ORDER));
         self.process = Some(Process::start(&mut command, &self.path("gateway.log")));
     }
 
@@ -204,7 +217,7 @@ impl Site {
         }
     }
 
-    /// Works until `is_done`, which must be in time.
+    /// Asks `is_done`, which does the work, until it is true; false if it never is.
     pub fn calm(&mut self, mut is_done: impl FnMut(u16) -> bool) -> bool {
         let port = self.started();
         let end = Instant::now() + PATIENCE;
