@@ -18,7 +18,7 @@ use traffic::{Account, Traffic};
 
 use super::returning_client::ReturningClient;
 use super::support::client::{Client, hello};
-use super::support::{Mosquitto, wait_for};
+use super::support::{Link, Mosquitto, wait_for};
 
 /// Deaths under load: a handful, or with `WELLHEAD_LONG` at full scale.
 fn deaths() -> u32 {
@@ -35,10 +35,9 @@ fn configure(site: &Site, uplinks: &[String]) {
         "site: hand-over
 broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], max_queued: 1000000, max_queued_size: 100MB, max_queued_total: 200MB }}
 outbox: {{ folder: {STATE} }}
-uplinks:
-{}
+uplinks: [ {} ]
 ",
-        uplinks.join("\n")
+        uplinks.join(", ")
     ));
 }
 
@@ -56,53 +55,65 @@ fn receiving(name: &str, port: u16) -> String {
     uplink(
         name,
         port,
-        "send: []\n    receive: [ { filter: 'down/#', qos: 2 } ]",
+        "send: [], receive: [ { filter: 'down/#', qos: 2 } ]",
     )
 }
 
 fn uplink(name: &str, port: u16, routes: &str) -> String {
     format!(
-        "  - name: {name}
-    to: mqtt://127.0.0.1:{port}
-    client_id: {name}
-    presence: false
-    retry: {{ first: 20ms, longest: 100ms }}
-    {routes}"
+        "{{ name: {name}, to: 'mqtt://127.0.0.1:{port}', client_id: {name}, presence: false, retry: {{ first: 20ms, longest: 100ms }}, {routes} }}"
     )
 }
 
-fn mosquitto(site: &Site) -> Mosquitto {
-    Mosquitto::start(
-        site.folder(),
-        "max_inflight_messages 1000\nmax_queued_messages 0\n",
-    )
+/// A mosquitto, and the link to it.
+struct Remote {
+    broker: Mosquitto,
+    link: Link,
 }
 
-/// A client at the remote that subscribes to everything below these topics.
-fn remote_subscriber(remote: &Mosquitto, filter: &str) -> Party {
-    let mut client = ReturningClient::new("far", remote.port);
-    client.subscribe(filter);
-    Party::Remote(client)
+impl Remote {
+    fn start(site: &Site) -> Self {
+        let limits = "max_inflight_messages 1000\nmax_queued_messages 0\n";
+        let broker = Mosquitto::start(site.folder(), limits);
+        let link = Link::to(broker.port);
+        Self { broker, link }
+    }
+
+    /// A client there that subscribes to everything below a topic.
+    fn subscriber(&self, filter: &str) -> Party {
+        let mut client = ReturningClient::new("far", self.broker.port);
+        client.subscribe(filter);
+        Party::Remote(client)
+    }
 }
 
 /// A gateway, and the traffic through it.
 struct Row {
     name: &'static str,
-    site: Site,
     traffic: Traffic,
     random: Rng,
-    /// Plays the remote, unless the traffic does.
-    _remote: Option<Mosquitto>,
+    /// `None` if the traffic plays it.
+    remote: Option<Remote>,
+    site: Site,
 }
 
 impl Row {
-    fn new(name: &'static str, site: Site, traffic: Traffic, remote: Option<Mosquitto>) -> Self {
+    fn new(name: &'static str, site: Site, traffic: Traffic, remote: Option<Remote>) -> Self {
         Self {
             name,
-            site,
             traffic,
             random: Rng::with_seed(9),
-            _remote: remote,
+            remote,
+            site,
+        }
+    }
+
+    /// In some rounds there is no link.
+    fn draw_link(&mut self) {
+        match &self.remote {
+            Some(remote) if self.random.u8(..4) == 0 => remote.link.cut(),
+            Some(remote) => remote.link.restore(),
+            None => {}
         }
     }
 
@@ -123,8 +134,9 @@ impl Row {
     }
 
     /// Deaths under load, at any moment and at syncs.
-    fn storm(mut self, loss: Loss) {
+    fn storm(mut self) {
         for _ in 0..deaths() {
+            self.draw_link();
             let limit = match Moment::draw(&mut self.random) {
                 Moment::Any(after) => {
                     self.site.start_for_any_moment();
@@ -137,11 +149,11 @@ impl Row {
             };
             self.die_within(limit, Traffic::load);
         }
-        self.finish(loss);
+        self.finish();
     }
 
     /// One message at a time, and a death at each of the syncs that follow it, on either side.
-    fn sweep(mut self, loss: Loss) {
+    fn sweep(mut self) {
         let (times, syncs) = if is_long() { (20, 8) } else { (1, 8) };
         let points = (1..=syncs)
             .flat_map(|number| [Side::Before, Side::After].map(|side| SyncPoint { side, number }));
@@ -155,55 +167,60 @@ impl Row {
             self.traffic.publish_one();
             self.die_within(Duration::from_millis(400), Traffic::turn);
         }
-        self.finish(loss);
+        self.finish();
     }
 
     /// The rest comes undisturbed, and the account is made.
-    fn finish(mut self, loss: Loss) {
+    fn finish(mut self) {
+        if let Some(remote) = &self.remote {
+            remote.link.restore();
+        }
         self.site.start();
         if self.settle() {
             // Behind everything that may come twice.
             self.traffic.publish_one();
             self.settle();
         }
-        let row = format!("{}, {} {}", self.name, self.site.deaths, loss.name());
+        let row = format!("{}, {}", self.name, self.site.deaths());
         self.traffic.account().check(&row);
     }
 }
 
-/// Local clients of both versions to the remote. Both use the same packet identifiers.
+/// Local clients to the remote.
 fn outbound(name: &'static str, loss: Loss, prefixes: &'static [&'static str]) -> Row {
     let site = Site::new(loss);
-    let remote = mosquitto(&site);
+    let remote = Remote::start(&site);
     let uplinks: Vec<String> = prefixes
         .iter()
-        .map(|prefix| sending(prefix.trim_end_matches('/'), remote.port))
+        .map(|prefix| sending(prefix.trim_end_matches('/'), remote.link.port))
         .collect();
     configure(&site, &uplinks);
-    let mut traffic = Traffic::default();
-    for (name, version) in [("one", Version::V5), ("two", Version::V311)] {
-        let client = ReturningClient::new_as(name, version, 0);
-        let topic = if name == "one" { "up/one" } else { "up/two" };
-        traffic.sender(Party::Local(client), topic);
-    }
-    traffic.receiver(remote_subscriber(&remote, "+/up/#"), prefixes);
+    let mut traffic = local_senders();
+    traffic.receiver(remote.subscriber("+/up/#"), prefixes);
     Row::new(name, site, traffic, Some(remote))
 }
 
+/// Clients of both versions. Both use the same packet identifiers.
+fn local_senders() -> Traffic {
+    let mut traffic = Traffic::default();
+    let one = ReturningClient::new_as("one", Version::V5, 0);
+    traffic.sender(Party::Local(one), "up/one");
+    let two = ReturningClient::new_as("two", Version::V311, 0);
+    traffic.sender(Party::Local(two), "up/two");
+    traffic
+}
+
 /// From the remote to a local client.
-fn inbound(name: &'static str, mut site: Site, sender: Party, remote: Option<Mosquitto>) -> Row {
+fn inbound(name: &'static str, mut site: Site, sender: Party, remote: Option<Remote>) -> Row {
     site.start();
     let mut traffic = Traffic::default();
     traffic.sender(sender, "down/number");
     traffic.receiver(local_subscriber(&mut site, "down/#"), &[""]);
     if let Some(remote) = &remote {
-        let has_subscribed = || {
-            remote
-                .output()
-                .contains("Sending SUBACK to cloud")
-                .then_some(())
-        };
-        wait_for("the gateway subscribes", has_subscribed);
+        wait_for("the gateway subscribes", || {
+            let log = remote.broker.output();
+            log.contains("Sending SUBACK to cloud").then_some(())
+        });
     }
     site.die();
     Row::new(name, site, traffic, remote)
@@ -218,9 +235,9 @@ fn local_subscriber(site: &mut Site, filter: &str) -> Party {
 
 fn inbound_from_mosquitto(name: &'static str, loss: Loss) -> Row {
     let site = Site::new(loss);
-    let remote = mosquitto(&site);
-    configure(&site, &[receiving("cloud", remote.port)]);
-    let sender = Party::Remote(ReturningClient::new("far", remote.port));
+    let remote = Remote::start(&site);
+    configure(&site, &[receiving("cloud", remote.link.port)]);
+    let sender = Party::Remote(ReturningClient::new("far", remote.broker.port));
     inbound(name, site, sender, Some(remote))
 }
 
@@ -231,24 +248,45 @@ fn inbound_from_a_played_broker(name: &'static str, loss: Loss) -> Row {
     inbound(name, site, Party::Broker(remote), None)
 }
 
+/// Local clients to a local client: no hand-over.
+fn local(loss: Loss) -> Row {
+    let mut site = Site::new(loss);
+    configure(&site, &[]);
+    site.start();
+    let mut traffic = local_senders();
+    traffic.receiver(local_subscriber(&mut site, "up/#"), &[""]);
+    site.die();
+    Row::new("local to local", site, traffic, None)
+}
+
+#[test]
+fn local_to_local_over_kill_9() {
+    local(Loss::Process).storm();
+}
+
+#[test]
+fn local_to_local_over_power_cuts() {
+    local(Loss::Power).storm();
+}
+
 #[test]
 fn local_to_remote_over_kill_9() {
-    outbound("local to remote", Loss::Process, &["a/"]).storm(Loss::Process);
+    outbound("local to remote", Loss::Process, &["a/"]).storm();
 }
 
 #[test]
 fn local_to_remote_over_power_cuts() {
-    outbound("local to remote", Loss::Power, &["a/"]).storm(Loss::Power);
+    outbound("local to remote", Loss::Power, &["a/"]).storm();
 }
 
 #[test]
 fn local_to_remote_over_a_kill_9_at_each_sync() {
-    outbound("local to remote, at syncs", Loss::Process, &["a/"]).sweep(Loss::Process);
+    outbound("local to remote, at syncs", Loss::Process, &["a/"]).sweep();
 }
 
 #[test]
 fn local_to_remote_over_a_power_cut_at_each_sync() {
-    outbound("local to remote, at syncs", Loss::Power, &["a/"]).sweep(Loss::Power);
+    outbound("local to remote, at syncs", Loss::Power, &["a/"]).sweep();
 }
 
 /// Three hand-overs of each message: to two remotes and to a local client.
@@ -263,17 +301,17 @@ fn to_two_remotes(loss: Loss) -> Row {
 
 #[test]
 fn local_to_two_remotes_over_kill_9() {
-    to_two_remotes(Loss::Process).storm(Loss::Process);
+    to_two_remotes(Loss::Process).storm();
 }
 
 #[test]
 fn local_to_two_remotes_over_power_cuts() {
-    to_two_remotes(Loss::Power).storm(Loss::Power);
+    to_two_remotes(Loss::Power).storm();
 }
 
 #[test]
 fn local_to_two_remotes_over_a_kill_9_at_each_sync() {
-    to_two_remotes(Loss::Process).sweep(Loss::Process);
+    to_two_remotes(Loss::Process).sweep();
 }
 
 /// A client that takes its session over while its messages are in flight.
@@ -285,37 +323,37 @@ fn with_takeovers(loss: Loss) -> Row {
 
 #[test]
 fn takeovers_over_kill_9() {
-    with_takeovers(Loss::Process).storm(Loss::Process);
+    with_takeovers(Loss::Process).storm();
 }
 
 #[test]
 fn takeovers_over_power_cuts() {
-    with_takeovers(Loss::Power).storm(Loss::Power);
+    with_takeovers(Loss::Power).storm();
 }
 
 #[test]
 fn remote_to_local_over_kill_9() {
-    inbound_from_mosquitto("remote to local", Loss::Process).storm(Loss::Process);
+    inbound_from_mosquitto("remote to local", Loss::Process).storm();
 }
 
 #[test]
 fn remote_to_local_over_power_cuts() {
-    inbound_from_mosquitto("remote to local", Loss::Power).storm(Loss::Power);
+    inbound_from_mosquitto("remote to local", Loss::Power).storm();
 }
 
 #[test]
 fn played_remote_to_local_over_kill_9() {
-    inbound_from_a_played_broker("played remote to local", Loss::Process).storm(Loss::Process);
+    inbound_from_a_played_broker("played remote to local", Loss::Process).storm();
 }
 
 #[test]
 fn remote_to_local_over_a_kill_9_at_each_sync() {
-    inbound_from_a_played_broker("remote to local, at syncs", Loss::Process).sweep(Loss::Process);
+    inbound_from_a_played_broker("remote to local, at syncs", Loss::Process).sweep();
 }
 
 #[test]
 fn remote_to_local_over_a_power_cut_at_each_sync() {
-    inbound_from_a_played_broker("remote to local, at syncs", Loss::Power).sweep(Loss::Power);
+    inbound_from_a_played_broker("remote to local, at syncs", Loss::Power).sweep();
 }
 
 /// Wills that clients leave at once.
@@ -340,9 +378,9 @@ fn mortal(port: u16, number: u64) -> Client {
 /// Clients are lost, and the gateway dies within 100 ms, or at one of the syncs that follow.
 fn wills(loss: Loss) {
     let mut site = Site::new(loss);
-    let remote = mosquitto(&site);
-    configure(&site, &[sending("a", remote.port)]);
-    let mut far = remote_subscriber(&remote, "a/up/#");
+    let remote = Remote::start(&site);
+    configure(&site, &[sending("a", remote.link.port)]);
+    let mut far = remote.subscriber("a/up/#");
     let mut random = Rng::with_seed(10);
     let mut last = 0;
     for _ in 0..deaths() {
@@ -371,7 +409,7 @@ fn wills(loss: Loss) {
     numbers.sort_unstable();
     let mut account = Account::default();
     account.add("a/up/will", &numbers, last);
-    let row = format!("wills, {} {}", site.deaths, loss.name());
+    let row = format!("wills, {}", site.deaths());
     account.check(&row);
 }
 

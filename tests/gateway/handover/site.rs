@@ -22,7 +22,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Process => "kills",
             Self::Power => "power cuts",
@@ -79,7 +79,7 @@ pub struct Site {
     /// The files at its start, if power cuts are played.
     disk: Option<Disk>,
     random: Rng,
-    pub deaths: u32,
+    deaths: u32,
     /// Behind the process, which prints its log when it fails.
     folder: TempDir,
 }
@@ -100,6 +100,11 @@ impl Site {
             deaths: 0,
             folder,
         }
+    }
+
+    /// How often the gateway died, and of what.
+    pub fn deaths(&self) -> String {
+        format!("{} {}", self.deaths, self.loss.name())
     }
 
     pub fn folder(&self) -> &Path {
