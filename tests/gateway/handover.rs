@@ -220,10 +220,12 @@ fn local_senders() -> Traffic {
 }
 
 /// From the remote to a local client.
-fn inbound(name: &'static str, mut site: Site, sender: Party, remote: Option<Remote>) -> Row {
+fn inbound(name: &'static str, mut site: Site, senders: Vec<Party>, remote: Option<Remote>) -> Row {
     site.start();
     let mut traffic = Traffic::default();
-    traffic.sender(sender, "down/number");
+    for (sender, topic) in senders.into_iter().zip(["down/one", "down/two"]) {
+        traffic.sender(sender, topic);
+    }
     traffic.receiver(local_subscriber(&mut site, "down/#"), &[""]);
     if let Some(remote) = &remote {
         remote.wait_for_subscription();
@@ -243,15 +245,16 @@ fn inbound_from_mosquitto(name: &'static str, loss: Loss) -> Row {
     let site = Site::new(loss);
     let remote = Remote::start(&site);
     configure(&site, &[receiving("cloud", remote.link.port)]);
-    let sender = Party::Remote(ReturningClient::new("far", remote.broker.port));
-    inbound(name, site, sender, Some(remote))
+    let sender = |name| Party::Remote(ReturningClient::new(name, remote.broker.port));
+    let senders = vec![sender("one"), sender("two")];
+    inbound(name, site, senders, Some(remote))
 }
 
 fn inbound_from_a_played_broker(name: &'static str, loss: Loss) -> Row {
     let site = Site::new(loss);
     let remote = PlayedBroker::listen();
     configure(&site, &[receiving("cloud", remote.port)]);
-    inbound(name, site, Party::Broker(remote), None)
+    inbound(name, site, vec![Party::Broker(remote)], None)
 }
 
 /// Local clients to a local client: no hand-over.

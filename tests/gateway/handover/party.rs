@@ -53,6 +53,15 @@ impl Party {
         }
     }
 
+    /// A client of the gateway takes its session over with a second connection.
+    pub fn take_over(&mut self) {
+        if let Self::Local(client) = self
+            && client.client.is_some()
+        {
+            client.take_over();
+        }
+    }
+
     /// True if a message can be sent now.
     pub fn is_ready(&self) -> bool {
         match self {

@@ -163,7 +163,7 @@ impl Site {
             Side::After => "after",
         };
         let draft = self.path("stop.new");
-        fs::write(&draft, format!("{side} {} /", point.number)).unwrap();
+        fs::write(&draft, format!("{side} {}", point.number)).unwrap();
         fs::rename(draft, self.path(ORDER)).unwrap();
     }
 
@@ -213,7 +213,9 @@ impl Site {
         self.port = None;
         self.deaths += 1;
         if let Some(mut disk) = self.disk.take() {
-            for record in records(&fs::read(self.path("trace.log")).unwrap()) {
+            // It is missing if the process died before it had begun.
+            let log = fs::read(self.path("trace.log")).unwrap_or_default();
+            for record in records(&log) {
                 disk.apply(&record);
             }
             let state = self.path(STATE);

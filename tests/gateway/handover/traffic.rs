@@ -66,7 +66,7 @@ impl Traffic {
         self.receivers.push(Receiver { party, prefixes });
     }
 
-    /// The first sender takes its session over again and again from now on.
+    /// The senders take their sessions over again and again from now on.
     pub fn with_takeovers(&mut self) {
         self.takeover = Some(Instant::now());
     }
@@ -88,11 +88,10 @@ impl Traffic {
     /// The same, and new messages at their pace.
     pub fn load(&mut self, port: Option<u16>) {
         let now = Instant::now();
-        if let (Some(due), Some(_)) = (self.takeover, port)
-            && due <= now
-            && let Party::Local(client) = &mut self.senders[0].party
-        {
-            client.take_over();
+        if port.is_some() && self.takeover.is_some_and(|due| due <= now) {
+            self.senders
+                .iter_mut()
+                .for_each(|one| one.party.take_over());
             self.takeover = Some(now + TAKEOVER);
         }
         for sender in &mut self.senders {
