@@ -2,6 +2,7 @@
 //! which takes what was not synced with it.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -130,8 +131,8 @@ impl Site {
         self.start_as(command);
     }
 
-    /// Starts a gateway that will die so long after its start. With real syncs, which take their
-    /// time, if no power cut has to be played.
+    /// Starts a gateway that is not to die at a sync: with real syncs, which take their time, if no
+    /// power cut has to be played.
     pub fn start_for_any_moment(&mut self) {
         match self.loss {
             Loss::Process => self.start_as(wellhead()),
@@ -206,8 +207,8 @@ impl Site {
             process.kill_9();
         } else {
             let output = process.output();
-            let was_killed = std::os::unix::process::ExitStatusExt::signal(&process.wait());
-            assert_eq!(was_killed, Some(9), "the gateway ended by itself: {output}");
+            let signal = process.wait().signal();
+            assert_eq!(signal, Some(9), "the gateway ended by itself: {output}");
         }
         let _ = fs::remove_file(self.path(ORDER));
         self.port = None;
