@@ -14,6 +14,7 @@
 mod broker_crash;
 mod crash;
 mod far_side;
+mod returning_client;
 mod scripts;
 mod stage;
 mod support;

@@ -16,6 +16,7 @@ struct Sent {
     number: u64,
     topic: String,
     qos: QoS,
+    is_retained: bool,
     released: bool,
 }
 
@@ -72,15 +73,33 @@ impl FarSide {
 
     /// A new message, retained if its number can be divided by ten.
     pub fn publish(&mut self, topic: &str, number: u64, qos: QoS) -> Packet {
-        let free =
-            (1..).find_map(|id| PacketId::new(id).filter(|id| !self.in_flight.contains_key(id)));
-        let packet_id = free.filter(|_| qos != QoS::AtMostOnce);
         let sent = Sent {
             number,
             topic: topic.to_owned(),
             qos,
+            is_retained: number.is_multiple_of(10),
             released: false,
         };
+        self.publish_as(sent)
+    }
+
+    /// A new message that is to arrive exactly once, and is not retained.
+    pub fn publish_exact(&mut self, topic: &str, number: u64) -> Packet {
+        let sent = Sent {
+            number,
+            topic: topic.to_owned(),
+            qos: QoS::ExactlyOnce,
+            is_retained: false,
+            released: false,
+        };
+        self.publish_as(sent)
+    }
+
+    /// Under the lowest identifier that is free, if it needs one.
+    fn publish_as(&mut self, sent: Sent) -> Packet {
+        let free =
+            (1..).find_map(|id| PacketId::new(id).filter(|id| !self.in_flight.contains_key(id)));
+        let packet_id = free.filter(|_| sent.qos != QoS::AtMostOnce);
         let packet = message(&sent, packet_id, false);
         packet_id.map(|id| self.in_flight.insert(id, sent));
         packet
@@ -109,6 +128,7 @@ impl FarSide {
                 None
             }
             Packet::PubRec(ack) => {
+                assert_eq!(ack.reason, ReasonCode::SUCCESS, "a message was refused");
                 let sent = self.in_flight.get_mut(&ack.packet_id).unwrap();
                 sent.released = true;
                 self.acknowledged.insert(sent.number);
@@ -165,7 +185,7 @@ fn message(sent: &Sent, packet_id: Option<PacketId>, dup: bool) -> Packet {
     Packet::Publish(Publish {
         dup,
         qos: sent.qos,
-        retain: sent.number.is_multiple_of(10),
+        retain: sent.is_retained,
         topic: Some(TopicName::new(sent.topic.clone()).unwrap()),
         packet_id,
         properties: Properties::default(),

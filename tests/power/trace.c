@@ -7,6 +7,9 @@
  *   C file created (or found) under a name   M directory made   W data written   T truncated to `offset`   S synced
  *   U name removed   R renamed   A something said on standard output
  * The lock is held over each call and its record: the order of records is the order of events.
+ *
+ * TRACE_STOP=/file: once that file is there, the process kills itself (SIGKILL) at a sync. The file says at which: "before 3" is before
+ * the third sync since the file was there, "after 3" is behind it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,6 +17,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,10 +29,11 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int log_fd = -1;
-static const char *root;
+static const char *root, *stop;
 
 __attribute__((constructor)) static void begin(void) {
     root = getenv("TRACE_ROOT");
+    stop = getenv("TRACE_STOP");
     const char *path = getenv("TRACE_LOG");
     if (root && path)
         log_fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -160,12 +165,42 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off_t at) {
 }
 ssize_t pwrite(int fd, const void *data, size_t length, off_t at) { return pwrite64(fd, data, length, at); }
 
+/* Where the process is to die: at which sync, and on which side of it. */
+static int ordered(char side[8], unsigned *number) {
+    char text[32] = "";
+    int fd = stop ? (int)syscall(SYS_openat, AT_FDCWD, stop, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0) return 0;
+    long n = syscall(SYS_read, fd, text, sizeof text - 1);
+    syscall(SYS_close, fd);
+    return n > 0 && sscanf(text, "%7s %u", side, number) == 2;
+}
+
+/* Counts the syncs since the order. True if this is the one, and its side is to come now. The lock is held. */
+static int is_due(const char *now) {
+    static unsigned seen;
+    char side[8];
+    unsigned number;
+    if (!ordered(side, &number)) {
+        seen = 0;
+        return 0;
+    }
+    if (!strcmp(now, "before")) seen++;
+    return seen == number && !strcmp(now, side);
+}
+
+static void die(void) {
+    syscall(SYS_kill, getpid(), SIGKILL);
+    for (;;) pause();
+}
+
 /* The real sync is left out: it is played from the records, and the test is faster without. */
 static int synced(int fd, long call) {
     uint64_t inode = traced_fd(fd);
     if (!inode) return (int)syscall(call, fd);
     pthread_mutex_lock(&lock);
+    if (is_due("before")) die();
     put('S', inode, 0, 0, 0, 0, 0, 0, 0);
+    if (is_due("after")) die();
     pthread_mutex_unlock(&lock);
     return 0;
 }
