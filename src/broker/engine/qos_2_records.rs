@@ -4,7 +4,6 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::read_record::{identifier, number};
 use super::record::put_number;
-use crate::message::ExactInbound;
 use crate::mqtt::PacketId;
 
 /// How far a message has come.
@@ -29,8 +28,10 @@ pub(super) struct ReceivedRecord {
 pub(super) struct InboundRecord {
     /// Names its uplink.
     pub(super) source: u64,
-    /// Without whether it is a repetition.
-    pub(super) exact: ExactInbound,
+    pub(super) packet_id: PacketId,
+    pub(super) number: u64,
+    /// Of the content; 0 if it is not known.
+    pub(super) digest: u32,
     pub(super) progress: Progress,
 }
 
@@ -72,9 +73,9 @@ impl ReceivedRecord {
 impl InboundRecord {
     /// What follows the kind and the source.
     pub(super) fn put(self, out: &mut BytesMut) {
-        put_number(out, u64::from(self.exact.packet_id.get()));
-        put_number(out, self.exact.number);
-        put_number(out, self.exact.known);
+        put_number(out, u64::from(self.packet_id.get()));
+        put_number(out, self.number);
+        out.put_u32(self.digest);
         self.progress.put(out);
     }
 
@@ -82,12 +83,9 @@ impl InboundRecord {
     pub(super) fn take(source: u64, bytes: &mut Bytes) -> Option<Self> {
         Some(Self {
             source,
-            exact: ExactInbound {
-                packet_id: identifier(bytes)?,
-                number: number(bytes)?,
-                known: number(bytes)?,
-                is_repeated: false,
-            },
+            packet_id: identifier(bytes)?,
+            number: number(bytes)?,
+            digest: bytes.try_get_u32().ok()?,
             progress: Progress::take(bytes)?,
         })
     }

@@ -5,9 +5,13 @@
 //! of it is durable. A crash in between makes the remote repeat a message that the broker has: it
 //! is known here by its packet identifier, and goes only where it is missing.
 //!
-//! Invariant: messages of a remote have numbers that grow. Those up to the number that the uplink
-//! names as known are forgotten: their packet identifiers may come again with other messages.
+//! Invariants:
+//! * Messages of a remote have numbers that grow. Those up to the number that the uplink names as
+//!   known are forgotten: their packet identifiers may come again with other messages.
+//! * A message of an earlier run that the uplink did not know when this run began stays until the
+//!   remote repeats it, uses its packet identifier for another message, or has forgotten it.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::held::{ForwardRefusals, HeldFor, HeldInbound};
@@ -22,10 +26,12 @@ use crate::outbox::Handover;
 /// The number of a message of which only an outbox knows. Its uplink will say its own.
 const UNKNOWN: u64 = u64::MAX;
 
-/// A message, and its number.
+/// A message.
 #[derive(Debug)]
-struct Numbered {
+struct RemoteMessage {
     number: u64,
+    /// Of its content; 0 if that is not known.
+    digest: u32,
     incoming: Incoming,
 }
 
@@ -34,13 +40,18 @@ struct Numbered {
 pub(super) struct RemoteMessages {
     /// Names its uplink in records.
     source: u64,
-    messages: ByNumber<PacketId, Numbered>,
+    messages: ByNumber<PacketId, RemoteMessage>,
+    /// Those of this run, in the order of their numbers, and perhaps some that were forgotten.
+    in_order: VecDeque<(u64, PacketId)>,
+    /// The uplink has said what it knew when this run began.
+    has_begun: bool,
 }
 
 impl RemoteMessages {
     pub(super) fn incoming_mut(&mut self, packet_id: PacketId) -> Option<&mut Incoming> {
-        let numbered = self.messages.get_mut(&packet_id);
-        numbered.map(|numbered| &mut numbered.incoming)
+        self.messages
+            .get_mut(&packet_id)
+            .map(|message| &mut message.incoming)
     }
 
     /// Adds a message of which the journal has never heard. False if there is another one with its
@@ -48,21 +59,46 @@ impl RemoteMessages {
     pub(super) fn restore_unknown(&mut self, packet_id: PacketId, incoming: Incoming) -> bool {
         let is_free = !self.messages.contains_key(&packet_id);
         if is_free {
-            let number = UNKNOWN;
-            self.messages
-                .insert(packet_id, Numbered { number, incoming });
+            let message = RemoteMessage {
+                number: UNKNOWN,
+                digest: 0,
+                incoming,
+            };
+            self.messages.insert(packet_id, message);
         }
         is_free
     }
 
-    /// Forgets the messages up to a number; returns their receipts.
-    fn forget(&mut self, known: u64) -> Vec<u64> {
-        let forgotten = self
-            .messages
-            .extract_if(|_, message| message.number <= known);
+    /// The messages that are forgotten because their uplink knows those up to a number.
+    fn known_up_to(&mut self, known: u64) -> Vec<PacketId> {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first || known == u64::MAX {
+            let all = self.messages.iter();
+            let forgotten = all.filter(|(_, message)| message.number <= known);
+            return forgotten.map(|(packet_id, _)| *packet_id).collect();
+        }
+        let mut forgotten = Vec::new();
+        while let Some((number, packet_id)) =
+            self.in_order.pop_front_if(|(number, _)| *number <= known)
+        {
+            let message = self.messages.get(&packet_id);
+            if message.is_some_and(|message| message.number == number) {
+                forgotten.push(packet_id);
+            }
+        }
         forgotten
-            .map(|(_, message)| message.incoming.receipt)
-            .collect()
+    }
+
+    /// The first message under this identifier, if a message repeats it.
+    fn repeated(&mut self, exact: ExactInbound, digest: u32) -> Option<Incoming> {
+        let first = self.messages.get_mut(&exact.packet_id)?;
+        let is_same = first.digest == 0 || first.digest == digest;
+        (exact.is_repeated && is_same).then_some(first.incoming)
+    }
+
+    fn insert(&mut self, exact: ExactInbound, message: RemoteMessage) {
+        self.in_order.push_back((exact.number, exact.packet_id));
+        self.messages.insert(exact.packet_id, message);
     }
 }
 
@@ -92,38 +128,44 @@ impl Remotes {
     }
 
     /// As a record says.
-    pub(super) fn restore(&mut self, source: u64, exact: ExactInbound, incoming: Incoming) {
+    pub(super) fn restore(&mut self, record: InboundRecord, incoming: Incoming) {
+        if let Some(remote) = self.of_source(record.source) {
+            let message = RemoteMessage {
+                number: record.number,
+                digest: record.digest,
+                incoming,
+            };
+            remote.messages.insert(record.packet_id, message);
+        }
+    }
+
+    /// The same for one that is forgotten.
+    pub(super) fn restore_freed(&mut self, source: u64, packet_id: PacketId) {
         if let Some(remote) = self.of_source(source) {
-            remote.forget(exact.known);
-            let number = exact.number;
-            remote
-                .messages
-                .insert(exact.packet_id, Numbered { number, incoming });
+            remote.messages.remove(&packet_id);
         }
     }
 
     /// Writes all of them.
     pub(super) fn record(&self, mut put: impl FnMut(Record<'_>)) {
         for remote in &self.0 {
-            for (packet_id, Numbered { number, incoming }) in &remote.messages {
-                let exact = ExactInbound {
+            for (packet_id, message) in &remote.messages {
+                put(Record::Inbound(InboundRecord {
+                    source: remote.source,
                     packet_id: *packet_id,
-                    number: *number,
-                    known: 0,
-                    is_repeated: false,
-                };
-                put(record(remote.source, exact, *incoming));
+                    number: message.number,
+                    digest: message.digest,
+                    progress: message.incoming.progress(),
+                }));
             }
         }
     }
 }
 
-fn record(source: u64, exact: ExactInbound, incoming: Incoming) -> Record<'static> {
-    Record::Inbound(InboundRecord {
-        source,
-        exact,
-        progress: incoming.progress(),
-    })
+/// Tells messages apart that come under one packet identifier.
+fn digest_of(message: &Message) -> u32 {
+    let topic = crc32c::crc32c(message.topic.as_str().as_bytes());
+    crc32c::crc32c_append(topic, &message.payload).max(1)
 }
 
 impl Engine {
@@ -136,15 +178,23 @@ impl Engine {
         exact: Option<ExactInbound>,
         now: Instant,
     ) {
-        let origin = message.origin;
-        let known = exact.and_then(|exact| self.known_inbound(origin, exact));
+        let (origin, digest) = (message.origin, exact.map_or(0, |_| digest_of(&message)));
+        let known = exact.and_then(|exact| self.known_inbound(origin, exact, digest));
         let (rest, receipt) = match known.map(|known| (known.state, known.receipt)) {
             None => (Rest::ALL, 0),
             Some((IncomingState::Partial(rest), receipt)) => (rest, receipt),
-            Some((IncomingState::Received, _)) => {
+            Some((IncomingState::Received, receipt)) => {
+                // Under its new number.
+                let state = IncomingState::Received;
+                let incoming = Incoming::of_remote(state, receipt);
+                self.remember_inbound(origin, exact, digest, incoming);
                 return self.promise(reply, self.records.newest());
             }
-            Some((IncomingState::Held(ticket), _)) => return self.wait_instead(ticket, reply),
+            Some((IncomingState::Held(ticket), receipt)) => {
+                let incoming = Incoming::of_remote(IncomingState::Held(ticket), receipt);
+                self.remember_inbound(origin, exact, digest, incoming);
+                return self.wait_instead(ticket, reply);
+            }
         };
         let waiter = HeldInbound {
             reply,
@@ -158,10 +208,9 @@ impl Engine {
         let state = ticket.map_or(IncomingState::Received, IncomingState::Held);
         let is_receipt_used = ticket.is_some() || receipt != 0;
         let receipt = waiter.receipt().filter(|_| is_receipt_used).unwrap_or(0);
-        let mut after = reached.after;
-        if let Some(exact) = exact {
-            after = after.max(self.remember_inbound(origin, exact, state, receipt));
-        }
+        let incoming = Incoming::of_remote(state, receipt);
+        let recorded = self.remember_inbound(origin, exact, digest, incoming);
+        let after = reached.after.max(recorded);
         let held = ticket.and_then(|ticket| self.held.get_mut(&ticket));
         match held.map(|held| &mut held.waiter) {
             Some(HeldFor::Inbound(waiter)) => waiter.after = after,
@@ -171,19 +220,33 @@ impl Engine {
 
     /// What is known of a message that may be a repetition. One that is sent for the first time is
     /// none, whatever its packet identifier.
-    fn known_inbound(&mut self, origin: Origin, exact: ExactInbound) -> Option<Incoming> {
-        let newest = self.records.newest();
+    fn known_inbound(
+        &mut self,
+        origin: Origin,
+        exact: ExactInbound,
+        digest: u32,
+    ) -> Option<Incoming> {
         let remote = self.remotes.of(origin)?;
-        for receipt in remote.forget(exact.known) {
-            self.receipts.end(receipt, newest);
+        for packet_id in remote.known_up_to(exact.known) {
+            self.forget_inbound(origin, packet_id);
         }
-        if exact.is_repeated {
-            return remote.incoming_mut(exact.packet_id).copied();
+        let repeated = self.remotes.of(origin)?.repeated(exact, digest);
+        if repeated.is_none() {
+            self.forget_inbound(origin, exact.packet_id);
         }
-        if let Some(other) = remote.messages.remove(&exact.packet_id) {
-            self.receipts.end(other.incoming.receipt, newest);
+        repeated
+    }
+
+    /// Forgets a message of a remote, if there is one.
+    fn forget_inbound(&mut self, origin: Origin, packet_id: PacketId) {
+        let Some(remote) = self.remotes.of(origin) else {
+            return;
+        };
+        if let Some(message) = remote.messages.remove(&packet_id) {
+            let session = remote.source;
+            let after = self.records.put(Record::Freed { session, packet_id });
+            self.receipts.end(message.incoming.receipt, after);
         }
-        None
     }
 
     /// The hand-over of a message of a remote, with the receipt that it has already if it has one.
@@ -197,31 +260,35 @@ impl Engine {
         self.handover(source, exact.packet_id.get(), receipt)
     }
 
-    /// Remembers a QoS 2 message of a remote. Returns the batch that says so.
+    /// Remembers a QoS 2 message of a remote under its newest number. Returns the batch that says
+    /// so; 0 for other messages.
     fn remember_inbound(
         &mut self,
         origin: Origin,
-        exact: ExactInbound,
-        state: IncomingState,
-        receipt: u64,
+        exact: Option<ExactInbound>,
+        digest: u32,
+        mut incoming: Incoming,
     ) -> Lsn {
-        let Some(remote) = self.remotes.of(origin) else {
+        let Some((remote, exact)) = self.remotes.of(origin).zip(exact) else {
             return 0;
         };
-        let mut incoming = Incoming {
-            state,
-            connection: 0,
-            receipt,
-        };
-        let after = self.records.put(record(remote.source, exact, incoming));
-        if state == IncomingState::Received {
-            self.receipts.end(receipt, after);
+        let after = self.records.put(Record::Inbound(InboundRecord {
+            source: remote.source,
+            packet_id: exact.packet_id,
+            number: exact.number,
+            digest,
+            progress: incoming.progress(),
+        }));
+        if incoming.state == IncomingState::Received {
+            self.receipts.end(incoming.receipt, after);
             incoming.receipt = 0;
         }
-        let number = exact.number;
-        remote
-            .messages
-            .insert(exact.packet_id, Numbered { number, incoming });
+        let message = RemoteMessage {
+            number: exact.number,
+            digest,
+            incoming,
+        };
+        remote.insert(exact, message);
         after
     }
 
@@ -248,21 +315,24 @@ impl Engine {
             exact,
             ..
         } = waiter;
-        let remote = self.remotes.of(origin);
-        let known = exact
-            .zip(remote)
-            .and_then(|(exact, remote)| remote.incoming_mut(exact.packet_id))
-            .filter(|known| known.state == IncomingState::Held(ticket));
-        match (known, exact, refusals.all()) {
-            (Some(known), Some(exact), 0) => {
-                let receipt = known.receipt;
-                let state = IncomingState::Received;
-                after = after.max(self.remember_inbound(origin, exact, state, receipt));
+        let message = exact
+            .zip(self.remotes.of(origin))
+            .and_then(|(exact, remote)| remote.messages.get_mut(&exact.packet_id))
+            .filter(|message| message.incoming.state == IncomingState::Held(ticket));
+        match (message, refusals.all()) {
+            (Some(message), 0) => {
+                let (digest, receipt) = (message.digest, message.incoming.receipt);
+                let exact = exact.map(|exact| ExactInbound {
+                    number: message.number,
+                    ..exact
+                });
+                let incoming = Incoming::of_remote(IncomingState::Received, receipt);
+                after = after.max(self.remember_inbound(origin, exact, digest, incoming));
             }
-            (Some(known), _, missing) => {
-                known.state = IncomingState::Partial(Rest::to_destinations(missing));
+            (Some(message), missing) => {
+                message.incoming.state = IncomingState::Partial(Rest::to_destinations(missing));
             }
-            _ => {
+            (None, _) => {
                 let newest = self.records.newest();
                 self.receipts.end(waiter.receipt().unwrap_or(0), newest);
             }

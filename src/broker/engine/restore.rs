@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::budget::{BudgetPart, NewCharges, Owner};
 use super::delivery::{Delivery, Subscription};
 use super::lifecycle::End;
-use super::qos_2_records::{InboundRecord, Progress, ReceivedRecord};
+use super::qos_2_records::{Progress, ReceivedRecord};
 use super::read_record::{RecordedChange, next_change};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
 use super::restored_messages::MessageContents;
@@ -139,8 +139,7 @@ impl Restore {
             RecordedChange::LateWill { number, message } => self.late_will(number, message),
             RecordedChange::Inbound(record) => {
                 let incoming = self.incoming(record.progress);
-                let InboundRecord { source, exact, .. } = record;
-                self.engine.remotes.restore(source, exact, incoming);
+                self.engine.remotes.restore(record, incoming);
             }
             RecordedChange::Receipts { last } => self.last_receipt = self.last_receipt.max(last),
         }
@@ -271,6 +270,7 @@ impl Restore {
     }
 
     fn freed(&mut self, number: u64, packet_id: PacketId) {
+        self.engine.remotes.restore_freed(number, packet_id);
         if let Some((key, _)) = self.of(number) {
             self.engine.forget_received(key, packet_id);
         }

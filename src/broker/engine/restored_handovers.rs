@@ -92,11 +92,7 @@ fn taken_only(receipt: u64, bit: u64) -> Incoming {
         missing: !bit,
         is_delivered: false,
     };
-    Incoming {
-        state: IncomingState::Partial(rest),
-        connection: 0,
-        receipt,
-    }
+    Incoming::of_remote(IncomingState::Partial(rest), receipt)
 }
 
 /// Notes that a destination has a message. False if it is another message, or every destination

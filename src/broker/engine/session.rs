@@ -40,6 +40,15 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
+    /// Of a remote: it came on no connection of a client.
+    pub(super) fn of_remote(state: IncomingState, receipt: u64) -> Self {
+        Self {
+            state,
+            connection: 0,
+            receipt,
+        }
+    }
+
     /// As it is recorded.
     pub(super) fn progress(self) -> Progress {
         Progress {
