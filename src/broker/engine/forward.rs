@@ -39,7 +39,7 @@ impl Engine {
                 self.held.insert(self.next_ticket, held);
                 self.next_ticket
             });
-        let handover = held.and_then(|held| held.handover());
+        let handover = number.and_then(|_| held?.handover());
         let message = Arc::new(message.detached());
         for target in targets {
             let target = target.handed_over(handover);
