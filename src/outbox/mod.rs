@@ -17,6 +17,7 @@ mod counts;
 mod entry;
 mod rated;
 mod selection;
+mod source;
 
 use std::fmt::Display;
 use std::path::Path;
@@ -29,6 +30,7 @@ pub use counts::OutboxCounts;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use rated::RatedRule;
 pub use selection::{Filter, Selection};
+pub use source::ReadingSource;
 use tokio::sync::{oneshot, watch};
 
 use self::columns::Columns;
@@ -340,6 +342,7 @@ mod tests {
             properties: Properties::default(),
             payload: Bytes::new().into(),
             rated: None,
+            source: None,
         }
     }
 

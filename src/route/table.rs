@@ -67,6 +67,8 @@ pub struct SendTerms {
     pub qos: QoS,
     /// Whether it is retained there.
     pub retain: bool,
+    /// The identifier of its rule.
+    pub(super) rule: u32,
     /// The rate of its rule.
     pub(super) limit: Option<RateLimit>,
     /// The rules that decided.
@@ -81,8 +83,9 @@ impl SendTerms {
         routes: &Arc<Routes>,
     ) -> Self {
         let message = subject.message();
+        let id = routes.id_of(rule);
         let limit = |rate| RateLimit {
-            rule: Some(routes.id_of(rule)),
+            rule: Some(id),
             rate,
         };
         Self {
@@ -90,6 +93,7 @@ impl SendTerms {
             class: rule.class.unwrap_or(message.class),
             qos: rule.qos.unwrap_or(message.qos).min(rule.most),
             retain: message.retain && rule.keeps_retained,
+            rule: id,
             limit: rule.rate.map(limit),
             routes: Arc::clone(routes),
         }

@@ -34,6 +34,7 @@ mod faults;
 mod field_faults;
 mod field_peers;
 mod field_writes;
+mod formats;
 mod health_messages;
 mod hostile;
 mod house;
