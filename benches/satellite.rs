@@ -200,6 +200,7 @@ fn message(qos: u8) -> Outgoing {
         properties: Properties::default(),
         payload: vec![7; PAYLOAD].into(),
         rated: None,
+        source: None,
     }
 }
 

@@ -259,6 +259,7 @@ fn fill(folder: &Path, count: u64) {
                     properties: Properties::default(),
                     payload: payload.into(),
                     rated: None,
+                    source: None,
                 };
                 Entry {
                     seq,

@@ -163,6 +163,7 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
             properties: Properties::default(),
             payload: vec![7; PAYLOAD].into(),
             rated: None,
+            source: None,
         };
         for _ in 0..count {
             outbox.append(Lane::Live, &message).await.unwrap();

@@ -112,5 +112,6 @@ fn reading(scan: u32, point: u32, value: Value) -> Outgoing {
             age: Duration::ZERO,
         })),
         rated: None,
+        source: None,
     }
 }

@@ -32,7 +32,7 @@ const MAX_FAULTS: usize = 100;
 const MOST_READ: usize = 4_000_000;
 const LEAST_FAULTS: usize = 10;
 /// Settings that are planned: not known, but not a slip of the pen either.
-const NOT_YET: [&str; 2] = ["format", "budget"];
+const NOT_YET: [&str; 1] = ["budget"];
 
 /// The key of points.
 const POINTS: &str = "points";

@@ -17,6 +17,7 @@ use crate::units::{Size, Span};
 use point_defaults::with_point_defaults;
 
 mod broker;
+mod format;
 mod health;
 mod manners;
 mod meter;
@@ -29,6 +30,7 @@ mod value;
 pub(super) use broker::{
     BrokerConfig, BrokerKeep, Deny, LoginMethod, RulesConfig, TlsConfig, UserConfig,
 };
+pub(super) use format::{FormatConfig, FormatKind, HowFormatted};
 pub(super) use health::{Health, HowHealthy};
 pub(super) use manners::{AcceptConfig, Compared, PauseConfig};
 pub(super) use meter::{MbusConfig, RecordConfig, SmlConfig};

@@ -11,6 +11,7 @@ mod device;
 mod factory;
 mod field;
 mod file_access;
+mod formats;
 mod health;
 mod inheritance;
 mod line;
@@ -275,7 +276,7 @@ pub(super) fn resolve(
     check.classes();
     let field = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
-    let local = routes::LocalTopics::of(&field.lines, &field.reports, &field.groups);
+    let local = routes::LocalTopics::of(&site, &field);
     let health = health::health(&mut check, &site);
     let mut uplinks = uplinks::uplinks(&mut check, broker.is_some(), &local);
     health::messages(&check, &mut uplinks, &field.lines, health.as_ref());

@@ -6,9 +6,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithinConfig, BrokenValue, DeadbandConfig, Factor, File, FromZero, Health, Hole,
-    HowHealthy, HowPresent, HowReadBack, OneOrMore, PresenceConfig, Printed, Profile, RawWord,
-    ReadBackConfig, Remotes, Several, UnitList, UseWhenConfig,
+    AnswerWithinConfig, BrokenValue, DeadbandConfig, Factor, File, FormatConfig, FormatKind,
+    FromZero, Health, Hole, HowFormatted, HowHealthy, HowPresent, HowReadBack, OneOrMore,
+    PresenceConfig, Printed, Profile, RawWord, ReadBackConfig, Remotes, Several, UnitList,
+    UseWhenConfig,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, DataType};
@@ -344,6 +345,18 @@ impl JsonSchema for PresenceConfig {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let how = generator.subschema_for::<HowPresent>();
         json_schema!({ "anyOf": [{ "type": "boolean" }, how] })
+    }
+}
+
+impl JsonSchema for FormatConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Format".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let kind = generator.subschema_for::<FormatKind>();
+        let how = generator.subschema_for::<HowFormatted>();
+        json_schema!({ "anyOf": [kind, how] })
     }
 }
 

@@ -15,8 +15,8 @@ use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
 use crate::field::{DeviceProtocol, Line, Point, PointSource, Wire};
 use crate::mqtt::{QoS, TopicName};
-use crate::payload::json;
-use crate::reading::{Quality, Reading, Timestamp};
+use crate::payload::NamedReading;
+use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 use crate::report::PointReport;
 use crate::route::Rule;
 use crate::units::Rate;
@@ -251,7 +251,7 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
             let Some(report) = reports.get(point.id.0 as usize) else {
                 continue;
             };
-            let payload = empty_payload() + f64::from(characters(point));
+            let sample = sample(characters(point));
             let (least, most) = a_day(interval(&own, point), report);
             for topic in report.topics() {
                 // What a condition takes is not known: the rule for all counts if there is one.
@@ -264,7 +264,7 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
                     rule: uplink.routes.send.iter().position(same),
                     least,
                     most,
-                    body: body(uplink, rule, topic) + payload,
+                    body: body(uplink, rule, topic) + payload(uplink, rule, topic, &sample),
                     qos: rule.qos.unwrap_or(report.qos).min(rule.most),
                 });
             }
@@ -411,17 +411,30 @@ fn a_day(every: Duration, report: &PointReport) -> (f64, f64) {
     )
 }
 
-/// The payload of a value without its digits.
-fn empty_payload() -> f64 {
-    let reading = Reading {
-        point: crate::reading::PointId(0),
+/// The payload of a reading, in bytes.
+fn payload(uplink: &UplinkSetup, rule: &Rule, topic: &TopicName, sample: &Reading) -> f64 {
+    let routes = &uplink.routes;
+    let payload = routes.format(Some(rule)).encode(&NamedReading {
+        reading: sample,
+        time: sample.time,
+        names: &routes.names_of(topic),
+    });
+    payload.map_or(0.0, |payload| as_f64(payload.len()))
+}
+
+/// A good reading whose value has so many characters.
+fn sample(characters: u32) -> Reading {
+    let digits = 10_u64.checked_pow(characters.saturating_sub(1));
+    let quotes = 2;
+    let text = || "x".repeat(characters.saturating_sub(quotes) as usize);
+    let value = digits.map_or_else(|| Value::Text(text().into()), Value::UInt);
+    Reading {
+        point: PointId(0),
         time: Timestamp::at(1_800_000_000_000),
         age: Duration::ZERO,
-        value: None,
+        value: Some(value),
         quality: Quality::Good,
-    };
-    let length = json::encode(&reading).len().saturating_sub("null".len());
-    as_f64(length)
+    }
 }
 
 /// About how many characters a value has.

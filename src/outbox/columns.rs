@@ -216,6 +216,7 @@ mod tests {
     fn column(topic: &str) -> Column {
         Column {
             topic: TopicName::new(topic.to_owned()).unwrap(),
+            source: None,
             traits: ColumnTraits {
                 qos: QoS::AtLeastOnce,
                 retain: true,
@@ -229,6 +230,7 @@ mod tests {
         ColumnKey {
             point: PointId(7),
             topic: &column.topic,
+            source: None,
             traits: column.traits,
         }
     }

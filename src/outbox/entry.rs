@@ -9,6 +9,8 @@
 //!                    topic length 2, topic | MQTT 5 properties, as on the wire | payload
 //!                    a reading: in our JSON, by a version before 3 or for a column that was not durable yet
 //! kind 1, a reading: generation of the columns 4 | as in [`crate::payload::raw`], with the number of its column
+//! kind 0, version 5, a reading whose column was not durable yet: its rule 4 | its local topic, length 2, topic |
+//!                    the message, with version and kind
 //! kind 2, a dead letter: buried at, unix ms 8 | lane 1 | number 8 | reason length 2, reason | the message, with version and kind
 //! kind 3, a message that was handed over: its hand-over | the message, with version and kind
 //! ```
@@ -16,9 +18,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
-use super::RatedRule;
 use super::columns::{ColumnKey, ColumnPlace, ColumnTable, ColumnTraits};
 use super::handed;
+use super::{RatedRule, ReadingSource};
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::{Place, Properties, QoS, TopicName, decode_properties, encode_properties};
 use crate::payload::{Payload, json, raw};
@@ -32,6 +34,8 @@ const VERSION: u8 = 2;
 const VERSION_OF_READINGS: u8 = 3;
 /// That of messages whose rule has a rate.
 const VERSION_OF_RATED: u8 = 4;
+/// That of readings with their source, which are stored as messages.
+const VERSION_WITH_SOURCE: u8 = 5;
 const OLDEST: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
 const KIND_READING: u8 = 1;
@@ -56,6 +60,8 @@ pub struct Outgoing {
     pub payload: Payload,
     /// The `send` rule that took it, if that has a rate, which it has to wait for.
     pub rated: Option<RatedRule>,
+    /// Of a reading; `None` also for one that an early version queued.
+    pub source: Option<ReadingSource>,
 }
 
 /// A message that the remote permanently refuses, kept for inspection.
@@ -100,6 +106,10 @@ fn text(bytes: &mut Bytes) -> Result<ByteString, EntryError> {
     ByteString::try_from(bytes.split_to(length)).map_err(|_| EntryError("not text"))
 }
 
+fn topic(bytes: &mut Bytes) -> Result<TopicName, EntryError> {
+    TopicName::new(text(bytes)?).map_err(|_| EntryError("a topic that is none"))
+}
+
 fn put_text(text: &str, out: &mut BytesMut) {
     let text = text
         .get(..text.floor_char_boundary(usize::from(u16::MAX)))
@@ -120,6 +130,9 @@ impl Content {
             }
             (OLDEST..=VERSION, KIND_DEAD) => {
                 DeadLetter::decode_content(bytes).map(|dead| Self::Dead(Box::new(dead)))
+            }
+            (VERSION_WITH_SOURCE, KIND_MESSAGE) => {
+                Outgoing::decode_with_source(bytes).map(Self::Message)
             }
             (VERSION_OF_READINGS, KIND_READING) => {
                 Outgoing::decode_reading(bytes, columns).map(Self::Message)
@@ -149,6 +162,7 @@ impl Outgoing {
         self.properties.is_empty().then_some(ColumnKey {
             point: reading.point,
             topic: &self.topic,
+            source: self.source.as_ref(),
             traits: ColumnTraits {
                 qos: self.qos,
                 retain: self.retain,
@@ -158,22 +172,13 @@ impl Outgoing {
         })
     }
 
-    /// The message as it is sent at the moment `now`: with bytes for a payload.
+    /// The message as it is sent, with these bytes for a payload.
     #[must_use]
-    pub fn encoded_at(&self, now: Timestamp) -> Self {
-        self.with_payload(self.payload.encode_at(now))
-    }
-
-    /// The same with its times as they were taken.
-    #[must_use]
-    pub fn encoded(&self) -> Self {
-        self.with_payload(self.payload.encode())
-    }
-
-    fn with_payload(&self, payload: Bytes) -> Self {
+    pub fn with_payload(&self, payload: Bytes) -> Self {
         Self {
             topic: self.topic.clone(),
             properties: self.properties.clone(),
+            source: self.source.clone(),
             payload: Payload::Bytes(payload),
             ..*self
         }
@@ -206,6 +211,11 @@ impl Outgoing {
     }
 
     fn encode_into(&self, out: &mut BytesMut) {
+        if let Some(source) = &self.source {
+            out.put_slice(&[VERSION_WITH_SOURCE, KIND_MESSAGE]);
+            out.put_u32(source.rule);
+            put_text(source.topic.as_str(), out);
+        }
         let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
         let is_reading = matches!(self.payload, Payload::Reading(_));
         let kind = u8::from(is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
@@ -262,7 +272,22 @@ impl Outgoing {
             properties: Properties::default(),
             payload: Payload::Reading(Box::new(reading)),
             rated: column.traits.rated,
+            source: column.source.clone(),
         })
+    }
+
+    fn decode_with_source(mut bytes: Bytes) -> Result<Self, EntryError> {
+        let rule = bytes.try_get_u32().map_err(short)?;
+        let topic = topic(&mut bytes)?;
+        let version = bytes.try_get_u8().map_err(short)?;
+        let kind = bytes.try_get_u8().map_err(short)?;
+        match (version, kind) {
+            (OLDEST..=VERSION | VERSION_OF_RATED, KIND_MESSAGE) => Ok(Self {
+                source: Some(ReadingSource { topic, rule }),
+                ..Self::decode_content(bytes, version)?
+            }),
+            _ => Err(EntryError("a source of something unknown")),
+        }
     }
 
     fn decode_content(mut bytes: Bytes, version: u8) -> Result<Self, EntryError> {
@@ -281,8 +306,7 @@ impl Outgoing {
                 ms: bytes.try_get_i64().map_err(short)?,
             });
         }
-        let topic =
-            TopicName::new(text(&mut bytes)?).map_err(|_| EntryError("a topic that is none"))?;
+        let topic = topic(&mut bytes)?;
         let properties = decode_properties(&mut bytes, Place::PUBLISH)
             .map_err(|_| EntryError("damaged properties"))?;
         let qos = QoS::from_bits(flags & 3).ok_or(EntryError("QoS 3"))?;
@@ -305,6 +329,7 @@ impl Outgoing {
                 bytes.into()
             },
             rated,
+            source: None,
         })
     }
 }
@@ -389,6 +414,7 @@ mod tests {
             properties,
             payload: Bytes::from_static(b"{\"v\":1}").into(),
             rated: None,
+            source: None,
         }
     }
 
@@ -462,6 +488,14 @@ mod tests {
         }
     }
 
+    /// What a message says in our JSON at the moment `now`.
+    fn sent_at(message: &Outgoing, now: Timestamp) -> Bytes {
+        match &message.payload {
+            Payload::Bytes(bytes) => bytes.clone(),
+            Payload::Reading(reading) => json::encode_at(reading, now),
+        }
+    }
+
     fn json(time: &str, more: &str) -> Bytes {
         Bytes::from(format!(r#"{{"v":1,"t":"{time}","q":"good"{more}}}"#))
     }
@@ -488,13 +522,10 @@ mod tests {
         assert_eq!(message.payload.encode(), payload);
         assert_eq!(message.encode(), stored, "stored as it was");
         // The clock is not set yet: nothing is known.
-        assert_eq!(
-            message.encoded_at(at(6_000, 31_000)).payload,
-            payload.clone().into()
-        );
+        assert_eq!(sent_at(&message, at(6_000, 31_000)), payload);
         let right = json("2026-01-31T08:14:59.250Z", "");
         let now = at(1_769_847_330_250, 60_000);
-        assert_eq!(message.encoded_at(now).payload, right.into());
+        assert_eq!(sent_at(&message, now), right);
         assert_eq!(message.enqueued.corrected(now).unix_ms, 1_769_847_300_250);
         // A plausible date proves nothing.
         let doubtful = Timestamp {
@@ -506,14 +537,14 @@ mod tests {
             panic!("not a message")
         };
         assert_eq!(message.enqueued, doubtful);
-        assert!(message.encoded_at(now).payload != message.encoded().payload);
+        assert!(sent_at(&message, now) != message.payload.encode());
         // What others have said is theirs.
         let other = Outgoing {
             enqueued: at(5_000, 30_000),
             payload: payload.clone().into(),
             ..sample()
         };
-        assert_eq!(other.encoded_at(now).payload, payload.into());
+        assert_eq!(sent_at(&other, now), payload);
         let strange = early_reading(at(5_000, 30_000), Bytes::from_static(b"21.5"));
         let Ok(Content::Message(message)) = decode(strange) else {
             panic!("not a message")
@@ -534,6 +565,10 @@ mod tests {
             enqueued: reading.time,
             properties: Properties::default(),
             payload: Payload::Reading(Box::new(reading)),
+            source: Some(ReadingSource {
+                topic: TopicName::new("plant/pump/flow").unwrap(),
+                rule: 7,
+            }),
             ..sample()
         };
         let table = ColumnTable::of(5, vec![message.column().unwrap().column()]);
@@ -564,12 +599,30 @@ mod tests {
             panic!("not a message")
         };
         assert_eq!(again.payload.encode(), message.payload.encode());
+        assert_eq!(again.source, message.source);
+        let rated = Outgoing {
+            rated: Some(RatedRule::Known(7)),
+            ..message.clone()
+        };
+        let Ok(Content::Message(again)) = decode(rated.encode()) else {
+            panic!("not a message")
+        };
+        assert_eq!((again.source, again.rated), (rated.source, rated.rated));
     }
 
     #[test]
     fn a_later_version_is_refused_not_misread() {
         let mut bytes = sample().encode().to_vec();
-        for (version, kind) in [(3, 0), (5, 0), (4, 1), (2, 1), (3, 2), (4, 2), (2, 3)] {
+        for (version, kind) in [
+            (3, 0),
+            (6, 0),
+            (5, 1),
+            (4, 1),
+            (2, 1),
+            (3, 2),
+            (4, 2),
+            (2, 3),
+        ] {
             bytes[..2].copy_from_slice(&[version, kind]);
             assert_eq!(
                 decode(bytes.clone()).unwrap_err(),
@@ -595,8 +648,16 @@ mod tests {
                 *byte = value;
             }
             let _ = decode(dead);
+            let source = Some(ReadingSource { topic: sample().topic, rule: 7 });
+            let mut with_source = Outgoing { source, ..sample() }.encode().to_vec();
+            with_source.truncate(2 * cut);
+            if let Some(byte) = with_source.get_mut(2 * position) {
+                *byte = value;
+            }
+            let _ = decode(with_source);
             let column = Column {
                 topic: sample().topic,
+                source: None,
                 traits: ColumnTraits { qos: QoS::AtLeastOnce, retain: true, if_session_lost: SessionLost::Drop, rated: None },
             };
             let mut reading = vec![VERSION_OF_READINGS, KIND_READING, 0, 0, 0, 5];

@@ -20,6 +20,7 @@ mod entry;
 mod handed;
 mod rated;
 mod selection;
+mod source;
 
 use std::fmt::Display;
 use std::path::Path;
@@ -32,6 +33,7 @@ pub use counts::OutboxCounts;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use rated::RatedRule;
 pub use selection::{Filter, Selection};
+pub use source::ReadingSource;
 use tokio::sync::{oneshot, watch};
 
 use self::columns::Columns;
@@ -375,6 +377,7 @@ mod tests {
             properties: Properties::default(),
             payload: Bytes::new().into(),
             rated: None,
+            source: None,
         }
     }
 

@@ -82,6 +82,7 @@ mod tests {
             properties: Properties::default(),
             payload: bytes::Bytes::new().into(),
             rated: None,
+            source: None,
         }
     }
 

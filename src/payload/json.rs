@@ -55,16 +55,17 @@ impl<'a> From<&'a Value> for Number<'a> {
 
 /// One reading as JSON, with its time as it was taken.
 pub fn encode(reading: &Reading) -> Bytes {
-    encode_with(reading, reading.time)
+    encode_as_of(reading, reading.time)
 }
 
 /// One reading as JSON at the moment `now`. The time of a reading that was taken before the clock
-/// was set is corrected: this is the only place where that happens.
+/// was set is corrected.
 pub fn encode_at(reading: &Reading, now: Timestamp) -> Bytes {
-    encode_with(reading, reading.time.corrected(now))
+    encode_as_of(reading, reading.time.corrected(now))
 }
 
-fn encode_with(reading: &Reading, time: Timestamp) -> Bytes {
+/// One reading as JSON that was taken at `time`.
+pub(super) fn encode_as_of(reading: &Reading, time: Timestamp) -> Bytes {
     let shape = ReadingJson {
         v: reading.value.as_ref().map(Number::from),
         t: rfc3339(time.unix_ms),

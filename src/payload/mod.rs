@@ -1,11 +1,27 @@
 //! What a message carries: bytes, or a reading that becomes bytes for its receiver.
+//!
+//! Each format has a file of its own and a line in [`PayloadFormat`].
 
+mod format;
 pub mod json;
+mod line;
+mod names;
 pub mod raw;
+mod senml;
+mod template;
+mod value;
 
 use bytes::Bytes;
+pub use format::PayloadFormat;
+pub use names::{NamedReading, NamesOfPoints, PointNames};
+pub use template::PayloadTemplate;
 
 use crate::reading::{Reading, Timestamp};
+
+/// A time in nanoseconds since the Unix epoch.
+fn nanos(time: Timestamp) -> String {
+    (i128::from(time.unix_ms) * 1_000_000).to_string()
+}
 
 /// The content of a message.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,19 +33,11 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// The bytes for a receiver. A reading is JSON; its time stays as it is.
+    /// The bytes for a receiver of our JSON; the time of a reading stays as it is.
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes.clone(),
             Self::Reading(reading) => json::encode(reading),
-        }
-    }
-
-    /// The bytes for a receiver at the moment `now`.
-    pub fn encode_at(&self, now: Timestamp) -> Bytes {
-        match self {
-            Self::Bytes(bytes) => bytes.clone(),
-            Self::Reading(reading) => json::encode_at(reading, now),
         }
     }
 

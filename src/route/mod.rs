@@ -11,6 +11,7 @@
 
 mod bucket;
 mod condition;
+mod formats;
 mod local_view;
 mod outlet;
 mod paced;

@@ -13,7 +13,9 @@ use super::{Bucket, Routes, SendTerms, Subject};
 use crate::log::{LogLimiter, chosen};
 use crate::message::Message;
 use crate::mqtt::{Properties, QoS, TopicError, TopicName};
-use crate::outbox::{AppendError, Outbox, OutboxCounts, Outgoing, RatedRule, Receipt};
+use crate::outbox::{
+    AppendError, Outbox, OutboxCounts, Outgoing, RatedRule, ReadingSource, Receipt,
+};
 use crate::payload::Payload;
 use crate::time::{moment, now};
 use crate::units::Rate;
@@ -282,13 +284,12 @@ impl Outlet {
         let topic = terms.topic.clone().map_err(OfferError::Topic)?;
         let properties = self.properties(subject.message(), &terms.routes)?;
         let payload = subject.payload();
-        if terms.qos == QoS::AtMostOnce
-            && let Err(until) = self.let_pass(&subject.message().topic, &payload, terms)
-        {
-            return Ok(Err(until));
-        }
-        let rule = terms.limit.and_then(|limit| limit.rule);
-        Ok(Ok(Outgoing {
+        let source = matches!(payload, Payload::Reading(_)).then(|| ReadingSource {
+            topic: subject.message().topic.clone(),
+            rule: terms.rule,
+        });
+        let rated = terms.limit.and_then(|limit| limit.rule);
+        let outgoing = Outgoing {
             topic,
             qos: terms.qos,
             retain: terms.retain,
@@ -296,8 +297,15 @@ impl Outlet {
             enqueued: moment().into(),
             properties,
             payload,
-            rated: rule.map(RatedRule::Known),
-        }))
+            rated: rated.map(RatedRule::Known),
+            source,
+        };
+        if outgoing.qos == QoS::AtMostOnce
+            && let Err(until) = self.let_pass(&subject.message().topic, &outgoing, terms)
+        {
+            return Ok(Err(until));
+        }
+        Ok(Ok(outgoing))
     }
 
     /// The properties of a message as the remote gets them.
@@ -317,7 +325,7 @@ impl Outlet {
     fn let_pass(
         &self,
         topic: &TopicName,
-        payload: &Payload,
+        outgoing: &Outgoing,
         terms: &SendTerms,
     ) -> Result<(), Instant> {
         let of_uplink = |rate| RateLimit { rule: None, rate };
@@ -326,7 +334,8 @@ impl Outlet {
         if limits.is_empty() {
             return Ok(());
         }
-        let bytes = topic.as_str().len() + payload.encode().len();
+        let payload = terms.routes.payload_as_taken(outgoing);
+        let bytes = topic.as_str().len() + payload.map_or(0, |payload| payload.len());
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.follow(&terms.routes);
         rates.let_pass(&limits, bytes, now())

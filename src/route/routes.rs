@@ -30,6 +30,7 @@ use std::sync::Arc;
 use super::{Condition, Rule, Subject};
 use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, TopicError, TopicName};
+use crate::payload::{NamesOfPoints, PayloadFormat};
 use crate::units::Rate;
 
 /// The suffix of commands to a point.
@@ -57,6 +58,10 @@ pub struct Routes {
     pub receive: Vec<Inward>,
     /// Limit for all messages to the remote.
     pub rate: Option<Rate>,
+    /// How readings are written, where their rule does not say it.
+    pub format: PayloadFormat,
+    /// The names of points, for formats that write them.
+    pub point_names: Arc<NamesOfPoints>,
     /// Whether the remote may send commands to points under the names that they have there.
     pub commands: bool,
     /// The topics of points and groups.
@@ -121,6 +126,8 @@ impl Routes {
             send,
             receive,
             rate: None,
+            format: PayloadFormat::default(),
+            point_names: Arc::default(),
             commands,
             points,
             losses: None,
@@ -252,6 +259,17 @@ impl Routes {
         number
             .and_then(|number| self.ids.get(number).copied())
             .unwrap_or_else(|| rule.id())
+    }
+
+    /// The `send` rule with an identifier.
+    pub(super) fn rule_by_id(&self, id: u32) -> Option<&Rule> {
+        let mut rules = self.ids.iter().zip(&self.send);
+        rules.find(|(known, _)| **known == id).map(|(_, rule)| rule)
+    }
+
+    /// The class of the messages of a point.
+    pub(super) fn class_of(&self, point: &TopicName) -> Class {
+        self.points.get(point).copied().unwrap_or_default()
     }
 
     /// The rules that have a rate, by their identifiers.

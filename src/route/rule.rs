@@ -3,6 +3,7 @@
 use super::{Condition, Subject};
 use crate::message::{Class, Lane};
 use crate::mqtt::{Mapping, QoS, TopicFilter, TopicName};
+use crate::payload::PayloadFormat;
 use crate::units::Rate;
 
 /// One `send` rule; the first one that matches decides.
@@ -24,6 +25,8 @@ pub struct Rule {
     pub keeps_retained: bool,
     /// Limit for its messages.
     pub rate: Option<Rate>,
+    /// How its readings are written; `None`: as those of the uplink.
+    pub format: Option<PayloadFormat>,
     /// The lanes that its messages can be in; empty for all.
     pub lanes: Vec<Lane>,
 }
@@ -40,11 +43,12 @@ impl Rule {
             most: QoS::ExactlyOnce,
             keeps_retained: true,
             rate: None,
+            format: None,
             lanes: Vec::new(),
         }
     }
 
-    /// Names a rule; the same for another rate.
+    /// Names a rule; the same for another rate or format.
     pub fn id(&self) -> u32 {
         let mut name = format!("{} {:?}", self.mapping.filter(), self.only);
         if let Some(condition) = &self.condition {

@@ -70,6 +70,8 @@ pub struct SendTerms {
     pub retain: bool,
     /// By which the outbox knows it after a crash, if its sender repeats it.
     pub handover: Option<Handover>,
+    /// The identifier of its rule.
+    pub(super) rule: u32,
     /// The rate of its rule.
     pub(super) limit: Option<RateLimit>,
     /// The rules that decided.
@@ -84,8 +86,9 @@ impl SendTerms {
         routes: &Arc<Routes>,
     ) -> Self {
         let message = subject.message();
+        let id = routes.id_of(rule);
         let limit = |rate| RateLimit {
-            rule: Some(routes.id_of(rule)),
+            rule: Some(id),
             rate,
         };
         Self {
@@ -94,6 +97,7 @@ impl SendTerms {
             qos: rule.qos.unwrap_or(message.qos).min(rule.most),
             retain: message.retain && rule.keeps_retained,
             handover: None,
+            rule: id,
             limit: rule.rate.map(limit),
             routes: Arc::clone(routes),
         }

@@ -555,6 +555,7 @@ mod tests {
             properties: Properties::default(),
             payload: payload.to_owned().into(),
             rated: None,
+            source: None,
         }
     }
 

@@ -505,6 +505,7 @@ mod tests {
             properties: Properties::default(),
             payload: bytes::Bytes::new().into(),
             rated: None,
+            source: None,
         };
         Waiting { lane, seq, message }
     }

@@ -152,6 +152,7 @@ mod tests {
                 properties: Properties::default(),
                 payload: bytes::Bytes::new().into(),
                 rated,
+                source: None,
             };
             let lane = Lane::Live;
             rates.rule_of(&Waiting {

@@ -40,6 +40,8 @@ pub(super) struct LinkCounters {
     pub(super) refused: Counter,
     pub(super) received: Counter,
     pub(super) connects: Counter,
+    /// Readings that their format has no place for.
+    pub(super) left_out: Counter,
     /// Messages sent again after a cut, marked as repetitions.
     pub(super) repeated: Counter,
     /// Messages sent again because the remote had forgotten the session, once for each copy that
@@ -61,6 +63,10 @@ const RECEIVED: Metric = Metric::counter(
     "Messages of the remote.",
 );
 const CONNECTS: Metric = Metric::counter("wellhead_uplink_connects", "Connections that were made.");
+const LEFT_OUT: Metric = Metric::counter(
+    "wellhead_uplink_left_out_readings",
+    "Readings that were not sent because their format has no place for them.",
+);
 const REPEATED: Metric = Metric::counter(
     "wellhead_uplink_repeated_messages",
     "Messages sent again after a cut, marked as repetitions.",
@@ -79,6 +85,7 @@ impl LinkCounters {
             refused: Counter::default(),
             received: Counter::default(),
             connects: Counter::default(),
+            left_out: Counter::default(),
             repeated: Counter::default(),
             resent: Counter::default(),
         }
@@ -94,6 +101,7 @@ impl MetricSource for LinkCounters {
             (&REFUSED, &self.refused),
             (&RECEIVED, &self.received),
             (&CONNECTS, &self.connects),
+            (&LEFT_OUT, &self.left_out),
             (&REPEATED, &self.repeated),
             (&RESENT, &self.resent),
         ] {

@@ -83,6 +83,7 @@ fn child_that_sends_until_it_is_killed() {
                     properties: Properties::default(),
                     payload: number.to_string().into(),
                     rated: None,
+                    source: None,
                 };
                 receipts.push((number, outbox.append(lane, &message).await.unwrap()));
             }

@@ -34,6 +34,7 @@ mod faults;
 mod field_faults;
 mod field_peers;
 mod field_writes;
+mod formats;
 mod handover;
 mod health_messages;
 mod hostile;

@@ -1,12 +1,18 @@
 //! The rules of an uplink, each with an example, and the topics of its commands.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::config;
 use crate::mqtt::{Mapping, TopicName};
-use crate::route::{Condition, Routes, SET};
+use crate::payload::{NamedReading, PayloadFormat};
+use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
+use crate::route::{Condition, Routes, Rule, SET};
+
+/// The date of readings in examples.
+const EXAMPLE_MS: i64 = 1_800_000_000_250;
 
 /// The rules of an uplink.
 #[derive(Debug, Serialize)]
@@ -33,6 +39,9 @@ struct Example {
     topic: String,
     /// As the other side has it, or why it has none.
     becomes: String,
+    /// The payload of a good reading, where it is not that of local clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
 }
 
 fn example(mapping: &Mapping, condition: Option<&Condition>, topic: Option<TopicName>) -> Example {
@@ -48,7 +57,29 @@ fn example(mapping: &Mapping, condition: Option<&Condition>, topic: Option<Topic
         condition: condition.map(ToString::to_string),
         topic: text,
         becomes,
+        payload: None,
     }
+}
+
+/// The payload of a good reading of a point by a rule.
+fn payload(routes: &Routes, rule: &Rule, point: &TopicName) -> Option<String> {
+    let format = routes.format(Some(rule));
+    if *format == PayloadFormat::Json {
+        return None;
+    }
+    let reading = Reading {
+        point: PointId(0),
+        value: Some(Value::F64(12.5)),
+        time: Timestamp::at(EXAMPLE_MS),
+        quality: Quality::Good,
+        age: Duration::ZERO,
+    };
+    let payload = format.encode(&NamedReading {
+        reading: &reading,
+        time: reading.time,
+        names: &routes.names_of(point),
+    });
+    payload.map(|payload| String::from_utf8_lossy(&payload).into_owned())
 }
 
 /// The command to the first point that one can come to.
@@ -69,6 +100,7 @@ fn command(routes: &Routes) -> Option<Example> {
             condition: None,
             topic: there.to_string(),
             becomes,
+            payload: None,
         })
     })
 }
@@ -91,11 +123,15 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
             }
         }
     }
-    let send = routes
-        .send
-        .iter()
-        .zip(firsts)
-        .map(|(rule, first)| example(&rule.mapping, rule.condition.as_ref(), first));
+    let send = routes.send.iter().zip(firsts).map(|(rule, first)| {
+        let payload = first
+            .as_ref()
+            .and_then(|point| payload(routes, rule, point));
+        Example {
+            payload,
+            ..example(&rule.mapping, rule.condition.as_ref(), first)
+        }
+    });
     RoutePlan {
         send: send.collect(),
         receive: routes
@@ -125,10 +161,14 @@ pub(super) fn describe(plan: &RoutePlan, out: &mut String) {
             condition,
             topic,
             becomes,
+            payload,
         } = example;
         let condition = condition.as_ref();
         let condition = condition.map_or_else(String::new, |text| format!(" where {text}"));
         let _ = writeln!(out, "  {verb} {filter}{condition}: {topic} as {becomes}");
+        if let Some(payload) = payload {
+            let _ = writeln!(out, "    a reading is {payload}");
+        }
     }
     if !plan.commands.is_empty() {
         let _ = writeln!(

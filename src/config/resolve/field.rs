@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::registry::PointRegistry;
 use super::{Check, at, device, inheritance, line, lints};
 use crate::config::{SetBy, WriteGroup, file};
-use crate::field::Line;
+use crate::field::{Line, Point};
 use crate::mqtt::TopicName;
 use crate::report::PointReport;
 
@@ -23,6 +23,11 @@ pub(super) struct Field {
 }
 
 impl Field {
+    /// How a point is reported.
+    pub(super) fn report_of(&self, point: &Point) -> Option<&PointReport> {
+        self.reports.get(point.id.0 as usize)
+    }
+
     /// All topics on which readings and availability are published.
     pub(super) fn topics(&self) -> impl Iterator<Item = &TopicName> {
         let reports = self.reports.iter().flat_map(PointReport::topics);
@@ -36,7 +41,7 @@ impl Field {
             .flat_map(|line| &line.devices)
             .flat_map(|device| &device.points)
             .filter(|point| point.write.is_some())
-            .filter_map(|point| Some(&self.reports.get(point.id.0 as usize)?.topic))
+            .filter_map(|point| Some(&self.report_of(point)?.topic))
     }
 }
 

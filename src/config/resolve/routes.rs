@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Check, NORMAL, at, cloud};
+use super::field::Field;
+use super::{Check, NORMAL, at, cloud, formats};
 use crate::config::document::PathStep;
 use crate::config::{WriteGroup, file};
-use crate::field::{Line, Point};
+use crate::field::Point;
 use crate::message::{Class, STATUS};
 use crate::mqtt::{Mapping, MappingError, QoS, TopicFilter, TopicName};
-use crate::report::PointReport;
+use crate::payload::NamesOfPoints;
 use crate::route::{Condition, Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::uplink::Receive;
 
@@ -29,9 +30,11 @@ const MOST_FOR_COMMANDS: usize = 500;
 const OF_BROKER: &str =
     "topics below `$SYS` and `$share` belong to the local broker; choose others";
 
-/// Topics of the local broker that concern commands.
+/// Topics of the local broker that rules are about.
 #[derive(Debug, Default)]
 pub(super) struct LocalTopics {
+    /// The names of points, by all topics that they have.
+    names: Arc<NamesOfPoints>,
     /// Of points and groups.
     points: Arc<Points>,
     /// Those of them that can be written.
@@ -39,39 +42,40 @@ pub(super) struct LocalTopics {
 }
 
 impl LocalTopics {
-    pub(super) fn of(lines: &[Line], reports: &[PointReport], groups: &[WriteGroup]) -> Self {
-        let report_of = |point: &Point| reports.get(point.id.0 as usize);
-        let topic_of = |point: &Point| report_of(point).map(|report| report.topic.clone());
-        let devices = || lines.iter().flat_map(|line| &line.devices);
-        let mut writable: BTreeSet<TopicName> = BTreeSet::new();
-        for device in devices() {
-            let points = device.points.iter().filter(|point| point.write.is_some());
-            writable.extend(points.clone().filter_map(topic_of));
-            let is_written = |group: &&WriteGroup| {
-                group.device == device.id
-                    && points
-                        .clone()
-                        .any(|point| point.group.as_deref() == Some(&group.name))
-            };
-            writable.extend(
-                groups
-                    .iter()
-                    .filter(is_written)
-                    .map(|group| group.topic.clone()),
-            );
-        }
-        let reports = devices()
-            .flat_map(|device| &device.points)
-            .filter_map(report_of);
+    pub(super) fn of(site: &str, field: &Field) -> Self {
+        let devices = field.lines.iter().flat_map(|line| &line.devices);
+        let points = devices.flat_map(|device| &device.points);
+        let reports = points.filter_map(|point| field.report_of(point));
         let points = reports.map(|report| (report.topic.clone(), report.class));
-        let groups = groups
+        let groups = field
+            .groups
             .iter()
             .map(|group| (group.topic.clone(), Class::default()));
         Self {
+            names: Arc::new(formats::names_of_points(site, field)),
             points: Arc::new(points.chain(groups).collect()),
-            writable,
+            writable: writable(field),
         }
     }
+}
+
+/// The topics of points and groups that can be written.
+fn writable(field: &Field) -> BTreeSet<TopicName> {
+    let mut writable = BTreeSet::new();
+    for device in field.lines.iter().flat_map(|line| &line.devices) {
+        let points = device.points.iter().filter(|point| point.write.is_some());
+        let topic_of = |point: &Point| Some(field.report_of(point)?.topic.clone());
+        writable.extend(points.clone().filter_map(topic_of));
+        let is_written = |group: &&WriteGroup| {
+            group.device == device.id
+                && points
+                    .clone()
+                    .any(|point| point.group.as_deref() == Some(&group.name))
+        };
+        let groups = field.groups.iter().filter(is_written);
+        writable.extend(groups.map(|group| group.topic.clone()));
+    }
+    writable
 }
 
 /// How a rule writes topics, as typed.
@@ -112,6 +116,9 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
     check_shared_names(check, index, &routes, local);
     routes.rate = cloud::rate(check, index, uplink);
+    let format = at!["uplinks", index, "format"];
+    routes.format = formats::format(check, &format, uplink.format.as_ref()).unwrap_or_default();
+    routes.point_names = Arc::clone(&local.names);
     routes
 }
 
@@ -208,6 +215,7 @@ fn outward(
         most: defaults.most.min(most_of_class(check, send)).min(own),
         keeps_retained: send.retain.unwrap_or(defaults.keeps_retained),
         rate: send.rate,
+        format: formats::format(check, &below(path, "format"), send.format.as_ref()),
         lanes,
     }
 }

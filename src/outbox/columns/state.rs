@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::table::{self, Column, ColumnTable, ColumnTraits};
 use super::{LARGEST, MOST};
 use crate::mqtt::TopicName;
+use crate::outbox::ReadingSource;
 use crate::reading::PointId;
 
 /// A write that failed is tried again after this time.
@@ -18,17 +19,21 @@ pub(in crate::outbox) struct ColumnKey<'a> {
     /// Its point: a hint, since most points have one column.
     pub(in crate::outbox) point: PointId,
     pub(in crate::outbox) topic: &'a TopicName,
+    pub(in crate::outbox) source: Option<&'a ReadingSource>,
     pub(in crate::outbox) traits: ColumnTraits,
 }
 
 impl ColumnKey<'_> {
     fn is_of(&self, column: &Column) -> bool {
-        column.traits == self.traits && column.topic == *self.topic
+        column.traits == self.traits
+            && column.topic == *self.topic
+            && column.source.as_ref() == self.source
     }
 
     pub(in crate::outbox) fn column(&self) -> Column {
         Column {
             topic: self.topic.clone(),
+            source: self.source.cloned(),
             traits: self.traits,
         }
     }
@@ -234,6 +239,7 @@ mod tests {
         ColumnKey {
             point: PointId(point),
             topic,
+            source: None,
             traits: TRAITS,
         }
     }

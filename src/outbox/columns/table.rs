@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::MOST;
 use crate::message::SessionLost;
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::RatedRule;
+use crate::outbox::{RatedRule, ReadingSource};
 use crate::payload::json;
 
 /// What the readings of a column have in common, beside their topic.
@@ -40,6 +40,8 @@ pub struct ColumnTraits {
 pub struct Column {
     /// The topic at the remote broker.
     pub topic: TopicName,
+    /// Where they come from; `None` in columns of early versions.
+    pub source: Option<ReadingSource>,
     /// The rest of it.
     pub traits: ColumnTraits,
 }
@@ -56,6 +58,24 @@ struct ColumnJson<'a> {
     rule: Option<u32>,
     generation: Option<u32>,
     number: Option<u32>,
+    source: Option<SourceJson<'a>>,
+}
+
+/// The source of a column as it is written.
+#[derive(Serialize, Deserialize)]
+struct SourceJson<'a> {
+    topic: Cow<'a, str>,
+    rule: u32,
+}
+
+impl SourceJson<'_> {
+    fn source(self) -> Option<ReadingSource> {
+        let topic = TopicName::new(self.topic.into_owned()).ok()?;
+        Some(ReadingSource {
+            topic,
+            rule: self.rule,
+        })
+    }
 }
 
 impl ColumnJson<'_> {
@@ -67,6 +87,7 @@ impl ColumnJson<'_> {
         };
         Some(Column {
             topic: TopicName::new(self.topic.into_owned()).ok()?,
+            source: self.source.and_then(SourceJson::source),
             traits: ColumnTraits {
                 qos: QoS::from_bits(self.qos)?,
                 retain: self.retain,
@@ -90,6 +111,10 @@ pub(super) fn line_of(column: &Column, generation: u32, number: u32) -> String {
         rule: column.traits.rated.and_then(RatedRule::id),
         generation: Some(generation),
         number: Some(number),
+        source: column.source.as_ref().map(|source| SourceJson {
+            topic: source.topic.as_str().into(),
+            rule: source.rule,
+        }),
     }))
 }
 

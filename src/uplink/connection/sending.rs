@@ -180,11 +180,9 @@ impl RemoteConnection<'_> {
             return Ok(());
         }
         let number = self.uplink.number(place);
-        // What was sent before is sent as it was.
-        let message = if dup {
-            send.message.encoded()
-        } else {
-            send.message.encoded_at(at)
+        let Some(message) = self.uplink.encoded(&send, at) else {
+            self.leave_out_reading(place, &send.message, may_be_there);
+            return Ok(());
         };
         let topic = match self.uplink.topic_there(&message, number.as_deref()) {
             Ok(topic) => topic,
@@ -206,14 +204,19 @@ impl RemoteConnection<'_> {
             self.note_sent(&send, before);
             return Ok(());
         }
+        self.bury_large(place, send.message, may_be_there);
+        Ok(())
+    }
+
+    /// A message is larger than the remote takes.
+    fn bury_large(&mut self, place: EntryId, message: Outgoing, may_be_there: bool) {
         let why = if may_be_there {
             "larger than the remote takes now; it may have arrived before"
         } else {
             "larger than the remote takes"
         };
-        self.uplink.bury(place, send.message, why.to_owned());
+        self.uplink.bury(place, message, why.to_owned());
         self.leave_out(place, may_be_there);
-        Ok(())
     }
 
     /// A message is too old to be sent.
@@ -223,6 +226,16 @@ impl RemoteConnection<'_> {
         outbox.give_up(place.queue, place.seq, message, Reason::Expired);
         if !may_be_there {
             outbox.settle(&[place]);
+        }
+        self.leave_out(place, may_be_there);
+    }
+
+    /// The format of a reading has no place for it.
+    fn leave_out_reading(&mut self, place: EntryId, message: &Outgoing, may_be_there: bool) {
+        tracing::debug!(event = "uplink.reading_left_out", uplink = %self.uplink.settings.name, seq = place.seq, topic = %message.topic, "the `format` has no place for a reading that is not good; it is not sent");
+        self.uplink.status.counters.left_out.count();
+        if !may_be_there {
+            self.uplink.outbox.settle(&[place]);
         }
         self.leave_out(place, may_be_there);
     }
@@ -299,12 +312,25 @@ impl Uplink {
         left.map(with_rule).collect()
     }
 
+    /// A message as it is sent at the moment `now`; `None` if its format has no place for it. What
+    /// was sent before is sent as it was.
+    fn encoded(&self, send: &Send, now: Timestamp) -> Option<Outgoing> {
+        let routes = self.routes.borrow();
+        let payload = if send.dup {
+            routes.payload_as_taken(&send.message)
+        } else {
+            routes.payload(&send.message, now)
+        };
+        payload.map(|payload| send.message.with_payload(payload))
+    }
+
     /// Hands a message to the session, unless its class forbids to send it a second time.
     fn take(&mut self, ready: Ready) {
         let Ready { waiting, rule } = ready;
         if let Some(rule) = rule {
-            let payload = waiting.message.payload.encode();
-            let bytes = waiting.message.topic.as_str().len() + payload.len();
+            let payload = self.routes.borrow().payload_as_taken(&waiting.message);
+            let payload = payload.map_or(0, |payload| payload.len());
+            let bytes = waiting.message.topic.as_str().len() + payload;
             self.rates.taken(rule, bytes, now());
         }
         if let Some(lost) = self.session.offer(waiting) {

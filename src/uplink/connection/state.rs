@@ -137,6 +137,7 @@ impl RemoteConnection<'_> {
             properties: Properties::default(),
             payload: state.into(),
             rated: None,
+            source: None,
         };
         let packet_id = Some(STATE_ID).filter(|_| qos != QoS::AtMostOnce);
         if !self.link.feed(Command::State { packet_id, message })? {

@@ -25,6 +25,7 @@ fn waiting(seq: u64, qos: QoS) -> Waiting {
         properties: Properties::default(),
         payload: bytes::Bytes::new().into(),
         rated: None,
+        source: None,
     };
     Waiting {
         lane: Lane::Live,
