@@ -6,7 +6,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
-use tokio::sync::oneshot;
 
 use crate::log::Source;
 use crate::mqtt::{PacketId, Properties, QoS, TopicName};
@@ -110,8 +109,6 @@ pub struct InboundMessage {
     pub message: Message,
     /// Present at QoS 2.
     pub exact: Option<ExactInbound>,
-    /// Told when the local broker has the message safe; dropped if it cannot take it.
-    pub safe: oneshot::Sender<()>,
 }
 
 /// How a QoS 2 message of a remote is recognised when the remote repeats it.

@@ -49,7 +49,7 @@ pub(super) struct Queues {
     /// Messages of this gateway to local clients.
     pub(super) live: mpsc::Receiver<GatewayMessage>,
     /// Messages of remote brokers, each answered when it is safe here.
-    pub(super) inbound: mpsc::Receiver<InboundMessage>,
+    pub(super) inbound: mpsc::Receiver<(InboundMessage, oneshot::Sender<()>)>,
     pub(super) forwards: ForwardSenders,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Queues {
 struct Turn {
     events: Vec<InboxEvent>,
     messages: Vec<GatewayMessage>,
-    inbound: Vec<InboundMessage>,
+    inbound: Vec<(InboundMessage, oneshot::Sender<()>)>,
 }
 
 /// The task that owns the engine.
@@ -68,7 +68,7 @@ pub struct BrokerDriver {
     durable: Option<Durable>,
     inbox: Arc<Inbox>,
     live: mpsc::Receiver<GatewayMessage>,
-    inbound: mpsc::Receiver<InboundMessage>,
+    inbound: mpsc::Receiver<(InboundMessage, oneshot::Sender<()>)>,
     replies: HashMap<u64, oneshot::Sender<()>>,
     next_reply: u64,
     connections: HashMap<ConnectionId, Arc<ConnectionHandle>>,
@@ -158,9 +158,9 @@ impl BrokerDriver {
             let message = message.into_message(wall_clock);
             self.engine.handle(Input::Publish(message), at);
         }
-        for inbound in turn.inbound.drain(..) {
+        for (inbound, safe) in turn.inbound.drain(..) {
             self.next_reply += 1;
-            self.replies.insert(self.next_reply, inbound.safe);
+            self.replies.insert(self.next_reply, safe);
             let input = Input::Inbound {
                 reply: self.next_reply,
                 message: inbound.message,

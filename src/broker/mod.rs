@@ -94,7 +94,7 @@ pub struct Parts {
     /// For messages of this gateway to local clients.
     pub live: mpsc::Sender<GatewayMessage>,
     /// For messages of remote brokers; each is answered when it is safe here.
-    pub inbound: mpsc::Sender<InboundMessage>,
+    pub inbound: mpsc::Sender<(InboundMessage, oneshot::Sender<()>)>,
     /// The task that must run.
     pub driver: BrokerDriver,
     /// Of the driver, and of the thread of its journal.

@@ -40,7 +40,7 @@ use self::columns::Columns;
 use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
 use crate::reading::Timestamp;
-use crate::store::{self, Entry, Queues, Store, StoreError};
+use crate::store::{self, Entry, Store, StoreError, StoreQueues};
 pub use crate::store::{
     AppendError, EntryId, Gap, Handover, HandoverBook, ReadError, Reason, Receipt, Settings,
     Stored, WhenFull,
@@ -96,7 +96,7 @@ pub fn open(
     folder: &Path,
     settings: Settings,
 ) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
-    let queues = Queues {
+    let queues = StoreQueues {
         names: &QUEUES,
         usual: Lane::Live as usize,
         handover: handed::handover,

@@ -82,7 +82,7 @@ impl CommitRecord {
                 written,
                 next_seq,
                 cursor: AckCursor::decode(&mut body)?,
-                handovers: Handovers::decode(&mut body)?,
+                handovers: Handovers::decode(written, &mut body)?,
                 ..Self::default()
             }
         };

@@ -2,7 +2,7 @@
 //! knows them after a crash. Pure.
 //!
 //! ```text
-//! 0xFF | how many | how many x (source, packet identifier, receipt)
+//! 0xFF | how many | how many x (highest number that is written less that of the entry, source, packet identifier, receipt)
 //! ```
 //! Numbers are LEB128. Without any, and if what follows does not begin with 0xFF, nothing is
 //! written.
@@ -62,6 +62,11 @@ impl Handovers {
         self.0.push_back((seq, handover));
     }
 
+    /// Forgets those of entries that are not there.
+    pub(super) fn forget_entries(&mut self, first: u64, last: u64) {
+        self.0.retain(|(seq, _)| !(first..=last).contains(seq));
+    }
+
     /// Forgets the ones with these receipts. True if there were any.
     pub(super) fn forget(&mut self, receipts: &[u64]) -> bool {
         let before = self.0.len();
@@ -84,13 +89,15 @@ impl Handovers {
             out.extend_from_slice(&[MARK]);
             leb128::put(count as u64, out);
         }
-        known.for_each(|(_, handover)| handover.put(out));
+        for (seq, handover) in known {
+            leb128::put(written - seq, out);
+            handover.put(out);
+        }
         out.extend_from_slice(rest);
     }
 
-    /// The inverse of [`Handovers::encode`]; the rest stays in `bytes`. They are those of entries
-    /// before any new one.
-    pub(super) fn decode(bytes: &mut Bytes) -> Option<Self> {
+    /// The inverse of [`Handovers::encode`]; the rest stays in `bytes`.
+    pub(super) fn decode(written: u64, bytes: &mut Bytes) -> Option<Self> {
         if bytes.first() != Some(&MARK) {
             return Some(Self::default());
         }
@@ -98,7 +105,8 @@ impl Handovers {
         let count = usize::try_from(leb128::take(bytes)?).ok()?;
         let mut found = VecDeque::with_capacity(count.min(MOST_HANDOVERS));
         for _ in 0..count {
-            found.push_back((0, Handover::take(bytes)?));
+            let seq = written.checked_sub(leb128::take(bytes)?)?;
+            found.push_back((seq, Handover::take(bytes)?));
         }
         Some(Self(found))
     }
@@ -122,19 +130,19 @@ mod tests {
         #[test]
         fn they_come_back_as_they_were_written(list in prop::collection::vec((any::<u64>(), any::<u16>(), any::<u64>()), 0..40), rest in prop::collection::vec(prop_oneof![Just(MARK), any::<u8>()], 0..5)) {
             let mut handovers = Handovers::default();
-            for (source, packet_id, receipt) in list {
-                handovers.push(0, Handover { source, packet_id, receipt });
+            for ((source, packet_id, receipt), seq) in list.into_iter().zip(500..) {
+                handovers.push(seq, Handover { source, packet_id, receipt });
             }
             let mut out = BytesMut::new();
-            handovers.encode(0, &rest, &mut out);
+            handovers.encode(600, &rest, &mut out);
             let mut bytes = out.freeze();
-            prop_assert_eq!(Handovers::decode(&mut bytes), Some(handovers));
+            prop_assert_eq!(Handovers::decode(600, &mut bytes), Some(handovers));
             prop_assert_eq!(&bytes[..], &rest[..]);
         }
 
         #[test]
         fn damaged_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = Handovers::decode(&mut [vec![MARK], bytes].concat().into());
+            let _ = Handovers::decode(7, &mut [vec![MARK], bytes].concat().into());
         }
     }
 
@@ -147,11 +155,13 @@ mod tests {
         assert!(handovers.forget(&[20]) && !handovers.forget(&[20]));
         let mut out = BytesMut::new();
         handovers.encode(3, b"state", &mut out);
-        let found = Handovers::decode(&mut out.freeze()).unwrap();
+        let mut found = Handovers::decode(3, &mut out.freeze()).unwrap();
         assert_eq!(
             found.list().collect::<Vec<_>>(),
             [handover(10), handover(30)]
         );
+        found.forget_entries(2, 3);
+        assert_eq!(found.list().collect::<Vec<_>>(), [handover(10)]);
     }
 
     #[test]

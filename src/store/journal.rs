@@ -228,9 +228,11 @@ impl Journal {
             let entries = self.read(after, READ_ENTRIES, READ_BYTES)?;
             let Some(last) = entries.last() else { break };
             after = last.seq;
-            for found in entries.iter().filter_map(|entry| handover(&entry.bytes)) {
-                self.record.handovers.push(0, found);
-                self.is_saved = false;
+            for entry in &entries {
+                if let Some(found) = handover(&entry.bytes) {
+                    self.record.handovers.push(entry.seq, found);
+                    self.is_saved = false;
+                }
             }
         }
         self.save()

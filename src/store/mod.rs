@@ -81,7 +81,7 @@ pub use purge::{purge, remove};
 pub use receipt::{AppendError, Receipt, Stored};
 pub use settings::{Settings, WhenFull};
 pub use shared::{Counters, ReadError};
-pub use thread::{Queues, open};
+pub use thread::{StoreQueues, open};
 
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ const NUMBERS_LOW: u64 = AHEAD / 2;
 
 /// The outcome of a commit.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Written {
+pub(super) struct CommitOutcome {
     pub(super) entries: u64,
     /// Some of them could not be read before.
     pub(super) can_be_read_now: bool,
@@ -138,8 +138,8 @@ impl Queue {
             || self.wants_numbers
     }
 
-    /// Hands numbers given out, entries settled and hand-overs to the journal. True if some of these entries
-    /// are on disk.
+    /// Hands numbers given out, entries settled and hand-overs to the journal. True if some of these
+    /// entries are on disk.
     pub(super) fn hand_over(&mut self, journal: &mut Journal) -> bool {
         journal.give_out(self.next_seq);
         if std::mem::take(&mut self.are_handovers_new) {
@@ -161,11 +161,11 @@ impl Queue {
     }
 
     /// Takes over what a journal has written, and answers for it.
-    pub(super) fn note_written(&mut self, journal: &Journal) -> Written {
+    pub(super) fn note_written(&mut self, journal: &Journal) -> CommitOutcome {
         self.written = journal.written();
         self.reserved = journal.reserved();
         let written = self.pending.take_up_to(self.written);
-        let done = Written {
+        let done = CommitOutcome {
             entries: written.len() as u64,
             can_be_read_now: written.iter().any(|pending| pending.handover.is_some()),
         };

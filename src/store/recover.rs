@@ -309,6 +309,7 @@ impl Newest<'_> {
         // Those that are missing in this partition; the others wait.
         for (first, last) in found.holes_in(first, last) {
             record.cursor.settle(first, last);
+            record.handovers.forget_entries(first, last);
         }
         Ok(Recovered {
             recorded: record.written.max(promised),

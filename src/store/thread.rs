@@ -66,7 +66,7 @@ impl QueueWriter {
 
 /// The queues of a store.
 #[derive(Debug, Clone, Copy)]
-pub struct Queues<'a> {
+pub struct StoreQueues<'a> {
     /// In the order of their importance: at the limit, the last loses entries first.
     pub names: &'a [&'a str],
     /// The journal of this one is made at once, the others when they are needed.
@@ -80,7 +80,7 @@ pub struct Queues<'a> {
 pub fn open(
     name: &str,
     folder: &Path,
-    queues: Queues<'_>,
+    queues: StoreQueues<'_>,
     settings: Settings,
 ) -> Result<(Store, oneshot::Receiver<()>), StoreError> {
     let lock = lock(folder)?;
@@ -152,7 +152,7 @@ struct Worker {
 /// The work of one turn.
 struct Turn {
     reads: Vec<ReadRequest>,
-    /// Queues that are to be written.
+    /// StoreQueues that are to be written.
     due: Vec<usize>,
     is_closing: bool,
 }

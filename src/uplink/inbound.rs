@@ -15,7 +15,7 @@ use crate::mqtt::PacketId;
 use crate::time::now;
 
 /// Takes a message to the local broker, which answers when it has it safe.
-pub type Inbound = mpsc::Sender<InboundMessage>;
+pub type Inbound = mpsc::Sender<(InboundMessage, oneshot::Sender<()>)>;
 
 /// A message of the remote that the broker has, or never will have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +75,8 @@ impl Deliveries {
         let (safe, answer) = oneshot::channel();
         let is_sent = match &self.broker {
             Some(broker) => {
-                let inbound = InboundMessage {
-                    message,
-                    exact,
-                    safe,
-                };
-                broker.send(inbound).await.is_ok()
+                let inbound = InboundMessage { message, exact };
+                broker.send((inbound, safe)).await.is_ok()
             }
             None => false,
         };

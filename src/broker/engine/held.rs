@@ -88,6 +88,8 @@ pub(super) struct HeldInbound {
     pub(super) after: Lsn,
     pub(super) origin: Origin,
     pub(super) exact: Option<ExactInbound>,
+    /// Of its content, at QoS 2.
+    pub(super) digest: u32,
     pub(super) handover: Option<Handover>,
 }
 

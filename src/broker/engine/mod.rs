@@ -31,7 +31,8 @@
 //! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to
 //!   go)
 //! * durable state: `record`, `read_record`, `qos_2_records`, `restore`, `restored_messages`,
-//!   `restored_handovers`, `checkpoint`
+//!   `restored_incoming`,
+//!   `checkpoint`
 //! * `invariants` (for tests), `numbers` (a hash)
 
 mod accept;
@@ -78,7 +79,7 @@ mod remotes;
 mod replay_turns;
 mod replays;
 mod restore;
-mod restored_handovers;
+mod restored_incoming;
 mod restored_messages;
 mod retained;
 mod seek;
@@ -130,7 +131,7 @@ use refusal::Refusal;
 use remotes::Remotes;
 use replay_turns::ReplayTurns;
 pub use restore::{LeftOut, Restore};
-pub use restored_handovers::FoundHandovers;
+pub use restored_incoming::FoundHandovers;
 use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;

@@ -2,15 +2,16 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::read_record::{identifier, number};
-use super::record::put_number;
+use crate::leb128;
 use crate::mqtt::PacketId;
 
 /// How far a message has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct ReceivedProgress {
     /// A destination may not have it.
     pub(super) is_held: bool,
+    /// Subscribers have it.
+    pub(super) is_delivered: bool,
     /// 0 if it has none.
     pub(super) receipt: u64,
 }
@@ -20,7 +21,7 @@ pub(super) struct Progress {
 pub(super) struct ReceivedRecord {
     pub(super) session: u64,
     pub(super) packet_id: PacketId,
-    pub(super) progress: Progress,
+    pub(super) progress: ReceivedProgress,
 }
 
 /// A message of a remote.
@@ -32,15 +33,18 @@ pub(super) struct InboundRecord {
     pub(super) number: u64,
     /// Of the content; 0 if it is not known.
     pub(super) digest: u32,
-    pub(super) progress: Progress,
+    pub(super) progress: ReceivedProgress,
 }
 
-impl Progress {
-    /// Bit 0: it is held. Bit 1: its receipt follows.
+impl ReceivedProgress {
+    /// Bit 0: it is held. Bit 1: its receipt follows. Bit 2: it is not delivered.
     fn put(self, out: &mut BytesMut) {
-        out.put_u8(u8::from(self.is_held) | u8::from(self.receipt != 0) << 1);
+        let flags = u8::from(self.is_held)
+            | u8::from(self.receipt != 0) << 1
+            | u8::from(!self.is_delivered) << 2;
+        out.put_u8(flags);
         if self.receipt != 0 {
-            put_number(out, self.receipt);
+            leb128::put(self.receipt, out);
         }
     }
 
@@ -48,7 +52,12 @@ impl Progress {
         let flags = bytes.try_get_u8().ok()?;
         Some(Self {
             is_held: flags & 1 != 0,
-            receipt: if flags & 2 != 0 { number(bytes)? } else { 0 },
+            is_delivered: flags & 4 == 0,
+            receipt: if flags & 2 != 0 {
+                leb128::take(bytes)?
+            } else {
+                0
+            },
         })
     }
 }
@@ -56,7 +65,7 @@ impl Progress {
 impl ReceivedRecord {
     /// What follows the kind and the session.
     pub(super) fn put(self, out: &mut BytesMut) {
-        put_number(out, u64::from(self.packet_id.get()));
+        leb128::put(u64::from(self.packet_id.get()), out);
         self.progress.put(out);
     }
 
@@ -65,7 +74,7 @@ impl ReceivedRecord {
         Some(Self {
             session,
             packet_id: identifier(bytes)?,
-            progress: Progress::take(bytes)?,
+            progress: ReceivedProgress::take(bytes)?,
         })
     }
 }
@@ -73,8 +82,8 @@ impl ReceivedRecord {
 impl InboundRecord {
     /// What follows the kind and the source.
     pub(super) fn put(self, out: &mut BytesMut) {
-        put_number(out, u64::from(self.packet_id.get()));
-        put_number(out, self.number);
+        leb128::put(u64::from(self.packet_id.get()), out);
+        leb128::put(self.number, out);
         out.put_u32(self.digest);
         self.progress.put(out);
     }
@@ -84,9 +93,15 @@ impl InboundRecord {
         Some(Self {
             source,
             packet_id: identifier(bytes)?,
-            number: number(bytes)?,
+            number: leb128::take(bytes)?,
             digest: bytes.try_get_u32().ok()?,
-            progress: Progress::take(bytes)?,
+            progress: ReceivedProgress::take(bytes)?,
         })
     }
+}
+
+fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
+    u16::try_from(leb128::take(bytes)?)
+        .ok()
+        .and_then(PacketId::new)
 }

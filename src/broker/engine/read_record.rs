@@ -85,7 +85,7 @@ pub(super) enum RecordedChange {
     },
 }
 
-pub(super) fn number(bytes: &mut Bytes) -> Option<u64> {
+fn number(bytes: &mut Bytes) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let byte = bytes.try_get_u8().ok()?;
@@ -200,7 +200,7 @@ fn options(bytes: &mut Bytes) -> Option<SubscribeOptions> {
     })
 }
 
-pub(super) fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
+fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
     u16::try_from(number(bytes)?).ok().and_then(PacketId::new)
 }
 

@@ -310,7 +310,7 @@ impl Records {
     }
 }
 
-pub(super) fn put_number(out: &mut BytesMut, mut number: u64) {
+fn put_number(out: &mut BytesMut, mut number: u64) {
     while number >= 0x80 {
         out.put_u8(u8::try_from(number & 0x7F).unwrap_or(0x7F) | 0x80);
         number >>= 7;

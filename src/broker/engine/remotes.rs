@@ -12,6 +12,7 @@
 //!   remote repeats it, uses its packet identifier for another message, or has forgotten it.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry as ByNumberEntry;
 use std::time::Instant;
 
 use super::held::{ForwardRefusals, HeldFor, HeldInbound};
@@ -35,6 +36,18 @@ struct RemoteMessage {
     incoming: Incoming,
 }
 
+impl RemoteMessage {
+    fn record(&self, source: u64, packet_id: PacketId) -> InboundRecord {
+        InboundRecord {
+            source,
+            packet_id,
+            number: self.number,
+            digest: self.digest,
+            progress: self.incoming.progress(),
+        }
+    }
+}
+
 /// The messages of one remote.
 #[derive(Debug, Default)]
 pub(super) struct RemoteMessages {
@@ -54,19 +67,22 @@ impl RemoteMessages {
             .map(|message| &mut message.incoming)
     }
 
-    /// Adds a message of which the journal has never heard. False if there is another one with its
-    /// identifier.
-    pub(super) fn restore_unknown(&mut self, packet_id: PacketId, incoming: Incoming) -> bool {
-        let is_free = !self.messages.contains_key(&packet_id);
-        if is_free {
-            let message = RemoteMessage {
-                number: UNKNOWN,
-                digest: 0,
-                incoming,
-            };
-            self.messages.insert(packet_id, message);
-        }
-        is_free
+    /// Adds a message of which the journal has never heard, and returns its record; `None` if there
+    /// is another one with its identifier.
+    pub(super) fn restore_unknown(
+        &mut self,
+        packet_id: PacketId,
+        incoming: Incoming,
+    ) -> Option<InboundRecord> {
+        let ByNumberEntry::Vacant(place) = self.messages.entry(packet_id) else {
+            return None;
+        };
+        let message = place.insert(RemoteMessage {
+            number: UNKNOWN,
+            digest: 0,
+            incoming,
+        });
+        Some(message.record(self.source, packet_id))
     }
 
     /// The messages that are forgotten because their uplink knows those up to a number.
@@ -150,13 +166,7 @@ impl Remotes {
     pub(super) fn record(&self, mut put: impl FnMut(Record<'_>)) {
         for remote in &self.0 {
             for (packet_id, message) in &remote.messages {
-                put(Record::Inbound(InboundRecord {
-                    source: remote.source,
-                    packet_id: *packet_id,
-                    number: message.number,
-                    digest: message.digest,
-                    progress: message.incoming.progress(),
-                }));
+                put(Record::Inbound(message.record(remote.source, *packet_id)));
             }
         }
     }
@@ -178,59 +188,70 @@ impl Engine {
         exact: Option<ExactInbound>,
         now: Instant,
     ) {
-        let (origin, digest) = (message.origin, exact.map_or(0, |_| digest_of(&message)));
-        let known = exact.and_then(|exact| self.known_inbound(origin, exact, digest));
-        let (rest, receipt) = match known.map(|known| (known.state, known.receipt)) {
-            None => (Rest::ALL, 0),
-            Some((IncomingState::Partial(rest), receipt)) => (rest, receipt),
-            Some((IncomingState::Received, receipt)) => {
-                // Under its new number.
-                let state = IncomingState::Received;
-                let incoming = Incoming::of_remote(state, receipt);
-                self.remember_inbound(origin, exact, digest, incoming);
-                return self.promise(reply, self.records.newest());
-            }
-            Some((IncomingState::Held(ticket), receipt)) => {
-                let incoming = Incoming::of_remote(IncomingState::Held(ticket), receipt);
-                self.remember_inbound(origin, exact, digest, incoming);
-                return self.wait_instead(ticket, reply);
-            }
-        };
         let waiter = HeldInbound {
             reply,
             after: 0,
-            origin,
+            origin: message.origin,
             exact,
-            handover: exact.and_then(|exact| self.inbound_handover(origin, exact, receipt)),
+            digest: exact.map_or(0, |_| digest_of(&message)),
+            handover: None,
         };
+        let known = exact.and_then(|exact| self.known_inbound(&waiter, exact));
+        let Some(known) = known else {
+            return self.accept_inbound(message, waiter, Rest::ALL, now);
+        };
+        match known.state {
+            IncomingState::Partial(rest) => {
+                let handover = self.inbound_handover(&waiter, known.receipt);
+                let waiter = HeldInbound { handover, ..waiter };
+                self.accept_inbound(message, waiter, rest, now);
+            }
+            // Under its new number.
+            IncomingState::Received => {
+                self.remember_inbound(&waiter, known);
+                self.promise(reply, self.records.newest());
+            }
+            IncomingState::Held(ticket) => {
+                self.remember_inbound(&waiter, known);
+                self.wait_instead(ticket, reply);
+            }
+        }
+    }
+
+    /// Lets a message of a remote go the rest of its way.
+    fn accept_inbound(
+        &mut self,
+        message: Message,
+        mut waiter: HeldInbound,
+        rest: Rest,
+        now: Instant,
+    ) {
+        let known = waiter.receipt();
+        waiter.handover = waiter
+            .handover
+            .or_else(|| self.inbound_handover(&waiter, 0));
         let held = Some(HeldFor::Inbound(waiter));
         let (ticket, reached) = self.route(message, None, held, rest, now);
+        let drawn = ticket.and(waiter.receipt());
         let state = ticket.map_or(IncomingState::Received, IncomingState::Held);
-        let is_receipt_used = ticket.is_some() || receipt != 0;
-        let receipt = waiter.receipt().filter(|_| is_receipt_used).unwrap_or(0);
-        let incoming = Incoming::of_remote(state, receipt);
-        let recorded = self.remember_inbound(origin, exact, digest, incoming);
-        let after = reached.after.max(recorded);
+        let incoming = Incoming::of_remote(state, drawn.or(known).unwrap_or(0));
+        let after = reached.after.max(self.remember_inbound(&waiter, incoming));
         let held = ticket.and_then(|ticket| self.held.get_mut(&ticket));
         match held.map(|held| &mut held.waiter) {
             Some(HeldFor::Inbound(waiter)) => waiter.after = after,
-            _ => self.promise(reply, after),
+            _ => self.promise(waiter.reply, after),
         }
     }
 
     /// What is known of a message that may be a repetition. One that is sent for the first time is
     /// none, whatever its packet identifier.
-    fn known_inbound(
-        &mut self,
-        origin: Origin,
-        exact: ExactInbound,
-        digest: u32,
-    ) -> Option<Incoming> {
+    fn known_inbound(&mut self, waiter: &HeldInbound, exact: ExactInbound) -> Option<Incoming> {
+        let origin = waiter.origin;
         let remote = self.remotes.of(origin)?;
         for packet_id in remote.known_up_to(exact.known) {
             self.forget_inbound(origin, packet_id);
         }
-        let repeated = self.remotes.of(origin)?.repeated(exact, digest);
+        let repeated = self.remotes.of(origin)?.repeated(exact, waiter.digest);
         if repeated.is_none() {
             self.forget_inbound(origin, exact.packet_id);
         }
@@ -249,45 +270,31 @@ impl Engine {
         }
     }
 
-    /// The hand-over of a message of a remote, with the receipt that it has already if it has one.
-    fn inbound_handover(
-        &mut self,
-        origin: Origin,
-        exact: ExactInbound,
-        receipt: u64,
-    ) -> Option<Handover> {
-        let source = self.remotes.of(origin)?.source;
-        self.handover(source, exact.packet_id.get(), receipt)
+    /// The hand-over of a QoS 2 message of a remote, with the receipt that it has already if it has
+    /// one.
+    fn inbound_handover(&mut self, waiter: &HeldInbound, receipt: u64) -> Option<Handover> {
+        let packet_id = waiter.exact?.packet_id.get();
+        let source = self.remotes.of(waiter.origin)?.source;
+        self.handover(source, packet_id, receipt)
     }
 
     /// Remembers a QoS 2 message of a remote under its newest number. Returns the batch that says
     /// so; 0 for other messages.
-    fn remember_inbound(
-        &mut self,
-        origin: Origin,
-        exact: Option<ExactInbound>,
-        digest: u32,
-        mut incoming: Incoming,
-    ) -> Lsn {
-        let Some((remote, exact)) = self.remotes.of(origin).zip(exact) else {
+    fn remember_inbound(&mut self, waiter: &HeldInbound, incoming: Incoming) -> Lsn {
+        let Some((remote, exact)) = self.remotes.of(waiter.origin).zip(waiter.exact) else {
             return 0;
         };
-        let after = self.records.put(Record::Inbound(InboundRecord {
-            source: remote.source,
-            packet_id: exact.packet_id,
+        let mut message = RemoteMessage {
             number: exact.number,
-            digest,
-            progress: incoming.progress(),
-        }));
-        if incoming.state == IncomingState::Received {
-            self.receipts.end(incoming.receipt, after);
-            incoming.receipt = 0;
-        }
-        let message = RemoteMessage {
-            number: exact.number,
-            digest,
+            digest: waiter.digest,
             incoming,
         };
+        let record = message.record(remote.source, exact.packet_id);
+        let after = self.records.put(Record::Inbound(record));
+        if incoming.state == IncomingState::Received {
+            self.receipts.end(incoming.receipt, after);
+            message.incoming.receipt = 0;
+        }
         remote.insert(exact, message);
         after
     }
@@ -321,13 +328,12 @@ impl Engine {
             .filter(|message| message.incoming.state == IncomingState::Held(ticket));
         match (message, refusals.all()) {
             (Some(message), 0) => {
-                let (digest, receipt) = (message.digest, message.incoming.receipt);
-                let exact = exact.map(|exact| ExactInbound {
-                    number: message.number,
-                    ..exact
-                });
-                let incoming = Incoming::of_remote(IncomingState::Received, receipt);
-                after = after.max(self.remember_inbound(origin, exact, digest, incoming));
+                let incoming =
+                    Incoming::of_remote(IncomingState::Received, message.incoming.receipt);
+                let number = message.number;
+                let exact = exact.map(|exact| ExactInbound { number, ..exact });
+                let stored = HeldInbound { exact, ..waiter };
+                after = after.max(self.remember_inbound(&stored, incoming));
             }
             (Some(message), missing) => {
                 message.incoming.state = IncomingState::Partial(Rest::to_destinations(missing));

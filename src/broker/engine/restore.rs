@@ -16,15 +16,14 @@ use bytes::Bytes;
 use super::budget::{BudgetPart, NewCharges, Owner};
 use super::delivery::{Delivery, Subscription};
 use super::lifecycle::End;
-use super::qos_2_records::{Progress, ReceivedRecord};
 use super::read_record::{RecordedChange, next_change};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
 use super::restored_messages::MessageContents;
-use super::session::{Incoming, IncomingState, PendingWill, Rest, Session, names_weight};
+use super::session::{PendingWill, Session, names_weight};
 use super::wills::RestoredWill;
 use super::{Engine, SessionKey, Setup, filters};
 use crate::message::Message;
-use crate::mqtt::{PacketId, TopicFilter, TopicName};
+use crate::mqtt::{TopicFilter, TopicName};
 
 /// A delivery that is not done.
 #[derive(Debug)]
@@ -65,7 +64,7 @@ pub struct Restore {
     clock: Clock,
     sessions: HashMap<u64, RestoredSession>,
     messages: MessageContents,
-    left_out: LeftOut,
+    pub(super) left_out: LeftOut,
     /// They get their numbers when those of all messages are known.
     retained: BTreeMap<TopicName, Message>,
     /// Wills that destinations may not have, by their numbers.
@@ -137,10 +136,7 @@ impl Restore {
             RecordedChange::Will { session, will } => self.will(session, will),
             RecordedChange::NoWill { session } => self.no_will(session),
             RecordedChange::LateWill { number, message } => self.late_will(number, message),
-            RecordedChange::Inbound(record) => {
-                let incoming = self.incoming(record.progress);
-                self.engine.remotes.restore(record, incoming);
-            }
+            RecordedChange::Inbound(record) => self.inbound(record),
             RecordedChange::Receipts { last } => self.last_receipt = self.last_receipt.max(last),
         }
     }
@@ -269,13 +265,6 @@ impl Restore {
         }
     }
 
-    fn freed(&mut self, number: u64, packet_id: PacketId) {
-        self.engine.remotes.restore_freed(number, packet_id);
-        if let Some((key, _)) = self.of(number) {
-            self.engine.forget_received(key, packet_id);
-        }
-    }
-
     fn replay_done(&mut self, number: u64, filter: &TopicFilter) {
         let Some((key, session)) = self.of(number) else {
             return;
@@ -306,39 +295,6 @@ impl Restore {
             session.replays.restore(filter, after.filter(|_| has_room));
             let bytes = session.replays.bytes();
             self.engine.refund(key, BudgetPart::Replays, bytes);
-        }
-    }
-
-    /// A QoS 2 message. No record says which destinations may not have it: the outboxes do.
-    fn incoming(&mut self, progress: Progress) -> Incoming {
-        let Progress { is_held, receipt } = progress;
-        self.last_receipt = self.last_receipt.max(receipt);
-        Incoming {
-            state: if is_held {
-                IncomingState::Partial(Rest::to_destinations(u64::MAX))
-            } else {
-                IncomingState::Received
-            },
-            connection: 0,
-            receipt: if is_held { receipt } else { 0 },
-        }
-    }
-
-    fn received(&mut self, record: ReceivedRecord) {
-        let ReceivedRecord {
-            session: number,
-            packet_id,
-            progress,
-        } = record;
-        let incoming = self.incoming(progress);
-        let Some((key, session)) = self.of(number) else {
-            return;
-        };
-        let more = usize::from(!session.incoming.contains_key(&packet_id));
-        if self.engine.charge_received(key, more).is_err() {
-            self.left_out.received += 1;
-        } else if let Some((_, session)) = self.of(number) {
-            session.incoming.insert(packet_id, incoming);
         }
     }
 
@@ -545,6 +501,8 @@ impl Engine {
         };
         let outlives = session.outlives;
         match (known.will_due, &session.will) {
+            // It was published before the crash: a destination has it.
+            (_, Some(will)) if will.receipt != 0 => self.publish_will(key, now),
             (Some(due), _) => self.delay_will(key, due.from(clock)),
             // Its connection was lost with the broker.
             (None, Some(_)) => self.settle_will(key, End::Lost, now),

@@ -11,7 +11,7 @@ use super::budget::{Account, BudgetPart};
 use super::delivery::Delivery;
 use super::filters::Filters;
 use super::in_flight::InFlight;
-use super::qos_2_records::Progress;
+use super::qos_2_records::ReceivedProgress;
 use super::queue::SessionQueue;
 use super::record::{Deadline, SessionRecord};
 use super::replays::Replays;
@@ -50,9 +50,10 @@ impl Incoming {
     }
 
     /// As it is recorded.
-    pub(super) fn progress(self) -> Progress {
-        Progress {
+    pub(super) fn progress(self) -> ReceivedProgress {
+        ReceivedProgress {
             is_held: self.state != IncomingState::Received,
+            is_delivered: !matches!(self.state, IncomingState::Partial(rest) if !rest.is_delivered),
             receipt: self.receipt,
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Worker;
-use crate::store::queue::Written;
+use crate::store::queue::CommitOutcome;
 use crate::store::{Entry, Journal, StoreError};
 use crate::time::now;
 
@@ -79,7 +79,7 @@ impl Worker {
                 save.forget_state_of(index);
             }
         }
-        let mut done = Written::default();
+        let mut done = CommitOutcome::default();
         if let Some(queue) = shared.lock().queues.get_mut(index) {
             done = queue.note_written(journal);
         }

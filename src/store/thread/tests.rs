@@ -4,7 +4,7 @@
 use super::*;
 use crate::store::{AppendError, EntryId, Receipt, Stored, WhenFull};
 
-const QUEUES: Queues<'static> = Queues {
+const QUEUES: StoreQueues<'static> = StoreQueues {
     names: &["first", "second", "last"],
     usual: 1,
     handover: |_| None,

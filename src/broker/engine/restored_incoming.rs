@@ -1,6 +1,8 @@
-//! What the outboxes have taken, compared with what the records say.
+//! QoS 2 messages on their way in, as the records tell, and what the outboxes have taken of them.
 
 use super::SessionKey;
+use super::qos_2_records::{InboundRecord, ReceivedProgress, ReceivedRecord};
+use super::record::Record;
 use super::restore::Restore;
 use super::session::{Incoming, IncomingState, Rest};
 use crate::mqtt::PacketId;
@@ -17,6 +19,59 @@ pub struct FoundHandovers {
 }
 
 impl Restore {
+    /// A QoS 2 message. No record says which destinations may not have it: the outboxes do.
+    fn incoming(&mut self, progress: ReceivedProgress) -> Incoming {
+        let ReceivedProgress {
+            is_held,
+            is_delivered,
+            receipt,
+        } = progress;
+        self.last_receipt = self.last_receipt.max(receipt);
+        Incoming {
+            state: if is_held {
+                IncomingState::Partial(Rest {
+                    missing: u64::MAX,
+                    is_delivered,
+                })
+            } else {
+                IncomingState::Received
+            },
+            connection: 0,
+            receipt: if is_held { receipt } else { 0 },
+        }
+    }
+
+    pub(super) fn received(&mut self, record: ReceivedRecord) {
+        let ReceivedRecord {
+            session: number,
+            packet_id,
+            progress,
+        } = record;
+        let incoming = self.incoming(progress);
+        let Some((key, session)) = self.of(number) else {
+            return;
+        };
+        let more = usize::from(!session.incoming.contains_key(&packet_id));
+        if self.engine.charge_received(key, more).is_err() {
+            self.left_out.received += 1;
+        } else if let Some((_, session)) = self.of(number) {
+            session.incoming.insert(packet_id, incoming);
+        }
+    }
+
+    /// A message of a remote.
+    pub(super) fn inbound(&mut self, record: InboundRecord) {
+        let incoming = self.incoming(record.progress);
+        self.engine.remotes.restore(record, incoming);
+    }
+
+    pub(super) fn freed(&mut self, number: u64, packet_id: PacketId) {
+        self.engine.remotes.restore_freed(number, packet_id);
+        if let Some((key, _)) = self.of(number) {
+            self.engine.forget_received(key, packet_id);
+        }
+    }
+
     /// Takes over what the outboxes have. To be called when all batches are read.
     pub fn hand_over(&mut self, found: &FoundHandovers) {
         let known = self.last_receipt;
@@ -50,8 +105,14 @@ impl Restore {
             return is_unknown && self.has_taken_will(source, receipt, bit);
         };
         if let Some(remote) = self.engine.remotes.of_source(source) {
-            return note_taken(remote.incoming_mut(packet_id), receipt, bit)
-                || is_unknown && remote.restore_unknown(packet_id, taken_only(receipt, bit));
+            if note_taken(remote.incoming_mut(packet_id), receipt, bit) {
+                return true;
+            }
+            let unknown = is_unknown.then(|| taken_only(receipt, bit));
+            let record = unknown.and_then(|unknown| remote.restore_unknown(packet_id, unknown));
+            let is_restored = record.is_some();
+            record.map(|record| self.engine.records.put(Record::Inbound(record)));
+            return is_restored;
         }
         let Some((key, session)) = self.of(source) else {
             return false;
@@ -81,6 +142,12 @@ impl Restore {
         }
         if let Some(session) = self.engine.sessions.get_mut(key) {
             session.incoming.insert(packet_id, known);
+            // Before any later receipt is in the records.
+            self.engine.records.put(Record::Received(ReceivedRecord {
+                session: session.number,
+                packet_id,
+                progress: known.progress(),
+            }));
         }
         true
     }
