@@ -263,13 +263,14 @@ fn inbound_from_a_played_broker(name: &'static str, loss: Loss) -> Row {
     inbound(name, site, vec![Party::Broker(remote)], None)
 }
 
-/// Local clients to a local client: no hand-over.
+/// Local clients to a local client, with takeovers: no hand-over.
 fn local(loss: Loss) -> Row {
     let mut site = Site::new(loss);
     configure(&site, &[]);
     site.start();
     let mut traffic = local_senders();
     traffic.receiver(local_subscriber(&mut site, "up/#"), &[""]);
+    traffic.with_takeovers();
     site.die();
     Row::new("local to local", site, traffic, None)
 }
