@@ -364,6 +364,11 @@ fn played_remote_to_local_over_kill_9() {
 }
 
 #[test]
+fn played_remote_to_local_over_power_cuts() {
+    inbound_from_a_played_broker("played remote to local", Loss::Power).storm();
+}
+
+#[test]
 fn remote_to_local_over_a_kill_9_at_each_sync() {
     inbound_from_a_played_broker("remote to local, at syncs", Loss::Process).sweep();
 }
