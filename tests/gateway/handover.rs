@@ -132,6 +132,12 @@ impl Row {
         })
     }
 
+    /// Waits until nothing is left to write, so that the next sync is that of a new message.
+    fn rest(&mut self) -> bool {
+        let Self { site, traffic, .. } = self;
+        site.rest(|port| traffic.turn(Some(port)))
+    }
+
     /// Works until the gateway dies at the sync that was ordered, or `limit` is over.
     fn die_within(&mut self, limit: Duration, work: fn(&mut Traffic, Option<u16>)) {
         let Self { site, traffic, .. } = self;
@@ -160,18 +166,18 @@ impl Row {
 
     /// One message at a time, and a death at each of the syncs that follow it, on either side.
     fn sweep(mut self) {
-        let (times, syncs) = if is_long() { (20, 8) } else { (1, 8) };
+        let (times, syncs) = if is_long() { (20, 8) } else { (1, 6) };
         let points = (1..=syncs)
             .flat_map(|number| [Side::Before, Side::After].map(|side| SyncPoint { side, number }));
         for point in std::iter::repeat_n(points, times).flatten() {
             self.site.start();
-            if !self.settle() {
+            if !self.settle() || !self.rest() {
                 // It is missing for good: the account tells.
                 break;
             }
             self.site.order(point);
             self.traffic.publish_one();
-            self.die_within(Duration::from_millis(400), Traffic::turn);
+            self.die_within(Duration::from_millis(300), Traffic::turn);
         }
         self.finish();
     }
@@ -257,13 +263,14 @@ fn inbound_from_a_played_broker(name: &'static str, loss: Loss) -> Row {
     inbound(name, site, vec![Party::Broker(remote)], None)
 }
 
-/// Local clients to a local client: no hand-over.
+/// Local clients to a local client, with takeovers: no hand-over.
 fn local(loss: Loss) -> Row {
     let mut site = Site::new(loss);
     configure(&site, &[]);
     site.start();
     let mut traffic = local_senders();
     traffic.receiver(local_subscriber(&mut site, "up/#"), &[""]);
+    traffic.with_takeovers();
     site.die();
     Row::new("local to local", site, traffic, None)
 }
@@ -323,7 +330,8 @@ fn local_to_two_remotes_over_a_kill_9_at_each_sync() {
     to_two_remotes(Loss::Process).sweep();
 }
 
-/// A client that takes its session over while its messages are in flight.
+/// Clients that take their sessions over while their messages are in flight, each time with the
+/// other version of MQTT.
 fn with_takeovers(loss: Loss) -> Row {
     let mut row = outbound("with takeovers", loss, &["a/"]);
     row.traffic.with_takeovers();
@@ -353,6 +361,11 @@ fn remote_to_local_over_power_cuts() {
 #[test]
 fn played_remote_to_local_over_kill_9() {
     inbound_from_a_played_broker("played remote to local", Loss::Process).storm();
+}
+
+#[test]
+fn played_remote_to_local_over_power_cuts() {
+    inbound_from_a_played_broker("played remote to local", Loss::Power).storm();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::support::client::Client;
 
 pub struct ReturningClient {
     name: &'static str,
-    version: Version,
+    pub version: Version,
     pub port: u16,
     pub client: Option<Client>,
     was_here: bool,

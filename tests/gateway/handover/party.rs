@@ -53,11 +53,16 @@ impl Party {
         }
     }
 
-    /// A client of the gateway takes its session over with a second connection.
+    /// A client of the gateway takes its session over with a second connection, which speaks the
+    /// other version of MQTT.
     pub fn take_over(&mut self) {
         if let Self::Local(client) = self
             && client.client.is_some()
         {
+            client.version = match client.version {
+                Version::V5 => Version::V311,
+                Version::V31 | Version::V311 => Version::V5,
+            };
             client.take_over();
         }
     }

@@ -68,6 +68,11 @@ impl Moment {
 
 /// The file that tells the tracer where to stop the process.
 const ORDER: &str = "stop";
+/// What the gateway has done to its files.
+const TRACE: &str = "trace.log";
+/// How long nothing is written when everything is written: longer than messages wait for each other
+/// to share a commit.
+const QUIET: Duration = Duration::from_millis(120);
 /// The folder of the outbox and of the broker.
 pub const STATE: &str = "state";
 
@@ -126,7 +131,7 @@ impl Site {
         command
             .env("LD_PRELOAD", &self.library)
             .env("TRACE_ROOT", self.path(STATE))
-            .env("TRACE_LOG", self.path("trace.log"))
+            .env("TRACE_LOG", self.path(TRACE))
             .env("TRACE_STOP", self.path(ORDER));
         self.start_as(command);
     }
@@ -143,7 +148,7 @@ impl Site {
     fn start_as(&mut self, mut command: Command) {
         // What an earlier one has said must not be taken for this one.
         let _ = fs::rename(self.path("gateway.log"), self.path("gateway.log.before"));
-        let _ = fs::remove_file(self.path("trace.log"));
+        let _ = fs::remove_file(self.path(TRACE));
         if self.loss == Loss::Power {
             self.disk = Some(Disk::of(&self.path(STATE)));
         }
@@ -215,7 +220,7 @@ impl Site {
         self.deaths += 1;
         if let Some(mut disk) = self.disk.take() {
             // It is missing if the process died before it had begun.
-            let log = fs::read(self.path("trace.log")).unwrap_or_default();
+            let log = fs::read(self.path(TRACE)).unwrap_or_default();
             for record in records(&log) {
                 disk.apply(&record);
             }
@@ -223,6 +228,20 @@ impl Site {
             fs::remove_dir_all(&state).unwrap();
             disk.cut(&mut self.random, &state);
         }
+    }
+
+    /// Works until the gateway has written nothing for a while.
+    pub fn rest(&mut self, mut work: impl FnMut(u16)) -> bool {
+        let log = self.path(TRACE);
+        let (mut size, mut since) = (0, Instant::now());
+        self.calm(|port| {
+            work(port);
+            let found = fs::metadata(&log).map_or(0, |found| found.len());
+            if found != size {
+                (size, since) = (found, Instant::now());
+            }
+            since.elapsed() > QUIET
+        })
     }
 
     /// Asks `is_done`, which does the work, until it is true; false if it never is.

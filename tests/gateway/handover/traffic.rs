@@ -10,6 +10,9 @@ use super::party::Party;
 
 /// Messages that a sender has in flight at the most.
 const WINDOW: usize = 60;
+/// Messages of a sender that may be under way: a remote broker would take any number while the
+/// gateway is down.
+const UNDER_WAY: u64 = 1000;
 /// Between two messages of a sender, if its window has a place.
 const EVERY: Duration = Duration::from_millis(3);
 /// How late a message may be sent to make up for a pause.
@@ -95,7 +98,10 @@ impl Traffic {
             self.takeover = Some(now + TAKEOVER);
         }
         for sender in &mut self.senders {
-            while sender.next <= now && sender.publish() {
+            let newest = |one: &Receiver| one.newest(sender.topic);
+            let arrived = self.receivers.iter().map(newest).min().unwrap_or(0);
+            let most = arrived + UNDER_WAY;
+            while sender.next <= now && sender.last < most && sender.publish() {
                 sender.next += EVERY;
             }
             // What could not be sent during an outage is not made up for.
@@ -117,9 +123,8 @@ impl Traffic {
         let has_come = |receiver: &Receiver, sender: &Sender| {
             receiver.prefixes.iter().all(|prefix| {
                 let topic = format!("{prefix}{}", sender.topic);
-                let got = receiver.party.far().got[2].iter().rev();
-                got.take(200)
-                    .any(|(at, number)| *at == topic && *number == sender.last)
+                let mut got = receiver.party.far().got[2].iter().rev();
+                got.any(|(at, number)| *at == topic && *number == sender.last)
             })
         };
         self.senders.iter().all(|sender| {
@@ -144,6 +149,19 @@ impl Traffic {
             }
         }
         account
+    }
+}
+
+impl Receiver {
+    /// The number that came last to the one of its topics that is behind the others.
+    fn newest(&self, topic: &str) -> u64 {
+        let newest = |prefix: &&str| {
+            let topic = format!("{prefix}{topic}");
+            let mut got = self.party.far().got[2].iter().rev();
+            got.find(|(at, _)| *at == topic)
+                .map_or(0, |(_, number)| *number)
+        };
+        self.prefixes.iter().map(newest).min().unwrap_or(0)
     }
 }
 
