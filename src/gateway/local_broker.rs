@@ -59,16 +59,7 @@ impl LocalBroker {
         stop: &Stop,
         supervision: &mut Supervision,
     ) -> Result<Self, GatewayError> {
-        let (sender, sets) = mpsc::channel(FORWARD_QUEUE);
-        let writes = ForwardSender {
-            sender,
-            dropped: Arc::default(),
-            handovers: None,
-        };
-        let forwards = ForwardSenders {
-            uplinks: routes.uplinks,
-            writes,
-        };
+        let (forwards, sets) = forward_senders(routes.uplinks);
         let handovers = forwards.handovers();
         if !spec.is_durable {
             forwards.forget_handovers();
@@ -130,6 +121,17 @@ impl BrokerHandle {
             Ok(())
         });
     }
+}
+
+/// The ways to all destinations, with the end of the one to the service that writes.
+fn forward_senders(uplinks: Vec<ForwardSender>) -> (ForwardSenders, mpsc::Receiver<Forward>) {
+    let (sender, sets) = mpsc::channel(FORWARD_QUEUE);
+    let writes = ForwardSender {
+        sender,
+        dropped: Arc::default(),
+        handovers: None,
+    };
+    (ForwardSenders { uplinks, writes }, sets)
 }
 
 async fn bind(spec: &config::BrokerSetup) -> Result<Vec<BoundListener>, GatewayError> {

@@ -11,6 +11,7 @@
 //! * An entry that leaves the journal unsettled (limit, age, damage) is in a [`Gap`] and counted in
 //!   `lost`, never silent.
 
+mod handovers;
 mod read;
 
 use std::collections::VecDeque;
@@ -26,7 +27,6 @@ use super::emergency_reserve::EmergencyReserve;
 use super::engine::{LEAST_PARTITION_BYTES, Partition, SLOTS, io_error};
 use super::folder::{Sealed, list, lock, remove_partition};
 use super::gap::{Gap, Reason};
-use super::handover::{Handover, Handovers};
 use super::preallocation::Preallocation;
 use super::progress::{JournalProgress, ProgressFile};
 use super::recover::{Recovered, recover, remove_closed, write_closed};
@@ -35,10 +35,6 @@ use crate::time::known_unix_ms;
 
 /// Numbers that may be given out between two commits; a crash skips at most that many.
 pub(super) const AHEAD: u64 = 16_384;
-
-/// Entries that one read brings while hand-overs are looked for.
-const READ_ENTRIES: usize = 256;
-const READ_BYTES: usize = 1 << 20;
 
 /// Size of the partitions of a journal, in bytes; at least one commit always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,37 +201,6 @@ impl Journal {
     pub fn set_state(&mut self, state: Bytes) {
         self.is_saved &= self.record.state == state;
         self.record.state = state;
-    }
-
-    /// The hand-overs as of the last commit or [`Journal::set_handovers`].
-    pub(super) fn handovers(&self) -> &Handovers {
-        &self.record.handovers
-    }
-
-    /// Replaces the hand-overs. Those that are new are durable with the commit of their entries.
-    pub(super) fn set_handovers(&mut self, handovers: Handovers) {
-        self.record.handovers = handovers;
-    }
-
-    /// Finds the hand-overs of entries that a commit wrote without finishing, and makes them
-    /// durable. To be called once, before anything is appended.
-    pub(super) fn recover_handovers(
-        &mut self,
-        handover: fn(&Bytes) -> Option<Handover>,
-    ) -> Result<(), StoreError> {
-        let mut after = self.recorded;
-        while after < self.record.written {
-            let entries = self.read(after, READ_ENTRIES, READ_BYTES)?;
-            let Some(last) = entries.last() else { break };
-            after = last.seq;
-            for entry in &entries {
-                if let Some(found) = handover(&entry.bytes) {
-                    self.record.handovers.push(entry.seq, found);
-                    self.is_saved = false;
-                }
-            }
-        }
-        self.save()
     }
 
     /// Bytes all partitions take on disk, about.

@@ -138,8 +138,8 @@ impl Queue {
             || self.wants_numbers
     }
 
-    /// Hands numbers given out, entries settled and hand-overs to the journal. True if some of these
-    /// entries are on disk.
+    /// Hands numbers given out, entries settled and hand-overs to the journal. True if some of the
+    /// settled entries are on disk.
     pub(super) fn hand_over(&mut self, journal: &mut Journal) -> bool {
         journal.give_out(self.next_seq);
         if std::mem::take(&mut self.are_handovers_new) {

@@ -306,10 +306,8 @@ impl Newest<'_> {
         };
         let damaged = gap(first, certain, Reason::Damage);
         let unfinished = gap(certain + 1, last, Reason::Unfinished);
-        // Those that are missing in this partition; the others wait.
         for (first, last) in found.holes_in(first, last) {
-            record.cursor.settle(first, last);
-            record.handovers.forget_entries(first, last);
+            settle_missing(&mut record, first, last);
         }
         Ok(Recovered {
             recorded: record.written.max(promised),
@@ -321,6 +319,12 @@ impl Newest<'_> {
                 .collect(),
         })
     }
+}
+
+/// Settles entries that are missing in the newest partition; the others wait.
+fn settle_missing(record: &mut CommitRecord, first: u64, last: u64) {
+    record.cursor.settle(first, last);
+    record.handovers.forget_entries(first, last);
 }
 
 /// Settles in `found` the entries that a partition holds whole.

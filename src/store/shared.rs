@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::Entry;
 use super::gap::Gap;
-use super::queue::Queue;
+use super::queue::{CommitOutcome, Queue};
 use super::settings::{Settings, WhenFull};
 use crate::heartbeat::Heartbeat;
 use crate::metrics::{Counter, Gauge};
@@ -196,6 +196,16 @@ impl Shared {
         {
             gauge.set(queue.waiting());
         }
+    }
+
+    /// Counts a commit, and wakes those who wait for what it brings.
+    pub(super) fn note_commit(&self, done: CommitOutcome) {
+        self.counters.written.add(done.entries);
+        self.counters.commits.count();
+        if done.can_be_read_now {
+            self.newest.send_modify(|count| *count += 1);
+        }
+        self.numbers.notify_waiters();
     }
 
     /// Counts a loss, and remembers it for the user.

@@ -26,6 +26,21 @@ pub(super) struct ReceivedPublish {
     pub(super) is_qos_2: bool,
 }
 
+/// What is known of a message when it comes: the rest of its way, and the receipt by which outboxes
+/// know it, or 0.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    rest: Rest,
+    receipt: u64,
+}
+
+impl Known {
+    const NOTHING: Self = Self {
+        rest: Rest::ALL,
+        receipt: 0,
+    };
+}
+
 /// The acknowledgement of a QoS 1 or 2 PUBLISH.
 pub(super) struct AckDecision {
     pub(super) state: AckState,
@@ -166,12 +181,27 @@ impl Engine {
         {
             return Refusal::from(over).into();
         }
-        let (rest, receipt) =
-            first.map_or((Rest::ALL, 0), |first| self.rest_of(first, is_repeated));
+        let known = first.map_or(Known::NOTHING, |first| self.known(first, is_repeated));
+        let decision = self.accept_received(received, message, known, now);
+        AckDecision {
+            after: decision.after.max(first.map_or(0, |_| newest)),
+            ..decision
+        }
+    }
+
+    /// Lets a QoS 1 or 2 message go the rest of its way.
+    fn accept_received(
+        &mut self,
+        received: ReceivedPublish,
+        message: Message,
+        known: Known,
+        now: Instant,
+    ) -> AckDecision {
+        let Known { rest, receipt } = known;
         let held = self.held_for(received, receipt);
         let handover = held.and_then(|held| held.handover());
-        let (ticket, reached) = self.accept_from(session, held, message, rest, now);
-        let mut after = reached.after.max(first.map_or(0, |_| newest));
+        let (ticket, reached) = self.accept_from(received.client.session, held, message, rest, now);
+        let mut after = reached.after;
         if received.is_qos_2 {
             let state = ticket.map_or(IncomingState::Received, IncomingState::Held);
             let drawn = ticket.and(handover).map(|handover| handover.receipt);
@@ -183,14 +213,15 @@ impl Engine {
 
     /// The part of its way that a repeated message has still to go, and its receipt. Where only an
     /// outbox knows the first message, a client that sends for the first time sends another one.
-    fn rest_of(&mut self, first: Incoming, is_repeated: bool) -> (Rest, u64) {
+    fn known(&mut self, first: Incoming, is_repeated: bool) -> Known {
         match first.state {
             IncomingState::Partial(rest) if rest.is_delivered || is_repeated => {
-                (rest, first.receipt)
+                let receipt = first.receipt;
+                Known { rest, receipt }
             }
             _ => {
                 self.receipts.end(first.receipt, self.records.newest());
-                (Rest::ALL, 0)
+                Known::NOTHING
             }
         }
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use bytes::{Buf, Bytes};
 use bytestring::ByteString;
 
+use super::delivery::Subscription;
 use super::qos_2_records::{InboundRecord, ReceivedRecord};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord, kind};
 use crate::message::{Class, Message, Origin};
@@ -23,8 +24,7 @@ pub(super) enum RecordedChange {
     Subscribed {
         session: u64,
         filter: TopicFilter,
-        options: SubscribeOptions,
-        identifier: Option<NonZeroU32>,
+        subscription: Subscription,
     },
     Unsubscribed {
         session: u64,
@@ -228,6 +228,12 @@ fn late_will(number: u64, message: Option<Message>) -> RecordedChange {
     RecordedChange::LateWill { number, message }
 }
 
+fn subscription(bytes: &mut Bytes) -> Option<Subscription> {
+    let options = options(bytes)?;
+    let identifier = u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new);
+    Some(Subscription::new(options, identifier))
+}
+
 /// The next record of a batch; `None` if it is damaged.
 // A table in the order of the kinds: one arm a record.
 pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedChange> {
@@ -243,8 +249,7 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedCha
         kind::SUBSCRIBED => RecordedChange::Subscribed {
             session: first,
             filter: filter(bytes)?,
-            options: options(bytes)?,
-            identifier: u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new),
+            subscription: subscription(bytes)?,
         },
         kind::UNSUBSCRIBED => RecordedChange::Unsubscribed {
             session: first,

@@ -110,9 +110,8 @@ impl Restore {
             RecordedChange::Subscribed {
                 session,
                 filter,
-                options,
-                identifier,
-            } => self.subscribed(session, &filter, Subscription::new(options, identifier)),
+                subscription,
+            } => self.subscribed(session, &filter, subscription),
             RecordedChange::Unsubscribed { session, filter } => self.unsubscribed(session, &filter),
             RecordedChange::Message {
                 id,

@@ -141,12 +141,7 @@ impl Engine {
             expires_at: will.expiry.map(|expiry| now + expiry),
             ..will.message
         };
-        let is_guarded = self.routes.is_command(&message.topic);
-        if is_guarded && message.retain && !message.payload.is_empty() {
-            message.retain = false;
-            let kind = NoticeKind::RetainedCommand;
-            self.notice(kind, Some(key), Some(&message.topic), "", now);
-        }
+        self.never_retain_command(key, &mut message, now);
         let handover = self.handover(source, 0, will.receipt);
         let number = handover.map_or_else(|| self.receipts.draw(), |handover| handover.receipt);
         let held = self
@@ -162,6 +157,16 @@ impl Engine {
             self.keep_until_stored(number, message.detached());
         } else {
             self.receipts.end(will.receipt, self.records.newest());
+        }
+    }
+
+    /// A command to an instrument goes on without the retain flag.
+    fn never_retain_command(&mut self, key: SessionKey, message: &mut Message, now: Instant) {
+        let is_guarded = self.routes.is_command(&message.topic);
+        if is_guarded && message.retain && !message.payload.is_empty() {
+            message.retain = false;
+            let kind = NoticeKind::RetainedCommand;
+            self.notice(kind, Some(key), Some(&message.topic), "", now);
         }
     }
 

@@ -83,12 +83,7 @@ impl Worker {
         if let Some(queue) = shared.lock().queues.get_mut(index) {
             done = queue.note_written(journal);
         }
-        shared.counters.written.add(done.entries);
-        shared.counters.commits.count();
-        if done.can_be_read_now {
-            shared.newest.send_modify(|count| *count += 1);
-        }
-        shared.numbers.notify_waiters();
+        shared.note_commit(done);
         written
     }
 
