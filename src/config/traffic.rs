@@ -6,8 +6,12 @@
 //! Both are shown. Messages of local clients are not counted. Messages about the health of the
 //! gateway are counted once a day each: they follow changes, and their number is unknown.
 
+mod shared;
+
 use std::collections::HashMap;
 use std::time::Duration;
+
+use shared::{SharedTraffic, Written};
 
 use super::UplinkSetup;
 use crate::field::decode::DataType;
@@ -15,7 +19,6 @@ use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
 use crate::field::{DeviceProtocol, Line, Point, PointSource, Wire};
 use crate::mqtt::{QoS, TopicName};
-use crate::payload::NamedReading;
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 use crate::report::PointReport;
 use crate::route::Rule;
@@ -236,9 +239,10 @@ fn limit<'a>(messages: impl Iterator<Item = &'a mut MessageTraffic>, rate: Optio
 }
 
 /// Messages of the points of `lines` that go through `uplink`: one for each topic that a rule
-/// sends.
+/// sends, or one for all readings that share it.
 fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> Vec<MessageTraffic> {
     let mut messages = Vec::new();
+    let mut shared = SharedTraffic::default();
     for device in lines.iter().flat_map(|line| &line.devices) {
         let own: HashMap<&str, Duration> = device
             .points
@@ -260,16 +264,27 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
                 };
                 let same = |other: &Rule| std::ptr::eq(other, rule);
                 let least = if rule.condition.is_none() { least } else { 0.0 };
-                messages.push(MessageTraffic {
+                let message = MessageTraffic {
                     rule: uplink.routes.send.iter().position(same),
                     least,
                     most,
-                    body: body(uplink, rule, topic) + payload(uplink, rule, topic, &sample),
+                    body: body(uplink, rule, topic),
                     qos: rule.qos.unwrap_or(report.qos).min(rule.most),
-                });
+                };
+                let written = Written::of(&uplink.routes, rule, topic, &sample);
+                match uplink.routes.format(Some(rule)).batch {
+                    Some(terms) if message.qos < QoS::ExactlyOnce => {
+                        shared.add(&message, written, terms);
+                    }
+                    _ => messages.push(MessageTraffic {
+                        body: message.body + written.alone,
+                        ..message
+                    }),
+                }
             }
         }
     }
+    messages.extend(shared.messages());
     messages
 }
 
@@ -409,17 +424,6 @@ fn a_day(every: Duration, report: &PointReport) -> (f64, f64) {
         },
         most,
     )
-}
-
-/// The payload of a reading, in bytes.
-fn payload(uplink: &UplinkSetup, rule: &Rule, topic: &TopicName, sample: &Reading) -> f64 {
-    let routes = &uplink.routes;
-    let payload = routes.format(Some(rule)).encode(&NamedReading {
-        reading: sample,
-        time: sample.time,
-        names: &routes.names_of(topic),
-    });
-    payload.map_or(0.0, |payload| as_f64(payload.len()))
 }
 
 /// A good reading whose value has so many characters.
