@@ -11,7 +11,7 @@ mod shared;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use shared::{SharedTraffic, Written};
+use shared::{ReadingBytes, SharedTraffic};
 
 use super::UplinkSetup;
 use crate::field::decode::DataType;
@@ -241,7 +241,6 @@ fn limit<'a>(messages: impl Iterator<Item = &'a mut MessageTraffic>, rate: Optio
 /// Messages of the points of `lines` that go through `uplink`: one for each topic that a rule
 /// sends, or one for all readings that share it.
 fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> Vec<MessageTraffic> {
-    let mut messages = Vec::new();
     let mut shared = SharedTraffic::default();
     for device in lines.iter().flat_map(|line| &line.devices) {
         let own: HashMap<&str, Duration> = device
@@ -271,21 +270,12 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
                     body: body(uplink, rule, topic),
                     qos: rule.qos.unwrap_or(report.qos).min(rule.most),
                 };
-                let written = Written::of(&uplink.routes, rule, topic, &sample);
-                match uplink.routes.format(Some(rule)).batch {
-                    Some(terms) if message.qos < QoS::ExactlyOnce => {
-                        shared.add(&message, written, terms);
-                    }
-                    _ => messages.push(MessageTraffic {
-                        body: message.body + written.alone,
-                        ..message
-                    }),
-                }
+                let written = ReadingBytes::of(&uplink.routes, rule, topic, &sample);
+                shared.add(message, written, uplink.routes.format(Some(rule)).batch);
             }
         }
     }
-    messages.extend(shared.messages());
-    messages
+    shared.messages()
 }
 
 /// The traffic that the points of `lines` cause on `uplink`, as far as its rates let it pass; a

@@ -16,20 +16,20 @@ const TIME: &str = "time";
 /// Readings in their order; those that follow one another and are of one device and time share a
 /// line. The last line has no end.
 pub(super) fn encode(readings: &[NamedReading<'_>]) -> String {
-    let mut lines: Vec<Line> = Vec::new();
+    let mut lines: Vec<ProtocolLine> = Vec::new();
     for named in readings {
-        let mut next = Line::of(named);
+        let mut next = ProtocolLine::of(named);
         match lines.last_mut() {
             Some(last) if last.takes(&next) => last.fields.append(&mut next.fields),
             _ => lines.push(next),
         }
     }
-    let texts: Vec<String> = lines.iter().map(Line::text).collect();
+    let texts: Vec<String> = lines.iter().map(ProtocolLine::text).collect();
     texts.join("\n")
 }
 
 /// A line in its parts.
-struct Line {
+struct ProtocolLine {
     /// The device, with its tags.
     series: String,
     /// Each with its key and its value.
@@ -38,7 +38,7 @@ struct Line {
     time: String,
 }
 
-impl Line {
+impl ProtocolLine {
     fn of(named: &NamedReading<'_>) -> Self {
         let names = named.names;
         let mut series = escaped(&names.device, &[',', ' ']);
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::mqtt::TopicName;
     use crate::payload::PointNames;
-    use crate::payload::samples::{Sample, named};
+    use crate::payload::samples::{NamedSample, named};
     use crate::reading::{PointId, Quality, Reading, Timestamp};
     use proptest::prelude::*;
 
@@ -224,11 +224,11 @@ mod tests {
     fn readings_of_one_device_and_time_share_a_line() {
         const AT: i64 = 1_769_847_330_250;
         let samples = [
-            Sample::new("s7/pump/flow", AT, Value::F64(12.3)),
-            Sample::new("s7/pump/temp", AT, Value::UInt(7)),
-            Sample::new("s7/pump/temp", AT, Value::UInt(8)),
-            Sample::new("s7/pump/flow", AT + 10, Value::F64(12.5)),
-            Sample::new("s7/valve/flow", AT + 10, Value::F64(1.0)),
+            NamedSample::new("s7/pump/flow", AT, Value::F64(12.3)),
+            NamedSample::new("s7/pump/temp", AT, Value::UInt(7)),
+            NamedSample::new("s7/pump/temp", AT, Value::UInt(8)),
+            NamedSample::new("s7/pump/flow", AT + 10, Value::F64(12.5)),
+            NamedSample::new("s7/valve/flow", AT + 10, Value::F64(1.0)),
         ];
         let lines = encode(&named(&samples));
         assert_eq!(

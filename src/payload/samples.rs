@@ -7,12 +7,12 @@ use crate::mqtt::TopicName;
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 
 /// A reading with the names of its point.
-pub(super) struct Sample {
+pub(super) struct NamedSample {
     pub(super) names: PointNames,
     pub(super) reading: Reading,
 }
 
-impl Sample {
+impl NamedSample {
     /// A good reading.
     pub(super) fn new(topic: &'static str, unix_ms: i64, value: Value) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl Sample {
 }
 
 /// The samples as formats take them.
-pub(super) fn named(samples: &[Sample]) -> Vec<NamedReading<'_>> {
+pub(super) fn named(samples: &[NamedSample]) -> Vec<NamedReading<'_>> {
     samples
         .iter()
         .map(|sample| NamedReading {

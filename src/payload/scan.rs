@@ -64,18 +64,18 @@ impl Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::samples::{Sample, named};
+    use crate::payload::samples::{NamedSample, named};
 
     const AT: i64 = 1_769_847_330_250;
 
     #[test]
     fn readings_of_one_time_share_an_object() {
         let samples = [
-            Sample::new("s7/pump/flow", AT, Value::F64(12.3)),
-            Sample::new("s7/pump/mode", AT, Value::Text("a\"b".into())),
-            Sample::new("s7/pump/flow", AT, Value::UInt(7)),
-            Sample::new("s7/pump/on", AT + 10, Value::Bool(true)),
-            Sample::new("s7/pump/list", 5, Value::List(vec![Value::Int(1)])),
+            NamedSample::new("s7/pump/flow", AT, Value::F64(12.3)),
+            NamedSample::new("s7/pump/mode", AT, Value::Text("a\"b".into())),
+            NamedSample::new("s7/pump/flow", AT, Value::UInt(7)),
+            NamedSample::new("s7/pump/on", AT + 10, Value::Bool(true)),
+            NamedSample::new("s7/pump/list", 5, Value::List(vec![Value::Int(1)])),
         ];
         assert_eq!(
             encode(&named(&samples)).unwrap(),

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::mqtt::TopicName;
     use crate::payload::PointNames;
-    use crate::payload::samples::{Sample, named};
+    use crate::payload::samples::{NamedSample, named};
     use crate::reading::{PointId, Quality, Reading, Timestamp};
     use proptest::prelude::*;
 
@@ -242,10 +242,10 @@ mod tests {
     fn a_pack_of_several_says_once_what_they_have_in_common() {
         const AT: i64 = 1_769_847_330_250;
         let samples = [
-            Sample::new("s7/pump/flow", AT, Value::F64(12.3)),
-            Sample::new("s7/pump/temp", AT, Value::UInt(7)),
-            Sample::new("s7/pump/flow", AT - 1, Value::F64(12.5)),
-            Sample::new("s7/pumps/on", AT + 10_000, Value::Bool(true)),
+            NamedSample::new("s7/pump/flow", AT, Value::F64(12.3)),
+            NamedSample::new("s7/pump/temp", AT, Value::UInt(7)),
+            NamedSample::new("s7/pump/flow", AT - 1, Value::F64(12.5)),
+            NamedSample::new("s7/pumps/on", AT + 10_000, Value::Bool(true)),
         ];
         let pack = encode(&named(&samples)).unwrap();
         assert_eq!(
@@ -261,8 +261,8 @@ mod tests {
         assert_eq!(resolved(&pack), expected);
         // Without the time of one of them there is no time for all.
         let pack = encode(&named(&[
-            Sample::new("a", AT, Value::UInt(1)),
-            Sample::new("b", 5, Value::UInt(2)),
+            NamedSample::new("a", AT, Value::UInt(1)),
+            NamedSample::new("b", 5, Value::UInt(2)),
         ]));
         assert_eq!(
             pack.unwrap(),

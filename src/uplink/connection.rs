@@ -1,7 +1,7 @@
 //! One connection of an uplink: asks whether another client has been here (`question`), says that
-//! this gateway is here (`state`), sends queued messages (`batching`, `sending`), takes those of the
-//! remote (`receive`), judges whether the link lives, ends with DISCONNECT (`ending`), or finds out why the remote
-//! ended it (`blame`).
+//! this gateway is here (`state`), sends queued messages (`batching`, `sending`), takes those of
+//! the remote (`receive`), judges whether the link lives, ends with DISCONNECT (`ending`), or finds
+//! out why the remote ended it (`blame`).
 
 mod batching;
 mod blame;

@@ -175,6 +175,7 @@ const IO_FILES: [&str; 130] = [
     "uplink/channels.rs",
     "uplink/client.rs",
     "uplink/connection.rs",
+    "uplink/connection/batching.rs",
     "uplink/connection/blame.rs",
     "uplink/connection/ending.rs",
     "uplink/connection/excess.rs",

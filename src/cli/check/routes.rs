@@ -117,6 +117,23 @@ fn command(routes: &Routes) -> Option<Example> {
     })
 }
 
+/// A `send` rule, with a point that it takes.
+fn sent(routes: &Routes, rule: &Rule, point: Option<TopicName>) -> Example {
+    let payload = point
+        .as_ref()
+        .and_then(|point| payload(routes, rule, point));
+    let batch = routes.format(Some(rule)).batch;
+    let shared = batch.filter(|_| payload.is_some());
+    Example {
+        payload,
+        shared: shared.map(|terms| SharedMessages {
+            every_s: terms.every.as_secs_f64(),
+            up_to: terms.up_to,
+        }),
+        ..example(&rule.mapping, rule.condition.as_ref(), point)
+    }
+}
+
 /// The rules of an uplink, each with an example: a topic of a point where one matches.
 pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> RoutePlan {
     let routes = &uplink.routes;
@@ -135,21 +152,8 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
             }
         }
     }
-    let send = routes.send.iter().zip(firsts).map(|(rule, first)| {
-        let payload = first
-            .as_ref()
-            .and_then(|point| payload(routes, rule, point));
-        let batch = routes.format(Some(rule)).batch;
-        let shared = batch.filter(|_| payload.is_some());
-        Example {
-            payload,
-            shared: shared.map(|terms| SharedMessages {
-                every_s: terms.every.as_secs_f64(),
-                up_to: terms.up_to,
-            }),
-            ..example(&rule.mapping, rule.condition.as_ref(), first)
-        }
-    });
+    let rules = routes.send.iter().zip(firsts);
+    let send = rules.map(|(rule, first)| sent(routes, rule, first));
     RoutePlan {
         send: send.collect(),
         receive: routes

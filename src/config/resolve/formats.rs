@@ -16,7 +16,7 @@ use crate::payload::{
     BatchTerms, NamesOfPoints, PayloadFormat, PayloadTemplate, PointNames, ReadingFormat,
 };
 use crate::report::PointReport;
-use crate::route::Routes;
+use crate::route::{Routes, Rule};
 
 /// How long readings wait for others, where the file does not say it.
 const DEFAULT_EVERY: Duration = Duration::from_secs(10);
@@ -140,25 +140,37 @@ pub(super) fn check_batches(
         let taken = readings
             .iter()
             .filter(|(topic, (class, _))| rule.covers(topic, *class));
-        let is_exact = |qos: QoS| rule.qos.unwrap_or(qos).min(rule.most) == QoS::ExactlyOnce;
-        let exact = taken.clone().find(|(_, (_, qos))| is_exact(*qos));
-        if let Some((topic, _)) = exact {
+        if let Some(topic) = exact(rule, taken.clone()) {
             check.fault(
                 path,
                 format!("{topic} goes with QoS 2, and readings that share messages cannot go exactly once; write `qos: 1` in the rule, or another format"),
             );
         }
-        let there: Vec<TopicName> = taken
-            .filter_map(|(topic, _)| rule.mapping.apply(topic)?.ok())
-            .collect();
-        let different: BTreeSet<&TopicName> = there.iter().collect();
-        if there.len() > 1 && different.len() == there.len() {
+        if keeps_topics_apart(rule, taken.map(|(topic, _)| topic)) {
             check.warn(
                 &at!["uplinks", index, "send", number, "filter"],
                 "each of its points has a topic of its own at the remote, so no readings share a message; write one topic for all in `to:`, or one for each device",
             );
         }
     }
+}
+
+/// A reading that a rule sends exactly once.
+fn exact<'a>(
+    rule: &Rule,
+    mut taken: impl Iterator<Item = (&'a TopicName, &'a (Class, QoS))>,
+) -> Option<&'a TopicName> {
+    let is_exact = |qos: QoS| rule.qos.unwrap_or(qos).min(rule.most) == QoS::ExactlyOnce;
+    let found = taken.find(|(_, (_, qos))| is_exact(*qos));
+    found.map(|(topic, _)| topic)
+}
+
+/// True if several points have different topics at the remote.
+fn keeps_topics_apart<'a>(rule: &Rule, points: impl Iterator<Item = &'a TopicName>) -> bool {
+    let there = |topic| rule.mapping.apply(topic)?.ok();
+    let there: Vec<TopicName> = points.filter_map(there).collect();
+    let different: BTreeSet<&TopicName> = there.iter().collect();
+    there.len() > 1 && different.len() == there.len()
 }
 
 /// The names of points, by all topics that they have.

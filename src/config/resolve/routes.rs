@@ -130,11 +130,18 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
     check_shared_names(check, index, &routes, local);
     routes.rate = cloud::rate(check, index, uplink);
-    let format = at!["uplinks", index, "format"];
-    routes.format = formats::format(check, &format, uplink.format.as_ref()).unwrap_or_default();
-    routes.point_names = Arc::clone(&local.names);
-    formats::check_batches(check, index, &routes, &local.readings);
+    write_readings(check, index, &mut routes, local);
     routes
+}
+
+/// How readings are written.
+fn write_readings(check: &mut Check<'_>, index: usize, routes: &mut Routes, local: &LocalTopics) {
+    let path = at!["uplinks", index, "format"];
+    let uplink = check.file.uplinks.get(index);
+    let typed = uplink.and_then(|uplink| uplink.format.as_ref());
+    routes.format = formats::format(check, &path, typed).unwrap_or_default();
+    routes.point_names = Arc::clone(&local.names);
+    formats::check_batches(check, index, routes, &local.readings);
 }
 
 fn check_count(check: &mut Check<'_>, index: usize, uplink: &file::UplinkConfig) {

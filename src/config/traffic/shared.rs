@@ -13,7 +13,7 @@ use crate::route::{Routes, Rule};
 
 /// The bytes of a reading in its format.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct ReadingBytes {
     there: Option<TopicName>,
     device: String,
     /// Of a payload with this reading only.
@@ -22,7 +22,7 @@ pub(super) struct Written {
     more: f64,
 }
 
-impl Written {
+impl ReadingBytes {
     pub(super) fn of(routes: &Routes, rule: &Rule, topic: &TopicName, sample: &Reading) -> Self {
         let format = routes.format(Some(rule));
         let names = routes.names_of(topic);
@@ -87,15 +87,28 @@ impl Shared {
     }
 }
 
-/// All messages that are shared.
-#[derive(Debug, Default)]
+/// Messages of readings, alone or shared.
+#[derive(Default)]
 pub(super) struct SharedTraffic {
+    alone: Vec<MessageTraffic>,
     kinds: HashMap<(Option<usize>, Option<TopicName>, String), Shared>,
 }
 
 impl SharedTraffic {
-    /// A reading joins others of its kind; `message` has everything but its payload.
-    pub(super) fn add(&mut self, message: &MessageTraffic, written: Written, terms: BatchTerms) {
+    /// A reading goes alone, or joins others of its kind; `message` has everything but its payload.
+    pub(super) fn add(
+        &mut self,
+        message: MessageTraffic,
+        written: ReadingBytes,
+        batch: Option<BatchTerms>,
+    ) {
+        let Some(terms) = batch.filter(|_| message.qos < QoS::ExactlyOnce) else {
+            self.alone.push(MessageTraffic {
+                body: message.body + written.alone,
+                ..message
+            });
+            return;
+        };
         let key = (message.rule, written.there, written.device);
         let shared = self.kinds.entry(key).or_insert_with(|| Shared {
             rule: message.rule,
@@ -114,8 +127,8 @@ impl SharedTraffic {
         scan.bytes += written.more;
     }
 
-    /// The messages: those of a day without changes, and those of one on which every reading is
-    /// sent.
+    /// The messages. Of those that are shared: those of a day without changes, and those of one on
+    /// which every reading is sent.
     pub(super) fn messages(self) -> Vec<MessageTraffic> {
         let of = |shared: &Shared| {
             let (least, small) = shared.messages(|scan| scan.least);
@@ -129,6 +142,7 @@ impl SharedTraffic {
             };
             [message(least, 0.0, small), message(0.0, most, large)]
         };
-        self.kinds.values().flat_map(of).collect()
+        let shared = self.kinds.values().flat_map(of);
+        self.alone.into_iter().chain(shared).collect()
     }
 }

@@ -22,7 +22,8 @@ impl RemoteConnection<'_> {
         }
         let is_last = self.give_up.is_some();
         let uplink = &mut *self.uplink;
-        let closed = if is_last {
+        // Alarms need not wait for the others when there is no room for more readings.
+        let closed = if is_last || uplink.batches.is_full() {
             uplink.batches.close_any()
         } else {
             uplink.batches.close_due(now())
