@@ -17,7 +17,7 @@ use super::UplinkSetup;
 use crate::field::decode::DataType;
 use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{DeviceProtocol, Line, Point, PointSource, Wire};
+use crate::field::{Device, DeviceProtocol, Line, Point, PointSource, Wire};
 use crate::mqtt::{QoS, TopicName};
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 use crate::report::PointReport;
@@ -243,11 +243,7 @@ fn limit<'a>(messages: impl Iterator<Item = &'a mut MessageTraffic>, rate: Optio
 fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> Vec<MessageTraffic> {
     let mut shared = SharedTraffic::default();
     for device in lines.iter().flat_map(|line| &line.devices) {
-        let own: HashMap<&str, Duration> = device
-            .points
-            .iter()
-            .map(|point| (&*point.name, point.every))
-            .collect();
+        let own = intervals(device);
         // What is only written sends nothing.
         let sends = |point: &&Point| point.is_read() || point.is_derived();
         for point in device.points.iter().filter(sends) {
@@ -261,11 +257,9 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
                 let Some(rule) = uplink.routes.naming(topic, report.class) else {
                     continue;
                 };
-                let same = |other: &Rule| std::ptr::eq(other, rule);
-                let least = if rule.condition.is_none() { least } else { 0.0 };
                 let message = MessageTraffic {
-                    rule: uplink.routes.send.iter().position(same),
-                    least,
+                    rule: number_of(rule, uplink),
+                    least: if rule.condition.is_none() { least } else { 0.0 },
                     most,
                     body: body(uplink, rule, topic),
                     qos: rule.qos.unwrap_or(report.qos).min(rule.most),
@@ -276,6 +270,18 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
         }
     }
     shared.messages()
+}
+
+/// How often the points of a device are read, by their names.
+fn intervals(device: &Device) -> HashMap<&str, Duration> {
+    let points = device.points.iter();
+    points.map(|point| (&*point.name, point.every)).collect()
+}
+
+/// The number of a `send` rule.
+fn number_of(rule: &Rule, uplink: &UplinkSetup) -> Option<usize> {
+    let same = |other: &Rule| std::ptr::eq(other, rule);
+    uplink.routes.send.iter().position(same)
 }
 
 /// The traffic that the points of `lines` cause on `uplink`, as far as its rates let it pass; a

@@ -28,7 +28,10 @@ impl RemoteConnection<'_> {
         while self.link.has_room() {
             if let Some(step) = self.next_step() {
                 self.write(step)?;
-            } else if !(self.may_take() && self.take_one().await?) && !self.close_batch() {
+                continue;
+            }
+            let has_taken = self.may_take() && self.take_one().await?;
+            if !has_taken && !self.close_batch() {
                 break;
             }
         }
