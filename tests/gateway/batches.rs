@@ -258,3 +258,113 @@ fn live_readings_wait_for_others_for_the_time_that_the_file_says_and_no_longer_a
         "{in_full:?}"
     );
 }
+
+/// Two devices with an alarm each, and their readings in lines.
+fn yaml_with_alarms(remote: u16) -> String {
+    let device = |name: &str| {
+        format!(
+            "  - name: {name}
+    line: bench
+    points:
+      flow: {{ every: 50ms, simulate: {{ shape: constant, from: 7 }} }}
+      high: {{ every: 400ms, deadband: 0, class: alarm, simulate: {{ shape: square, from: 0, to: 1, period: 1s }} }}\n"
+        )
+    };
+    let devices: String = ["first", "second"].map(device).concat();
+    let rule = |filter: &str, qos: u8| {
+        format!(
+            "      - {{ filter: '{filter}', where: known(q), to: far/{qos}, qos: {qos}, format: {{ kind: line, every: 30s, up_to: 1kB }} }}\n"
+        )
+    };
+    let rules = [rule("+/+/high", 1), rule("+/+/flow", 0)].concat();
+    format!(
+        "site: s7
+health: false
+broker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}
+outbox: {{ folder: state }}
+classes: {{ alarm: {{ qos: 1, lane: alarm }} }}
+lines: [ {{ name: bench, simulated: {{}} }} ]
+devices:
+{devices}uplinks:
+  - name: cloud
+    to: mqtt://127.0.0.1:{remote}
+    presence: false
+    send:
+{rules}"
+    )
+}
+
+#[test]
+fn an_alarm_goes_at_once_and_devices_share_a_message_of_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::listen();
+    let yaml = yaml_with_alarms(remote.port);
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let mut wire = remote.accept(false, &[]);
+    let (mut alarms, mut live) = (Vec::new(), Vec::new());
+    while live.len() < 3 {
+        let publish = wire.publish();
+        if publish.qos == 0 {
+            live.push(publish.payload);
+        } else {
+            wire.answer(PUBACK, publish.id, 0);
+            alarms.push(publish.payload);
+        }
+    }
+    // Of 40 readings a second 25 fit into a message, which others than alarms wait for. The first
+    // message has what waited for the connection.
+    assert!(alarms.len() >= 3, "{alarms:?}");
+    assert!(
+        alarms
+            .iter()
+            .skip(1)
+            .all(|alarm| alarm.lines().count() <= 2),
+        "{alarms:?}"
+    );
+    for payload in live {
+        assert!((500..=1_000).contains(&payload.len()), "{payload}");
+        for device in ["first", "second"] {
+            let begin = format!("{device},site=s7 flow=7 ");
+            assert!(
+                payload.lines().any(|line| line.starts_with(&begin)),
+                "{payload}"
+            );
+        }
+    }
+    wait_for(
+        "live readings are settled although nobody acknowledges them",
+        || {
+            let waiting = exported(folder.path(), &[]);
+            let live = waiting.iter().filter(|entry| entry["topic"] == "far/0");
+            (live.count() < 60).then_some(())
+        },
+    );
+}
+
+#[test]
+fn readings_that_wait_for_others_can_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::listen();
+    let format = "{ kind: scan, every: 1h }";
+    let gateway = Gateway::start(folder.path(), &yaml(remote.port, "1h", format));
+    let mut wire = remote.accept(false, &[]);
+    gateway.process.wait_for_event("uplink.up", &[]);
+    wait_for("readings wait", || {
+        (exported(folder.path(), &[]).len() == 10).then_some(())
+    });
+    let (code, out, error) = run(wellhead()
+        .args(["outbox", "purge", "--topic", "far/pump", "--yes"])
+        .arg(folder.path().join("gateway.yaml")));
+    assert_eq!(code, Some(0), "{out}{error}");
+    wait_until_settled(folder.path());
+    let mut gateway = gateway;
+    gateway.process.signal(rustix::process::Signal::TERM);
+    // Nothing is left to be sent at the stop.
+    while let Some(packet) = wire.read_within(std::time::Duration::from_secs(10)) {
+        assert_ne!(packet.kind(), 3, "{packet:?}");
+        if packet.kind() == 14 {
+            break;
+        }
+    }
+    assert!(gateway.process.wait().success());
+}
