@@ -6,16 +6,19 @@
 //! Both are shown. Messages of local clients are not counted. Messages about the health of the
 //! gateway are counted once a day each: they follow changes, and their number is unknown.
 
+mod shared;
+
 use std::collections::HashMap;
 use std::time::Duration;
+
+use shared::{ReadingBytes, SharedTraffic};
 
 use super::UplinkSetup;
 use crate::field::decode::DataType;
 use crate::field::modbus::block::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{DeviceProtocol, Line, Point, PointSource, Wire};
+use crate::field::{Device, DeviceProtocol, Line, Point, PointSource, Wire};
 use crate::mqtt::{QoS, TopicName};
-use crate::payload::NamedReading;
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 use crate::report::PointReport;
 use crate::route::Rule;
@@ -236,15 +239,11 @@ fn limit<'a>(messages: impl Iterator<Item = &'a mut MessageTraffic>, rate: Optio
 }
 
 /// Messages of the points of `lines` that go through `uplink`: one for each topic that a rule
-/// sends.
+/// sends, or one for all readings that share it.
 fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> Vec<MessageTraffic> {
-    let mut messages = Vec::new();
+    let mut shared = SharedTraffic::default();
     for device in lines.iter().flat_map(|line| &line.devices) {
-        let own: HashMap<&str, Duration> = device
-            .points
-            .iter()
-            .map(|point| (&*point.name, point.every))
-            .collect();
+        let own = intervals(device);
         // What is only written sends nothing.
         let sends = |point: &&Point| point.is_read() || point.is_derived();
         for point in device.points.iter().filter(sends) {
@@ -258,19 +257,31 @@ fn of_points(lines: &[Line], reports: &[PointReport], uplink: &UplinkSetup) -> V
                 let Some(rule) = uplink.routes.naming(topic, report.class) else {
                     continue;
                 };
-                let same = |other: &Rule| std::ptr::eq(other, rule);
-                let least = if rule.condition.is_none() { least } else { 0.0 };
-                messages.push(MessageTraffic {
-                    rule: uplink.routes.send.iter().position(same),
-                    least,
+                let message = MessageTraffic {
+                    rule: number_of(rule, uplink),
+                    least: if rule.condition.is_none() { least } else { 0.0 },
                     most,
-                    body: body(uplink, rule, topic) + payload(uplink, rule, topic, &sample),
+                    body: body(uplink, rule, topic),
                     qos: rule.qos.unwrap_or(report.qos).min(rule.most),
-                });
+                };
+                let written = ReadingBytes::of(&uplink.routes, rule, topic, &sample);
+                shared.add(message, written, uplink.routes.format(Some(rule)).batch);
             }
         }
     }
-    messages
+    shared.messages()
+}
+
+/// How often the points of a device are read, by their names.
+fn intervals(device: &Device) -> HashMap<&str, Duration> {
+    let points = device.points.iter();
+    points.map(|point| (&*point.name, point.every)).collect()
+}
+
+/// The number of a `send` rule.
+fn number_of(rule: &Rule, uplink: &UplinkSetup) -> Option<usize> {
+    let same = |other: &Rule| std::ptr::eq(other, rule);
+    uplink.routes.send.iter().position(same)
 }
 
 /// The traffic that the points of `lines` cause on `uplink`, as far as its rates let it pass; a
@@ -409,17 +420,6 @@ fn a_day(every: Duration, report: &PointReport) -> (f64, f64) {
         },
         most,
     )
-}
-
-/// The payload of a reading, in bytes.
-fn payload(uplink: &UplinkSetup, rule: &Rule, topic: &TopicName, sample: &Reading) -> f64 {
-    let routes = &uplink.routes;
-    let payload = routes.format(Some(rule)).encode(&NamedReading {
-        reading: sample,
-        time: sample.time,
-        names: &routes.names_of(topic),
-    });
-    payload.map_or(0.0, |payload| as_f64(payload.len()))
 }
 
 /// A good reading whose value has so many characters.

@@ -1,9 +1,11 @@
 //! The formats of one reading. Pure.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use super::{NamedReading, PayloadTemplate, json, line, senml, value};
-use crate::reading::Quality;
+use super::{NamedReading, PayloadTemplate, json, line, scan, senml, value};
+use crate::reading::{Quality, Reading};
 
 /// How readings are written for a receiver.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,6 +17,8 @@ pub enum PayloadFormat {
     Value,
     /// As the file writes it.
     Template(PayloadTemplate),
+    /// Values by time, as ThingsBoard takes them.
+    Scan,
     /// Line protocol of InfluxDB.
     Line,
     /// SenML in JSON.
@@ -26,37 +30,93 @@ impl PayloadFormat {
     pub fn tells_quality(&self) -> bool {
         match self {
             Self::Json | Self::Line => true,
-            Self::Value | Self::Senml => false,
+            Self::Value | Self::Scan | Self::Senml => false,
             Self::Template(template) => template.tells_quality(),
         }
     }
 
-    /// The payload of a reading. `None` if the format has no place for it: it is not good and the
-    /// format cannot say so, or nothing would be left of it; an empty payload would remove the
-    /// retained message.
-    pub fn encode(&self, named: &NamedReading<'_>) -> Option<Bytes> {
-        if named.reading.quality != Quality::Good && !self.tells_quality() {
-            return None;
-        }
+    /// True if one payload can hold several readings.
+    pub fn takes_several(&self) -> bool {
+        matches!(self, Self::Scan | Self::Line | Self::Senml)
+    }
+
+    /// True if a payload does not name the device, and holds readings of one device only.
+    pub fn is_of_one_device(&self) -> bool {
+        matches!(self, Self::Scan)
+    }
+
+    /// The payload of readings; of several only if it [takes several](Self::takes_several).
+    ///
+    /// Readings that the format has no place for are left out: those that are not good where it
+    /// cannot say so. `None` if nothing is left; an empty payload would remove the retained
+    /// message.
+    fn encode(&self, readings: &[NamedReading<'_>]) -> Option<Bytes> {
+        debug_assert!(readings.len() == 1 || self.takes_several());
+        let writes = |named: &&NamedReading<'_>| self.writes(named.reading);
+        let readings: Vec<NamedReading<'_>> = readings.iter().filter(writes).copied().collect();
+        let first = readings.first()?;
         let payload = match self {
-            Self::Json => return Some(json::encode_as_of(named.reading, named.time)),
-            Self::Value => value::encode(named.reading.value.as_ref()?),
-            Self::Template(template) => template.fill(named),
-            Self::Line => line::encode(named),
-            Self::Senml => senml::encode(named)?,
+            Self::Json => return Some(json::encode_as_of(first.reading, first.time)),
+            Self::Value => value::encode(first.reading.value.as_ref()?),
+            Self::Template(template) => template.fill(first),
+            Self::Scan => scan::encode(&readings)?,
+            Self::Line => line::encode(&readings),
+            Self::Senml => senml::encode(&readings)?,
         };
         (!payload.is_empty()).then(|| payload.into())
+    }
+
+    /// True if it has a place for a reading of this quality.
+    fn writes(&self, reading: &Reading) -> bool {
+        reading.quality == Quality::Good || self.tells_quality()
+    }
+}
+
+/// When readings that wait for one another become a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchTerms {
+    /// The longest time that a reading waits for others.
+    pub every: Duration,
+    /// The largest payload while nothing is late, in bytes.
+    pub up_to: usize,
+}
+
+/// How readings become messages for a remote.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadingFormat {
+    /// How they are written.
+    pub payload: PayloadFormat,
+    /// When several become one; `None`: never.
+    pub batch: Option<BatchTerms>,
+}
+
+impl ReadingFormat {
+    /// The payload of one reading; `None` if it has no place for it.
+    pub fn encode(&self, named: &NamedReading<'_>) -> Option<Bytes> {
+        self.payload.encode(std::slice::from_ref(named))
+    }
+
+    /// The payload of the readings of a batch; what it has no place for is left out.
+    pub fn encode_all(&self, readings: &[NamedReading<'_>]) -> Option<Bytes> {
+        self.payload.encode(readings)
+    }
+}
+
+impl From<PayloadFormat> for ReadingFormat {
+    fn from(payload: PayloadFormat) -> Self {
+        Self {
+            payload,
+            batch: None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::mqtt::TopicName;
     use crate::payload::PointNames;
-    use crate::reading::{PointId, Reading, Timestamp, Value};
+    use crate::reading::{PointId, Timestamp, Value};
 
     fn template(text: &str) -> PayloadFormat {
         PayloadFormat::Template(PayloadTemplate::new(text).unwrap())
@@ -70,11 +130,11 @@ mod tests {
             quality,
             age: Duration::ZERO,
         };
-        format.encode(&NamedReading {
+        format.encode(&[NamedReading {
             reading: &reading,
             time: reading.time,
             names: &PointNames::of_topic(&TopicName::new("s7/pump/flow").unwrap()),
-        })
+        }])
     }
 
     #[test]

@@ -13,45 +13,83 @@ use crate::reading::Value;
 /// A field that databases take for the time itself.
 const TIME: &str = "time";
 
-/// One reading as a line, without an end.
-pub(super) fn encode(named: &NamedReading<'_>) -> String {
-    let names = named.names;
-    let mut line = escaped(&names.device, &[',', ' ']);
-    if !names.site.is_empty() {
-        line.extend([",site=", &of_field(&names.site)]);
+/// Readings in their order; those that follow one another and are of one device and time share a
+/// line. The last line has no end.
+pub(super) fn encode(readings: &[NamedReading<'_>]) -> String {
+    let mut lines: Vec<ProtocolLine> = Vec::new();
+    for named in readings {
+        let mut next = ProtocolLine::of(named);
+        match lines.last_mut() {
+            Some(last) if last.takes(&next) => last.fields.append(&mut next.fields),
+            _ => lines.push(next),
+        }
     }
-    line.push(' ');
-    line.push_str(&fields(named));
-    if named.time.clock_set {
-        line.extend([" ", &nanos(named.time)]);
+    let texts: Vec<String> = lines.iter().map(ProtocolLine::text).collect();
+    texts.join("\n")
+}
+
+/// A line in its parts.
+struct ProtocolLine {
+    /// The device, with its tags.
+    series: String,
+    /// Each with its key and its value.
+    fields: Vec<(String, String)>,
+    /// The time, with a blank before it, if there is one.
+    time: String,
+}
+
+impl ProtocolLine {
+    fn of(named: &NamedReading<'_>) -> Self {
+        let names = named.names;
+        let mut series = escaped(&names.device, &[',', ' ']);
+        if !names.site.is_empty() {
+            series.extend([",site=", &of_field(&names.site)]);
+        }
+        let time = if named.time.clock_set {
+            format!(" {}", nanos(named.time))
+        } else {
+            String::new()
+        };
+        Self {
+            series,
+            fields: fields(named),
+            time,
+        }
     }
-    line
+
+    /// True if the fields of another line can join its own.
+    fn takes(&self, other: &Self) -> bool {
+        let is_free = |(key, _): &(String, String)| self.fields.iter().all(|(own, _)| own != key);
+        self.series == other.series && self.time == other.time && other.fields.iter().all(is_free)
+    }
+
+    fn text(&self) -> String {
+        let field = |(key, value): &(String, String)| format!("{key}={value}");
+        let fields: Vec<String> = self.fields.iter().map(field).collect();
+        format!("{} {}{}", self.series, fields.join(","), self.time)
+    }
 }
 
 /// The fields of a reading.
-fn fields(named: &NamedReading<'_>) -> String {
+fn fields(named: &NamedReading<'_>) -> Vec<(String, String)> {
     let reading = named.reading;
     let point = match of_field(&named.names.point) {
         name if name == TIME => "time_".to_owned(),
         name => name,
     };
-    let mut fields = Vec::new();
-    fields.extend(
-        reading
-            .value
-            .as_ref()
-            .map(|value| format!("{point}={}", written(value))),
-    );
+    let value = reading.value.as_ref();
+    let mut fields: Vec<(String, String)> = Vec::new();
+    fields.extend(value.map(|value| (point.clone(), written(value))));
     if let Some(reason) = reading.quality.reason() {
-        let quality = reading.quality.name();
-        fields.push(format!("{point}_quality=\"{quality}\""));
-        fields.push(format!("{point}_reason={}", quoted(reason)));
+        let quality = quoted(reading.quality.name());
+        fields.push((format!("{point}_quality"), quality));
+        fields.push((format!("{point}_reason"), quoted(reason)));
     }
     if !reading.age.is_zero() {
         let age = value::float64(reading.age.as_secs_f64());
-        fields.push(format!("{point}_age={age}"));
+        fields.push((format!("{point}_age"), age));
     }
-    fields.join(",")
+    fields
 }
 
 fn written(value: &Value) -> String {
@@ -103,6 +141,7 @@ mod tests {
     use super::*;
     use crate::mqtt::TopicName;
     use crate::payload::PointNames;
+    use crate::payload::samples::{NamedSample, named};
     use crate::reading::{PointId, Quality, Reading, Timestamp};
     use proptest::prelude::*;
 
@@ -127,11 +166,11 @@ mod tests {
                 Duration::ZERO
             },
         };
-        encode(&NamedReading {
+        encode(&[NamedReading {
             reading: &reading,
             time: reading.time,
             names: &names,
-        })
+        }])
     }
 
     #[test]
@@ -178,6 +217,28 @@ mod tests {
         assert_eq!(
             line("", "time", Some(Value::Int(1)), Quality::Good),
             r"-,site=s\ 7 time_=1i 1769847330250000000"
+        );
+    }
+
+    #[test]
+    fn readings_of_one_device_and_time_share_a_line() {
+        const AT: i64 = 1_769_847_330_250;
+        let samples = [
+            NamedSample::new("s7/pump/flow", AT, Value::F64(12.3)),
+            NamedSample::new("s7/pump/temp", AT, Value::UInt(7)),
+            NamedSample::new("s7/pump/temp", AT, Value::UInt(8)),
+            NamedSample::new("s7/pump/flow", AT + 10, Value::F64(12.5)),
+            NamedSample::new("s7/valve/flow", AT + 10, Value::F64(1.0)),
+        ];
+        let lines = encode(&named(&samples));
+        assert_eq!(
+            lines.split('\n').collect::<Vec<_>>(),
+            [
+                "pump,site=s7 flow=12.3,temp=7i 1769847330250000000",
+                "pump,site=s7 temp=8i 1769847330250000000",
+                "pump,site=s7 flow=12.5 1769847330260000000",
+                "valve,site=s7 flow=1 1769847330260000000",
+            ]
         );
     }
 

@@ -7,12 +7,15 @@ pub mod json;
 mod line;
 mod names;
 pub mod raw;
+#[cfg(test)]
+mod samples;
+mod scan;
 mod senml;
 mod template;
 mod value;
 
 use bytes::Bytes;
-pub use format::PayloadFormat;
+pub use format::{BatchTerms, PayloadFormat, ReadingFormat};
 pub use names::{NamedReading, NamesOfPoints, PointNames};
 pub use template::PayloadTemplate;
 

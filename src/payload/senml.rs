@@ -1,6 +1,9 @@
 //! SenML in JSON (RFC 8428): `[{"n":"s7/inlet/temperature","u":"Cel","t":1769847330.25,"v":12.3}]`.
 //! Pure.
 //!
+//! In a pack of several the first record has the common beginning of all names (`bn`) and its own
+//! time (`bt`), and the others what follows and the seconds since then.
+//!
 //! The name is the local topic; characters that SenML has no place for become `_`. Units are those
 //! of its registries (RFC 8428, RFC 8798); others are left out. Numbers are in `v`, truth values in
 //! `vb`, text in `vs`, lists in `vs` as JSON. A time that was taken before the clock of the gateway
@@ -31,20 +34,71 @@ const UNITS: &[&str] = &[
     "m/h", "ppm", "/100", "/1000", "hPa", "mm", "cm", "km", "km/h",
 ];
 
-/// One reading as a pack of one record; `None` without a value.
-pub(super) fn encode(named: &NamedReading<'_>) -> Option<String> {
-    let value = written(named.reading.value.as_ref()?);
-    let name = json::text(&name(named.names.topic.as_str()));
-    let unit = named.names.unit.as_deref().and_then(unit);
-    let unit = unit.map_or(String::new(), |unit| {
-        format!("\"u\":{},", json::text(&unit))
-    });
-    let time = if named.time.clock_set {
-        format!("\"t\":{},", seconds(named.time.unix_ms))
-    } else {
-        String::new()
-    };
-    Some(format!("[{{\"n\":{name},{unit}{time}{value}}}]"))
+/// Readings as a pack, in their order; `None` if none has a value.
+pub(super) fn encode(readings: &[NamedReading<'_>]) -> Option<String> {
+    let has_value = |named: &&NamedReading<'_>| named.reading.value.is_some();
+    let readings: Vec<&NamedReading<'_>> = readings.iter().filter(has_value).collect();
+    let base = Base::of(&readings);
+    let records: Vec<String> = (0..)
+        .zip(&readings)
+        .filter_map(|(number, named)| base.record(number, named))
+        .collect();
+    (!records.is_empty()).then(|| format!("[{}]", records.join(",")))
+}
+
+/// What the records of a pack have in common: the first one says it for all.
+#[derive(Debug, Default)]
+struct Base {
+    /// The beginning of all names, up to the last slash in it.
+    name: String,
+    /// The time of the first record, if all have one.
+    time: Option<i64>,
+}
+
+impl Base {
+    /// A record alone needs none.
+    fn of(readings: &[&NamedReading<'_>]) -> Self {
+        let (Some(first), true) = (readings.first(), readings.len() > 1) else {
+            return Self::default();
+        };
+        let first_name = name(first.names.topic.as_str());
+        let common = readings.iter().fold(first_name.as_str(), |common, named| {
+            let other = name(named.names.topic.as_str());
+            let same = common
+                .bytes()
+                .zip(other.bytes())
+                .take_while(|(a, b)| a == b);
+            common.get(..same.count()).unwrap_or_default()
+        });
+        let end = common.rfind('/').map_or(0, |slash| slash + 1);
+        let has_times = readings.iter().all(|named| named.time.clock_set);
+        Self {
+            name: common.get(..end).unwrap_or_default().to_owned(),
+            time: has_times.then_some(first.time.unix_ms),
+        }
+    }
+
+    fn record(&self, number: usize, named: &NamedReading<'_>) -> Option<String> {
+        let value = written(named.reading.value.as_ref()?);
+        let mut fields = Vec::new();
+        if number == 0 && !self.name.is_empty() {
+            fields.push(format!("\"bn\":{}", json::text(&self.name)));
+        }
+        if number == 0 {
+            fields.extend(self.time.map(|time| format!("\"bt\":{}", seconds(time))));
+        }
+        let name = name(named.names.topic.as_str());
+        let rest = name.strip_prefix(&self.name).unwrap_or(&name);
+        fields.push(format!("\"n\":{}", json::text(&rest)));
+        let unit = named.names.unit.as_deref().and_then(unit);
+        fields.extend(unit.map(|unit| format!("\"u\":{}", json::text(&unit))));
+        let since = named.time.unix_ms - self.time.unwrap_or(0);
+        if named.time.clock_set && since != 0 {
+            fields.push(format!("\"t\":{}", seconds(since)));
+        }
+        fields.push(value);
+        Some(format!("{{{}}}", fields.join(",")))
+    }
 }
 
 fn written(value: &Value) -> String {
@@ -95,6 +149,7 @@ mod tests {
     use super::*;
     use crate::mqtt::TopicName;
     use crate::payload::PointNames;
+    use crate::payload::samples::{NamedSample, named};
     use crate::reading::{PointId, Quality, Reading, Timestamp};
     use proptest::prelude::*;
 
@@ -111,11 +166,11 @@ mod tests {
             quality: Quality::Good,
             age: Duration::ZERO,
         };
-        encode(&NamedReading {
+        encode(&[NamedReading {
             reading: &reading,
             time: reading.time,
             names: &names,
-        })
+        }])
     }
 
     #[test]
@@ -161,6 +216,57 @@ mod tests {
             pack("s7/x", None, Some(Value::Int(1)), 5_000).unwrap(),
             r#"[{"n":"s7/x","v":1}]"#,
             "the clock was not set"
+        );
+    }
+
+    /// The names and times of the records of a pack, as RFC 8428 resolves them (section 4.6).
+    fn resolved(pack: &str) -> Vec<(String, i64)> {
+        let records: Vec<serde_json::Value> = serde_json::from_str(pack).unwrap();
+        let (mut base_name, mut base_time) = (String::new(), 0.0);
+        let mut resolved = Vec::new();
+        for record in &records {
+            if let Some(name) = record["bn"].as_str() {
+                name.clone_into(&mut base_name);
+            }
+            base_time = record["bt"].as_f64().unwrap_or(base_time);
+            let time = base_time + record["t"].as_f64().unwrap_or(0.0);
+            #[allow(clippy::cast_possible_truncation)]
+            let ms = (time * 1000.0).round() as i64;
+            let name = format!("{base_name}{}", record["n"].as_str().unwrap());
+            resolved.push((name, ms));
+        }
+        resolved
+    }
+
+    #[test]
+    fn a_pack_of_several_says_once_what_they_have_in_common() {
+        const AT: i64 = 1_769_847_330_250;
+        let samples = [
+            NamedSample::new("s7/pump/flow", AT, Value::F64(12.3)),
+            NamedSample::new("s7/pump/temp", AT, Value::UInt(7)),
+            NamedSample::new("s7/pump/flow", AT - 1, Value::F64(12.5)),
+            NamedSample::new("s7/pumps/on", AT + 10_000, Value::Bool(true)),
+        ];
+        let pack = encode(&named(&samples)).unwrap();
+        assert_eq!(
+            pack,
+            concat!(
+                r#"[{"bn":"s7/","bt":1769847330.25,"n":"pump/flow","v":12.3},"#,
+                r#"{"n":"pump/temp","v":7},{"n":"pump/flow","t":-0.001,"v":12.5},"#,
+                r#"{"n":"pumps/on","t":10,"vb":true}]"#
+            )
+        );
+        let expected =
+            samples.map(|sample| (sample.names.topic.to_string(), sample.reading.time.unix_ms));
+        assert_eq!(resolved(&pack), expected);
+        // Without the time of one of them there is no time for all.
+        let pack = encode(&named(&[
+            NamedSample::new("a", AT, Value::UInt(1)),
+            NamedSample::new("b", 5, Value::UInt(2)),
+        ]));
+        assert_eq!(
+            pack.unwrap(),
+            r#"[{"n":"a","t":1769847330.25,"v":1},{"n":"b","v":2}]"#
         );
     }
 

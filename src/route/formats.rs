@@ -6,32 +6,48 @@
 //! * Messages that are no readings are sent as they are.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{Routes, Rule};
-use crate::mqtt::TopicName;
+use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Outgoing;
-use crate::payload::{NamedReading, Payload, PayloadFormat, PointNames};
+use crate::payload::{BatchTerms, NamedReading, Payload, PointNames, ReadingFormat};
 use crate::reading::{Reading, Timestamp};
 
+/// How a reading joins others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinTerms {
+    /// The format of the message.
+    pub format: ReadingFormat,
+    /// When it is closed.
+    pub terms: BatchTerms,
+    /// Where the payload holds readings of one device only: its name.
+    pub device: Option<Arc<str>>,
+}
+
+/// The moment of which a payload is written.
+#[derive(Debug, Clone, Copy)]
+pub enum WrittenAt {
+    /// Times that were taken before the clock was set are corrected.
+    Now(Timestamp),
+    /// Times are those that were taken: for a message that was sent before.
+    AsTaken,
+}
+
+impl WrittenAt {
+    fn time_of(self, reading: &Reading) -> Timestamp {
+        match self {
+            Self::Now(now) => reading.time.corrected(now),
+            Self::AsTaken => reading.time,
+        }
+    }
+}
+
 impl Routes {
-    /// The payload of a message that is sent at the moment `now`; `None` if its format has no place
-    /// for the reading.
-    pub fn payload(&self, message: &Outgoing, now: Timestamp) -> Option<Bytes> {
-        self.payload_with(message, |reading| reading.time.corrected(now))
-    }
-
-    /// The same with the time as it was taken, for a message that was sent before.
-    pub fn payload_as_taken(&self, message: &Outgoing) -> Option<Bytes> {
-        self.payload_with(message, |reading| reading.time)
-    }
-
-    fn payload_with(
-        &self,
-        message: &Outgoing,
-        time: impl FnOnce(&Reading) -> Timestamp,
-    ) -> Option<Bytes> {
+    /// The payload of a message; `None` if its format has no place for the reading.
+    pub fn payload(&self, message: &Outgoing, at: WrittenAt) -> Option<Bytes> {
         let reading = match &message.payload {
             Payload::Bytes(bytes) => return Some(bytes.clone()),
             Payload::Reading(reading) => reading,
@@ -40,13 +56,53 @@ impl Routes {
         let names = self.names_of(&topic);
         self.format(rule).encode(&NamedReading {
             reading,
-            time: time(reading),
+            time: at.time_of(reading),
             names: &names,
         })
     }
 
+    /// The payload of readings that are sent together.
+    pub fn payload_of_all<'a>(
+        &self,
+        format: &ReadingFormat,
+        messages: impl Iterator<Item = &'a Outgoing>,
+        at: WrittenAt,
+    ) -> Option<Bytes> {
+        let readings: Vec<(&Reading, Cow<'_, PointNames>)> = messages
+            .filter_map(|message| match &message.payload {
+                Payload::Reading(reading) => {
+                    Some((&**reading, self.names_of(&self.origin(message).1)))
+                }
+                Payload::Bytes(_) => None,
+            })
+            .collect();
+        let named = readings.iter().map(|(reading, names)| NamedReading {
+            reading,
+            time: at.time_of(reading),
+            names,
+        });
+        format.encode_all(&named.collect::<Vec<_>>())
+    }
+
+    /// How a message joins others; `None` if it is sent alone: it is no reading, has properties of
+    /// its own, goes exactly once, or its format is for one reading.
+    pub fn joins(&self, message: &Outgoing) -> Option<JoinTerms> {
+        let is_alone = message.qos == QoS::ExactlyOnce || !message.properties.is_empty();
+        if is_alone || !matches!(message.payload, Payload::Reading(_)) {
+            return None;
+        }
+        let (rule, topic) = self.origin(message);
+        let format = self.format(rule);
+        let device = || self.names_of(&topic).device.clone();
+        Some(JoinTerms {
+            terms: format.batch?,
+            device: format.payload.is_of_one_device().then(device),
+            format: format.clone(),
+        })
+    }
+
     /// The format of the readings of a rule; without one that of the uplink.
-    pub fn format<'a>(&'a self, rule: Option<&'a Rule>) -> &'a PayloadFormat {
+    pub fn format<'a>(&'a self, rule: Option<&'a Rule>) -> &'a ReadingFormat {
         let own = rule.and_then(|rule| rule.format.as_ref());
         own.unwrap_or(&self.format)
     }
@@ -77,14 +133,13 @@ impl Routes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::message::SessionLost;
-    use crate::mqtt::{Mapping, Properties, QoS, TopicFilter};
+    use crate::mqtt::{Mapping, Properties, TopicFilter};
     use crate::outbox::ReadingSource;
-    use crate::payload::PayloadTemplate;
+    use crate::payload::{PayloadFormat, PayloadTemplate};
     use crate::reading::{PointId, Quality, Value};
     use crate::time::SinceBoot;
 
@@ -96,7 +151,7 @@ mod tests {
         let filter = TopicFilter::new(filter.to_owned()).unwrap();
         Rule {
             mapping: Mapping::template(filter, "oilco/#", "s7").unwrap(),
-            format,
+            format: format.map(ReadingFormat::from),
             ..Rule::keep(TopicFilter::new("#").unwrap())
         }
     }
@@ -107,7 +162,7 @@ mod tests {
             ..PointNames::of_topic(&name("s7/pump/flow"))
         };
         let mut routes = Routes::new(send, Vec::new(), false, Arc::default());
-        routes.format = format;
+        routes.format = format.into();
         routes.point_names = Arc::new([(name("s7/pump/flow"), names)].into());
         routes
     }
@@ -160,7 +215,7 @@ mod tests {
         let ids: Vec<u32> = send.iter().map(Rule::id).collect();
         let routes = routes(send, PayloadFormat::Value);
         let check = |source, expected: &'static str| {
-            let payload = routes.payload_as_taken(&message(source));
+            let payload = routes.payload(&message(source), WrittenAt::AsTaken);
             assert_eq!(payload, Some(expected.into()));
         };
         check(source(ids[0]), "Pump 1: 12.5");
@@ -181,7 +236,7 @@ mod tests {
             rule: 7,
         }));
         assert_eq!(
-            routes.payload_as_taken(&gone),
+            routes.payload(&gone, WrittenAt::AsTaken),
             Some("s7 valve level=12.5".into())
         );
     }
@@ -198,16 +253,22 @@ mod tests {
         };
         let message = message(None);
         assert_eq!(
-            routes.payload(&message, now),
+            routes.payload(&message, WrittenAt::Now(now)),
             Some("12.5 1769847300250".into())
         );
-        assert_eq!(routes.payload_as_taken(&message), Some("12.5 5000".into()));
+        assert_eq!(
+            routes.payload(&message, WrittenAt::AsTaken),
+            Some("12.5 5000".into())
+        );
     }
 
     #[test]
     fn what_is_no_reading_is_sent_as_it_is() {
         let routes = routes(vec![rule("s7/#", None)], PayloadFormat::Line);
         let other = message(None).with_payload("hello".into());
-        assert_eq!(routes.payload(&other, other.enqueued), Some("hello".into()));
+        assert_eq!(
+            routes.payload(&other, WrittenAt::AsTaken),
+            Some("hello".into())
+        );
     }
 }

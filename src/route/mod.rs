@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use bucket::{Bucket, EVENLY};
 pub use condition::{Condition, Subject};
+pub use formats::{JoinTerms, WrittenAt};
 pub use outlet::{OfferError, Outlet};
 pub use paced::StateKind;
 pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};

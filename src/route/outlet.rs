@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::bucket::BY_THE_SECOND;
 use super::table::RateLimit;
-use super::{Bucket, Routes, SendTerms, Subject};
+use super::{Bucket, Routes, SendTerms, Subject, WrittenAt};
 use crate::log::{LogLimiter, chosen};
 use crate::message::Message;
 use crate::mqtt::{Properties, QoS, TopicError, TopicName};
@@ -334,7 +334,7 @@ impl Outlet {
         if limits.is_empty() {
             return Ok(());
         }
-        let payload = terms.routes.payload_as_taken(outgoing);
+        let payload = terms.routes.payload(outgoing, WrittenAt::AsTaken);
         let bytes = topic.as_str().len() + payload.map_or(0, |payload| payload.len());
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.follow(&terms.routes);

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use super::{Condition, Rule, Subject};
 use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, TopicError, TopicName};
-use crate::payload::{NamesOfPoints, PayloadFormat};
+use crate::payload::{NamesOfPoints, ReadingFormat};
 use crate::units::Rate;
 
 /// The suffix of commands to a point.
@@ -59,7 +59,7 @@ pub struct Routes {
     /// Limit for all messages to the remote.
     pub rate: Option<Rate>,
     /// How readings are written, where their rule does not say it.
-    pub format: PayloadFormat,
+    pub format: ReadingFormat,
     /// The names of points, for formats that write them.
     pub point_names: Arc<NamesOfPoints>,
     /// Whether the remote may send commands to points under the names that they have there.
@@ -126,7 +126,7 @@ impl Routes {
             send,
             receive,
             rate: None,
-            format: PayloadFormat::default(),
+            format: ReadingFormat::default(),
             point_names: Arc::default(),
             commands,
             points,

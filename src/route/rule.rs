@@ -3,7 +3,7 @@
 use super::{Condition, Subject};
 use crate::message::{Class, Lane};
 use crate::mqtt::{Mapping, QoS, TopicFilter, TopicName};
-use crate::payload::PayloadFormat;
+use crate::payload::ReadingFormat;
 use crate::units::Rate;
 
 /// One `send` rule; the first one that matches decides.
@@ -26,7 +26,7 @@ pub struct Rule {
     /// Limit for its messages.
     pub rate: Option<Rate>,
     /// How its readings are written; `None`: as those of the uplink.
-    pub format: Option<PayloadFormat>,
+    pub format: Option<ReadingFormat>,
     /// The lanes that its messages can be in; empty for all.
     pub lanes: Vec<Lane>,
 }

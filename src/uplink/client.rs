@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::batch::Batches;
 use super::burials::Burials;
 use super::channels::UplinkChannels;
 use super::cloud::Renewal;
@@ -64,6 +65,8 @@ pub struct Uplink {
     pub(super) status: StatusTopics,
     pub(super) deliveries: Deliveries,
     pub(super) burials: Burials,
+    /// Readings that travel together.
+    pub(super) batches: Batches,
     pub(super) pace: LinkPace,
     /// A save of the session that is under way.
     pub(super) saving: Option<oneshot::Receiver<()>>,
@@ -165,6 +168,7 @@ pub fn prepare(
         status,
         deliveries: Deliveries::new(ends.inbound, Origin::Uplink(settings.index)),
         burials: Burials::default(),
+        batches: Batches::default(),
         pace: LinkPace::default(),
         saving: None,
         last_save: at,
@@ -277,16 +281,25 @@ impl Uplink {
 
     /// The name of a message at the far end: the series of its lane, and its number there.
     pub(super) fn number(&self, place: EntryId) -> Option<String> {
-        let lane = LANES.get(place.queue).filter(|_| self.settings.numbered)?;
+        let is_numbered = self.settings.numbered && self.batches.sent(place).is_none();
+        let lane = LANES.get(place.queue).filter(|_| is_numbered)?;
         Some(format!("{}:{}", self.outbox.identity(*lane), place.seq))
     }
 
-    /// The remote will never take a message: it becomes a dead letter, and is settled when that is
-    /// safe.
+    /// The remote will never take a message: it becomes a dead letter, or its readings do, and is
+    /// settled when that is safe.
     pub(super) fn bury(&mut self, place: EntryId, message: Outgoing, reason: String) {
         self.status
             .refused(place.seq, &reason, message.topic.as_str());
-        self.burials.add(&self.outbox, place, message, reason);
+        let Some(batch) = self.batches.end(place) else {
+            self.burials.add(&self.outbox, place, message, reason);
+            return;
+        };
+        for member in batch.into_members() {
+            let place = member.place();
+            self.burials
+                .add(&self.outbox, place, member.message, reason.clone());
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! One connection of an uplink: asks whether another client has been here (`question`), says that
-//! this gateway is here (`state`), sends queued messages, takes those of the remote (`receive`),
-//! judges whether the link lives, ends with DISCONNECT (`ending`), or finds out why the remote
-//! ended it (`blame`).
+//! this gateway is here (`state`), sends queued messages (`batching`, `sending`), takes those of
+//! the remote (`receive`), judges whether the link lives, ends with DISCONNECT (`ending`), or finds
+//! out why the remote ended it (`blame`).
 
+mod batching;
 mod blame;
 mod ending;
 mod excess;
@@ -24,7 +25,7 @@ use super::link::{Accepted, Link};
 use super::suspicion::Trial;
 use crate::backoff::Backoff;
 use crate::mqtt::QoS;
-use crate::outbox::{EntryId, Reason};
+use crate::outbox::EntryId;
 use crate::time::now;
 use ending::Ending;
 pub(super) use ending::LAST_WORDS;
@@ -163,7 +164,7 @@ impl<'a> RemoteConnection<'a> {
         }
         // QoS 0 may be lost on the way; it is not sent twice.
         let rest: Vec<EntryId> = self.unwritten.drain(..).map(|(_, place)| place).collect();
-        self.uplink.outbox.settle(&rest);
+        self.uplink.settle(&rest);
         done
     }
 
@@ -191,6 +192,7 @@ impl<'a> RemoteConnection<'a> {
             let ends_at = self.ends_at();
             let holds_back = self.uplink.lanes.holds_back();
             let passes_at = self.uplink.rates.ready_at(now(), holds_back);
+            let batch_at = self.uplink.batches.next_due(now());
             tokio::select! {
                 incoming = self.link.next() => self.receive(incoming?).await?,
                 changed = self.uplink.newest.changed(), if wants_more => {
@@ -200,6 +202,7 @@ impl<'a> RemoteConnection<'a> {
                 is_durable = saved(&mut self.uplink.saving) => self.uplink.saved(is_durable)?,
                 () = due(save_at) => {}
                 () = due(passes_at) => {}
+                () = due(batch_at) => {}
                 // After everything else had its turn.
                 () = tokio::task::yield_now(), if self.uplink.lanes.reads_on() => {}
                 () = due(self.hold_until) => self.hold_until = None,
@@ -243,6 +246,9 @@ impl<'a> RemoteConnection<'a> {
         uplink.rivals.begin(uplink.current);
         uplink.pace.begin(self.link.round_trip());
         uplink.rates.throttle.begin();
+        let limits = accepted.max_packet.into_iter();
+        let limits = limits.chain(uplink.settings.max_packet);
+        uplink.batches.limit_packets(limits.min());
         let forgotten = uplink.session.connected(
             accepted.session_present,
             accepted.receive_maximum,
@@ -254,13 +260,8 @@ impl<'a> RemoteConnection<'a> {
             let (max_qos, retain) = (accepted.max_qos as u8, accepted.retain_available);
             tracing::warn!(event = "uplink.remote_limited", uplink = %uplink.settings.name, max_qos, retain, "the remote does not support every QoS, or no retained messages: messages are sent with the highest QoS that it supports, or without the retain flag");
         }
-        for (place, message) in forgotten.dropped {
-            if let Some(message) = message {
-                uplink
-                    .outbox
-                    .give_up(place.queue, place.seq, &message, Reason::SessionLost);
-            }
-            uplink.outbox.settle(&[place]);
+        for (place, message) in &forgotten.dropped {
+            uplink.lose(*place, message.as_ref());
         }
         uplink.outbox.settle(&forgotten.presumed);
         if self.asks_for_state(accepted)? {

@@ -26,6 +26,7 @@
 //! whether it leads back to this gateway, `task` connects, `connection` carries (what comes:
 //! `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
+mod batch;
 mod burials;
 mod channels;
 mod client;

@@ -12,6 +12,7 @@
 
 mod architecture;
 mod attack;
+mod batches;
 mod broker_crash;
 mod broker_peers;
 mod brokers;

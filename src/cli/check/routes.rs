@@ -42,6 +42,16 @@ struct Example {
     /// The payload of a good reading, where it is not that of local clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
+    /// How readings share messages, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<SharedMessages>,
+}
+
+/// How readings share messages.
+#[derive(Debug, Serialize)]
+struct SharedMessages {
+    every_s: f64,
+    up_to: usize,
 }
 
 fn example(mapping: &Mapping, condition: Option<&Condition>, topic: Option<TopicName>) -> Example {
@@ -58,13 +68,14 @@ fn example(mapping: &Mapping, condition: Option<&Condition>, topic: Option<Topic
         topic: text,
         becomes,
         payload: None,
+        shared: None,
     }
 }
 
 /// The payload of a good reading of a point by a rule.
 fn payload(routes: &Routes, rule: &Rule, point: &TopicName) -> Option<String> {
     let format = routes.format(Some(rule));
-    if *format == PayloadFormat::Json {
+    if format.payload == PayloadFormat::Json {
         return None;
     }
     let reading = Reading {
@@ -101,8 +112,26 @@ fn command(routes: &Routes) -> Option<Example> {
             topic: there.to_string(),
             becomes,
             payload: None,
+            shared: None,
         })
     })
+}
+
+/// A `send` rule, with a point that it takes.
+fn sent(routes: &Routes, rule: &Rule, point: Option<TopicName>) -> Example {
+    let payload = point
+        .as_ref()
+        .and_then(|point| payload(routes, rule, point));
+    let batch = routes.format(Some(rule)).batch;
+    let shared = batch.filter(|_| payload.is_some());
+    Example {
+        payload,
+        shared: shared.map(|terms| SharedMessages {
+            every_s: terms.every.as_secs_f64(),
+            up_to: terms.up_to,
+        }),
+        ..example(&rule.mapping, rule.condition.as_ref(), point)
+    }
 }
 
 /// The rules of an uplink, each with an example: a topic of a point where one matches.
@@ -123,15 +152,8 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::UplinkSetup) -> Ro
             }
         }
     }
-    let send = routes.send.iter().zip(firsts).map(|(rule, first)| {
-        let payload = first
-            .as_ref()
-            .and_then(|point| payload(routes, rule, point));
-        Example {
-            payload,
-            ..example(&rule.mapping, rule.condition.as_ref(), first)
-        }
-    });
+    let rules = routes.send.iter().zip(firsts);
+    let send = rules.map(|(rule, first)| sent(routes, rule, first));
     RoutePlan {
         send: send.collect(),
         receive: routes
@@ -162,12 +184,19 @@ pub(super) fn describe(plan: &RoutePlan, out: &mut String) {
             topic,
             becomes,
             payload,
+            shared,
         } = example;
         let condition = condition.as_ref();
         let condition = condition.map_or_else(String::new, |text| format!(" where {text}"));
         let _ = writeln!(out, "  {verb} {filter}{condition}: {topic} as {becomes}");
         if let Some(payload) = payload {
             let _ = writeln!(out, "    a reading is {payload}");
+        }
+        if let Some(SharedMessages { every_s, up_to }) = shared {
+            let _ = writeln!(
+                out,
+                "    readings wait up to {every_s} s for others, and share messages of up to {up_to} bytes"
+            );
         }
     }
     if !plan.commands.is_empty() {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, de};
 
+use crate::units::{Size, Span};
+
 /// A word, or how.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct FormatConfig(pub(in crate::config) HowFormatted);
@@ -9,12 +11,18 @@ pub(in crate::config) struct FormatConfig(pub(in crate::config) HowFormatted);
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct HowFormatted {
-    /// json (value, time and quality), value (the bare value), template, line (line protocol of
-    /// InfluxDB) or senml (RFC 8428). Default json, or template where there is one.
+    /// json (value, time and quality), value (the bare value), template, scan (values by time, as
+    /// ThingsBoard takes them), line (line protocol of InfluxDB) or senml (RFC 8428). Default json,
+    /// or template where there is one.
     pub(in crate::config) kind: Option<FormatKind>,
     /// The payload, with {value}, {quality}, {reason}, {age}, {time}, {time_s}, {time_ms},
     /// {time_ns}, {topic}, {site}, {line}, {device}, {point} and {unit}.
     pub(in crate::config) template: Option<String>,
+    /// The longest time that a reading waits for others with which it shares a message; for scan,
+    /// line and senml. Default 10s for scan; others share none unless this is set.
+    pub(in crate::config) every: Option<Span>,
+    /// The largest payload of such a message while nothing is late, 200B to 128kB. Default 8kB.
+    pub(in crate::config) up_to: Option<Size>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
@@ -23,6 +31,7 @@ pub(in crate::config) enum FormatKind {
     Json,
     Value,
     Template,
+    Scan,
     Line,
     Senml,
 }
@@ -34,6 +43,8 @@ impl<'de> Deserialize<'de> for FormatConfig {
                 serde_json::from_value(word).map(|kind| HowFormatted {
                     kind: Some(kind),
                     template: None,
+                    every: None,
+                    up_to: None,
                 })
             }
             details => serde_json::from_value(details),

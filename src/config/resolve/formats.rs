@@ -1,34 +1,63 @@
 //! How readings are written for a remote: `format:` of an uplink and of its `send` rules,
 //! and the names of points that formats write.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::field::Field;
 use super::{Check, at};
 use crate::config::document::PathStep;
 use crate::config::file::{FormatConfig, FormatKind, HowFormatted};
-use crate::mqtt::TopicName;
-use crate::payload::{NamesOfPoints, PayloadFormat, PayloadTemplate, PointNames};
+use crate::message::Class;
+use crate::mqtt::{QoS, TopicName};
+use crate::payload::{
+    BatchTerms, NamesOfPoints, PayloadFormat, PayloadTemplate, PointNames, ReadingFormat,
+};
 use crate::report::PointReport;
+use crate::route::{Routes, Rule};
+
+/// How long readings wait for others, where the file does not say it.
+const DEFAULT_EVERY: Duration = Duration::from_secs(10);
+const LONGEST_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// The largest payload of readings that wait for others.
+const DEFAULT_UP_TO: u64 = 8_000;
+const UP_TO: RangeInclusive<u64> = 200..=128_000;
 
 /// The format at `path`; `None` without one, or if it is faulty.
 pub(super) fn format(
     check: &mut Check<'_>,
     path: &[PathStep],
     typed: Option<&FormatConfig>,
+) -> Option<ReadingFormat> {
+    let FormatConfig(typed) = typed?;
+    let payload = payload(check, path, typed)?;
+    Some(ReadingFormat {
+        batch: batch(check, path, typed, &payload),
+        payload,
+    })
+}
+
+fn below(path: &[PathStep], key: &'static str) -> Vec<PathStep> {
+    [path, &at![key]].concat()
+}
+
+fn payload(
+    check: &mut Check<'_>,
+    path: &[PathStep],
+    typed: &HowFormatted,
 ) -> Option<PayloadFormat> {
-    let FormatConfig(HowFormatted { kind, template }) = typed?;
-    let default = if template.is_some() {
+    let default = if typed.template.is_some() {
         FormatKind::Template
     } else {
         FormatKind::Json
     };
-    let below = |key: &'static str| [path, &at![key]].concat();
-    match (kind.unwrap_or(default), template) {
+    match (typed.kind.unwrap_or(default), &typed.template) {
         (FormatKind::Template, Some(text)) => match PayloadTemplate::new(text) {
             Ok(template) => Some(PayloadFormat::Template(template)),
             Err(why) => {
-                check.fault(&below("template"), why);
+                check.fault(&below(path, "template"), why);
                 None
             }
         },
@@ -41,16 +70,107 @@ pub(super) fn format(
         }
         (_, Some(_)) => {
             check.fault(
-                &below("template"),
+                &below(path, "template"),
                 "this kind of payload needs no template; remove it, or write `kind: template`",
             );
             None
         }
         (FormatKind::Json, None) => Some(PayloadFormat::Json),
         (FormatKind::Value, None) => Some(PayloadFormat::Value),
+        (FormatKind::Scan, None) => Some(PayloadFormat::Scan),
         (FormatKind::Line, None) => Some(PayloadFormat::Line),
         (FormatKind::Senml, None) => Some(PayloadFormat::Senml),
     }
+}
+
+/// When readings share a message; `None` if they do not.
+fn batch(
+    check: &mut Check<'_>,
+    path: &[PathStep],
+    typed: &HowFormatted,
+    payload: &PayloadFormat,
+) -> Option<BatchTerms> {
+    let is_asked_for = typed.every.is_some() || typed.up_to.is_some();
+    if is_asked_for && !payload.takes_several() {
+        let key = if typed.every.is_some() {
+            "every"
+        } else {
+            "up_to"
+        };
+        check.fault(
+            &below(path, key),
+            "a payload of this kind holds one reading; remove this, or write `kind: scan`, `line` or `senml`",
+        );
+        return None;
+    }
+    let every = typed.every.map_or(DEFAULT_EVERY, |span| span.0);
+    if every > LONGEST_EVERY {
+        check.fault(
+            &below(path, "every"),
+            "readings would wait that long; write at most 1d, such as 1m",
+        );
+    }
+    let up_to = typed.up_to.map_or(DEFAULT_UP_TO, |size| size.0);
+    if !UP_TO.contains(&up_to) {
+        check.fault(
+            &below(path, "up_to"),
+            "write a size from 200B to 128kB, such as 8kB",
+        );
+    }
+    (is_asked_for || *payload == PayloadFormat::Scan).then_some(BatchTerms {
+        every,
+        up_to: usize::try_from(up_to).unwrap_or(usize::MAX),
+    })
+}
+
+/// What keeps the readings of an uplink from sharing messages although the file asks for it.
+pub(super) fn check_batches(
+    check: &mut Check<'_>,
+    index: usize,
+    routes: &Routes,
+    readings: &BTreeMap<TopicName, (Class, QoS)>,
+) {
+    for (number, rule) in routes.send.iter().enumerate() {
+        if routes.format(Some(rule)).batch.is_none() {
+            continue;
+        }
+        let own = &at!["uplinks", index, "send", number, "format"][..];
+        let of_uplink = &at!["uplinks", index, "format"][..];
+        let path = rule.format.as_ref().map_or(of_uplink, |_| own);
+        let taken = readings
+            .iter()
+            .filter(|(topic, (class, _))| rule.covers(topic, *class));
+        if let Some(topic) = exact(rule, taken.clone()) {
+            check.fault(
+                path,
+                format!("{topic} goes with QoS 2, and readings that share messages cannot go exactly once; write `qos: 1` in the rule, or another format"),
+            );
+        }
+        if keeps_topics_apart(rule, taken.map(|(topic, _)| topic)) {
+            check.warn(
+                &at!["uplinks", index, "send", number, "filter"],
+                "each of its points has a topic of its own at the remote, so no readings share a message; write one topic for all in `to:`, or one for each device",
+            );
+        }
+    }
+}
+
+/// A reading that a rule sends exactly once.
+fn exact<'a>(
+    rule: &Rule,
+    mut taken: impl Iterator<Item = (&'a TopicName, &'a (Class, QoS))>,
+) -> Option<&'a TopicName> {
+    let is_exact = |qos: QoS| rule.qos.unwrap_or(qos).min(rule.most) == QoS::ExactlyOnce;
+    let found = taken.find(|(_, (_, qos))| is_exact(*qos));
+    found.map(|(topic, _)| topic)
+}
+
+/// True if several points have different topics at the remote.
+fn keeps_topics_apart<'a>(rule: &Rule, points: impl Iterator<Item = &'a TopicName>) -> bool {
+    let there = |topic| rule.mapping.apply(topic)?.ok();
+    let there: Vec<TopicName> = points.filter_map(there).collect();
+    let different: BTreeSet<&TopicName> = there.iter().collect();
+    there.len() > 1 && different.len() == there.len()
 }
 
 /// The names of points, by all topics that they have.

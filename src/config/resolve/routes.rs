@@ -11,6 +11,7 @@ use crate::field::Point;
 use crate::message::{Class, STATUS};
 use crate::mqtt::{Mapping, MappingError, QoS, TopicFilter, TopicName};
 use crate::payload::NamesOfPoints;
+use crate::report::PointReport;
 use crate::route::{Condition, Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::uplink::Receive;
 
@@ -35,6 +36,8 @@ const OF_BROKER: &str =
 pub(super) struct LocalTopics {
     /// The names of points, by all topics that they have.
     names: Arc<NamesOfPoints>,
+    /// The class and the QoS of readings, by their topics.
+    readings: BTreeMap<TopicName, (Class, QoS)>,
     /// Of points and groups.
     points: Arc<Points>,
     /// Those of them that can be written.
@@ -53,10 +56,21 @@ impl LocalTopics {
             .map(|group| (group.topic.clone(), Class::default()));
         Self {
             names: Arc::new(formats::names_of_points(site, field)),
+            readings: readings(field),
             points: Arc::new(points.chain(groups).collect()),
             writable: writable(field),
         }
     }
+}
+
+/// The class and the QoS of readings, by their topics.
+fn readings(field: &Field) -> BTreeMap<TopicName, (Class, QoS)> {
+    let of = |report: &PointReport| {
+        let kind = (report.class, report.qos);
+        let topics: Vec<TopicName> = report.topics().cloned().collect();
+        topics.into_iter().map(move |topic| (topic, kind))
+    };
+    field.reports.iter().flat_map(of).collect()
 }
 
 /// The topics of points and groups that can be written.
@@ -116,10 +130,18 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
     check_shared_names(check, index, &routes, local);
     routes.rate = cloud::rate(check, index, uplink);
-    let format = at!["uplinks", index, "format"];
-    routes.format = formats::format(check, &format, uplink.format.as_ref()).unwrap_or_default();
-    routes.point_names = Arc::clone(&local.names);
+    write_readings(check, index, &mut routes, local);
     routes
+}
+
+/// How readings are written.
+fn write_readings(check: &mut Check<'_>, index: usize, routes: &mut Routes, local: &LocalTopics) {
+    let path = at!["uplinks", index, "format"];
+    let uplink = check.file.uplinks.get(index);
+    let typed = uplink.and_then(|uplink| uplink.format.as_ref());
+    routes.format = formats::format(check, &path, typed).unwrap_or_default();
+    routes.point_names = Arc::clone(&local.names);
+    formats::check_batches(check, index, routes, &local.readings);
 }
 
 fn check_count(check: &mut Check<'_>, index: usize, uplink: &file::UplinkConfig) {

@@ -39,7 +39,7 @@ impl RemoteConnection<'_> {
             };
         }
         // What was acknowledged is settled even if the connection broke just after.
-        self.uplink.outbox.settle(&settled);
+        self.uplink.settle(&settled);
         outcome
     }
 

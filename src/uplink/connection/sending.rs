@@ -8,6 +8,7 @@ use super::{MAX_BURIALS, READ_BATCH, RemoteConnection, STATUS_EVERY};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{EntryId, Outgoing, ReadError, Reason, Waiting};
 use crate::reading::Timestamp;
+use crate::route::WrittenAt;
 use crate::time::{moment, now};
 use crate::uplink::client::Uplink;
 use crate::uplink::failure::LinkError;
@@ -27,7 +28,10 @@ impl RemoteConnection<'_> {
         while self.link.has_room() {
             if let Some(step) = self.next_step() {
                 self.write(step)?;
-            } else if !self.may_take() || !self.take_one().await? {
+                continue;
+            }
+            let has_taken = self.may_take() && self.take_one().await?;
+            if !has_taken && !self.close_batch() {
                 break;
             }
         }
@@ -56,8 +60,16 @@ impl RemoteConnection<'_> {
     /// True if another message may be taken from the outbox.
     fn may_take(&mut self) -> bool {
         let is_held = self.is_held();
-        let Uplink { session, rates, .. } = &mut *self.uplink;
-        !is_held && session.room() > 0 && rates.may_take_behind(|| session.unwritten(), now())
+        let Uplink {
+            session,
+            rates,
+            batches,
+            ..
+        } = &mut *self.uplink;
+        !is_held
+            && session.room() > 0
+            && !batches.is_full()
+            && rates.may_take_behind(|| session.unwritten(), now())
     }
 
     /// True if only a rate keeps messages from being sent.
@@ -91,7 +103,7 @@ impl RemoteConnection<'_> {
             .drain(..count)
             .map(|(_, place)| place)
             .collect();
-        self.uplink.outbox.settle(&done);
+        self.uplink.settle(&done);
     }
 
     /// True while no message may be sent.
@@ -208,8 +220,11 @@ impl RemoteConnection<'_> {
         Ok(())
     }
 
-    /// A message is larger than the remote takes.
+    /// A message is larger than the remote takes: a batch goes in parts.
     fn bury_large(&mut self, place: EntryId, message: Outgoing, may_be_there: bool) {
+        if self.uplink.split(place) {
+            return;
+        }
         let why = if may_be_there {
             "larger than the remote takes now; it may have arrived before"
         } else {
@@ -232,10 +247,9 @@ impl RemoteConnection<'_> {
 
     /// The format of a reading has no place for it.
     fn leave_out_reading(&mut self, place: EntryId, message: &Outgoing, may_be_there: bool) {
-        tracing::debug!(event = "uplink.reading_left_out", uplink = %self.uplink.settings.name, seq = place.seq, topic = %message.topic, "the `format` has no place for a reading that is not good; it is not sent");
-        self.uplink.status.counters.left_out.count();
+        self.uplink.note_left_out(place, message);
         if !may_be_there {
-            self.uplink.outbox.settle(&[place]);
+            self.uplink.settle(&[place]);
         }
         self.leave_out(place, may_be_there);
     }
@@ -296,6 +310,7 @@ impl Uplink {
         let is_taken = |place: EntryId| {
             self.session.is_in_flight(place)
                 || self.burials.holds(place)
+                || self.batches.holds(place)
                 || unwritten.iter().any(|(_, other)| *other == place)
         };
         let left = messages
@@ -316,29 +331,16 @@ impl Uplink {
     /// was sent before is sent as it was.
     fn encoded(&self, send: &Send, now: Timestamp) -> Option<Outgoing> {
         let routes = self.routes.borrow();
-        let payload = if send.dup {
-            routes.payload_as_taken(&send.message)
+        let at = if send.dup {
+            WrittenAt::AsTaken
         } else {
-            routes.payload(&send.message, now)
+            WrittenAt::Now(now)
+        };
+        let payload = match self.batches.sent(send.place) {
+            Some(batch) => routes.payload_of_all(batch.format(), batch.messages(), at),
+            None => routes.payload(&send.message, at),
         };
         payload.map(|payload| send.message.with_payload(payload))
-    }
-
-    /// Hands a message to the session, unless its class forbids to send it a second time.
-    fn take(&mut self, ready: Ready) {
-        let Ready { waiting, rule } = ready;
-        if let Some(rule) = rule {
-            let payload = self.routes.borrow().payload_as_taken(&waiting.message);
-            let payload = payload.map_or(0, |payload| payload.len());
-            let bytes = waiting.message.topic.as_str().len() + payload;
-            self.rates.taken(rule, bytes, now());
-        }
-        if let Some(lost) = self.session.offer(waiting) {
-            let queue = lost.lane as usize;
-            self.outbox
-                .give_up(queue, lost.seq, &lost.message, Reason::SessionLost);
-            self.outbox.settle(&[lost.place()]);
-        }
     }
 
     /// The topic of a message at the remote; the error says why there is none.

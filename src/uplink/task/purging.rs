@@ -76,8 +76,8 @@ impl Uplink {
     }
 
     /// Removes a message that is not at the remote yet. True if it can be settled at once; `None`
-    /// if it stays: the remote has it, or it is becoming a dead letter, and it is settled with
-    /// that.
+    /// if it stays: the remote has it, it is becoming a dead letter, or it travels with others, and
+    /// it is settled with that.
     fn purge_message(
         &mut self,
         place: EntryId,
@@ -88,6 +88,10 @@ impl Uplink {
             || being_written.contains(&place)
             || self.burials.holds(place)
         {
+            return None;
+        }
+        let was_open = self.batches.drop_open(place);
+        if !was_open && self.batches.holds(place) {
             return None;
         }
         self.outbox

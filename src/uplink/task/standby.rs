@@ -47,13 +47,17 @@ impl Uplink {
 
     /// Settles what waits and was never sent.
     async fn discard_waiting(&mut self) {
+        self.batches.drop_all_open();
         for lane in LANES {
             let mut after = 0;
             while let Ok(Some((last, waiting))) = self.outbox.read(lane, after, 256).await {
                 after = last;
                 self.heartbeat.beat(now());
-                let is_idle =
-                    |place: &EntryId| !self.session.holds(*place) && !self.burials.holds(*place);
+                let is_idle = |place: &EntryId| {
+                    !self.session.holds(*place)
+                        && !self.burials.holds(*place)
+                        && !self.batches.holds(*place)
+                };
                 let places: Vec<EntryId> =
                     waiting.iter().map(Waiting::place).filter(is_idle).collect();
                 self.outbox.settle(&places);

@@ -1,0 +1,158 @@
+//! From the outbox into the session: a message alone, or a reading together with others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::RemoteConnection;
+use crate::outbox::{EntryId, Outgoing, Reason, Waiting};
+use crate::reading::Timestamp;
+use crate::route::{JoinTerms, Routes, WrittenAt};
+use crate::time::{moment, now};
+use crate::uplink::batch::Joining;
+use crate::uplink::client::Uplink;
+use crate::uplink::lanes::Ready;
+
+impl RemoteConnection<'_> {
+    /// Hands a batch to the session that waits for no more readings. False if there is none, or if
+    /// the session has no room.
+    pub(super) fn close_batch(&mut self) -> bool {
+        let has_more = self.uplink.lanes.reads_on();
+        if self.is_held() || self.uplink.session.room() == 0 || has_more {
+            return false;
+        }
+        let is_last = self.give_up.is_some();
+        let uplink = &mut *self.uplink;
+        // Alarms need not wait for the others when there is no room for more readings.
+        let closed = if is_last || uplink.batches.is_full() {
+            uplink.batches.close_any()
+        } else {
+            uplink.batches.close_due(now())
+        };
+        let is_there = closed.is_some();
+        if let Some(head) = closed {
+            uplink.offer_batch(head);
+        }
+        is_there
+    }
+}
+
+impl Uplink {
+    /// Takes a message out of the outbox: into a batch, or to the session.
+    pub(super) fn take(&mut self, ready: Ready) {
+        let routes = Arc::clone(&self.routes.borrow());
+        match routes.joins(&ready.waiting.message) {
+            Some(join) => self.join(ready, join, &routes),
+            None => self.take_alone(ready, &routes),
+        }
+    }
+
+    fn take_alone(&mut self, ready: Ready, routes: &Routes) {
+        let Ready { waiting, rule } = ready;
+        if let Some(rule) = rule {
+            let payload = routes.payload(&waiting.message, WrittenAt::AsTaken);
+            let payload = payload.map_or(0, |payload| payload.len());
+            let bytes = waiting.message.topic.as_str().len() + payload;
+            self.rates.taken(rule, bytes, now());
+        }
+        self.offer(waiting);
+    }
+
+    /// A reading joins others, unless its format has no place for it.
+    fn join(&mut self, ready: Ready, join: JoinTerms, routes: &Routes) {
+        let Ready { waiting, rule } = ready;
+        let waited = waiting.message.waited_ms(Timestamp::from(moment()));
+        let mut joining = Joining {
+            waiting,
+            join,
+            rule,
+            bytes: 0,
+            waited: Duration::from_millis(waited.unwrap_or(0)),
+        };
+        let Some(bytes) = self.bytes_of_joining(&joining, routes) else {
+            self.note_left_out(joining.waiting.place(), &joining.waiting.message);
+            self.outbox.settle(&[joining.waiting.place()]);
+            return;
+        };
+        joining.bytes = bytes;
+        if let Some(head) = self.batches.add(joining, now()) {
+            self.offer_batch(head);
+        }
+    }
+
+    /// What a reading adds to the payload of the readings that wait for others.
+    fn bytes_of_joining(&self, joining: &Joining, routes: &Routes) -> Option<usize> {
+        let written = |messages: &[&Outgoing]| {
+            let format = &joining.join.format;
+            let messages = messages.iter().copied();
+            let payload = routes.payload_of_all(format, messages, WrittenAt::AsTaken);
+            payload.map(|payload| payload.len())
+        };
+        let own = &joining.waiting.message;
+        let alone = written(&[own])?;
+        let Some(last) = self.batches.last_before(joining) else {
+            return Some(alone);
+        };
+        let both = written(&[last, own])?;
+        Some(both.saturating_sub(written(&[last])?))
+    }
+
+    fn offer_batch(&mut self, head: Waiting) {
+        if let Some((rule, bytes)) = self.batches.cost_of(head.place()) {
+            self.rates.taken(rule, bytes, now());
+        }
+        self.offer(head);
+    }
+
+    /// Hands a message to the session, unless its class forbids to send it a second time.
+    fn offer(&mut self, waiting: Waiting) {
+        if let Some(lost) = self.session.offer(waiting) {
+            let queue = lost.lane as usize;
+            self.outbox
+                .give_up(queue, lost.seq, &lost.message, Reason::SessionLost);
+            self.outbox.settle(&[lost.place()]);
+        }
+    }
+
+    /// The remote takes no packet as large as that of a message: a batch goes in two. False if it
+    /// is none, or of one reading.
+    pub(super) fn split(&mut self, place: EntryId) -> bool {
+        let Some(halves) = self.batches.split(place) else {
+            return false;
+        };
+        self.session.forget(place);
+        for half in halves {
+            self.offer(half);
+        }
+        true
+    }
+
+    /// Messages have their end: they are settled, with all readings of those that are batches.
+    pub(super) fn settle(&mut self, places: &[EntryId]) {
+        let all = places
+            .iter()
+            .flat_map(|place| self.batches.places_of(*place));
+        let all: Vec<EntryId> = all.collect();
+        self.outbox.settle(&all);
+    }
+
+    /// The remote has lost the session, and a message must not come twice.
+    pub(super) fn lose(&mut self, place: EntryId, message: Option<&Outgoing>) {
+        if let Some(batch) = self.batches.end(place) {
+            for member in batch.into_members() {
+                self.lose(member.place(), Some(&member.message));
+            }
+            return;
+        }
+        if let Some(message) = message {
+            let reason = Reason::SessionLost;
+            self.outbox.give_up(place.queue, place.seq, message, reason);
+        }
+        self.outbox.settle(&[place]);
+    }
+
+    /// The format of a reading has no place for it.
+    pub(super) fn note_left_out(&self, place: EntryId, message: &Outgoing) {
+        tracing::debug!(event = "uplink.reading_left_out", uplink = %self.settings.name, seq = place.seq, topic = %message.topic, "the `format` has no place for a reading that is not good; it is not sent");
+        self.status.counters.left_out.count();
+    }
+}
