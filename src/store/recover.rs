@@ -306,11 +306,14 @@ impl Newest<'_> {
         };
         let damaged = gap(first, certain, Reason::Damage);
         let unfinished = gap(certain + 1, last, Reason::Unfinished);
-        for (first, last) in found.holes_in(first, last) {
-            settle_missing(&mut record, first, last);
-        }
+        let recorded = record.written.max(promised);
+        let given_up = settle_missing(&mut record, &found, [first, certain, last]);
+        let unfinished = Gap {
+            count: given_up,
+            ..unfinished
+        };
         Ok(Recovered {
-            recorded: record.written.max(promised),
+            recorded,
             record: resume_numbers(record, last_seq, beyond),
             lost: damaged.count,
             gaps: [damaged, unfinished]
@@ -321,8 +324,25 @@ impl Newest<'_> {
     }
 }
 
-/// Settles entries that are missing in the newest partition; the others wait.
-fn settle_missing(record: &mut CommitRecord, first: u64, last: u64) {
+/// Settles the entries that are missing in the newest partition: `first..=certain` were promised,
+/// and those up to `last` were not. Of the latter everything behind the first missing one goes as
+/// well, so that a later entry is never there without an earlier one. Returns how many of these
+/// are given up.
+fn settle_missing(record: &mut CommitRecord, found: &AckCursor, span: [u64; 3]) -> u64 {
+    let [first, certain, last] = span;
+    for (first, last) in found.holes_in(first, certain) {
+        give_up(record, first, last);
+    }
+    let unfinished = found.holes_in(certain + 1, last);
+    let Some((first, _)) = unfinished.first().copied() else {
+        return 0;
+    };
+    let count = record.cursor.unsettled_in(first, last);
+    give_up(record, first, last);
+    count
+}
+
+fn give_up(record: &mut CommitRecord, first: u64, last: u64) {
     record.cursor.settle(first, last);
     record.handovers.forget_entries(first, last);
 }

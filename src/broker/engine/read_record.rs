@@ -14,6 +14,17 @@ use crate::mqtt::{
     decode_properties,
 };
 
+/// A step of a delivery to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DeliveryStep {
+    /// It was sent, and so was everything before it.
+    Sent,
+    /// The client has it.
+    Released,
+    /// It is over.
+    Done,
+}
+
 /// A record as it was read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum RecordedChange {
@@ -40,17 +51,10 @@ pub(super) enum RecordedChange {
         id: u64,
         targets: Vec<TargetRecord>,
     },
-    Sent {
+    Delivery {
         session: u64,
         number: u64,
-    },
-    Released {
-        session: u64,
-        number: u64,
-    },
-    Done {
-        session: u64,
-        number: u64,
+        step: DeliveryStep,
     },
     Received(ReceivedRecord),
     Freed {
@@ -228,6 +232,14 @@ fn late_will(number: u64, message: Option<Message>) -> RecordedChange {
     RecordedChange::LateWill { number, message }
 }
 
+fn delivery(session: u64, step: DeliveryStep, bytes: &mut Bytes) -> Option<RecordedChange> {
+    Some(RecordedChange::Delivery {
+        session,
+        number: number(bytes)?,
+        step,
+    })
+}
+
 fn subscription(bytes: &mut Bytes) -> Option<Subscription> {
     let options = options(bytes)?;
     let identifier = u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new);
@@ -265,18 +277,9 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<RecordedCha
             id: first,
             targets: targets(bytes)?,
         },
-        kind::SENT => RecordedChange::Sent {
-            session: first,
-            number: number(bytes)?,
-        },
-        kind::RELEASED => RecordedChange::Released {
-            session: first,
-            number: number(bytes)?,
-        },
-        kind::DONE => RecordedChange::Done {
-            session: first,
-            number: number(bytes)?,
-        },
+        kind::SENT => delivery(first, DeliveryStep::Sent, bytes)?,
+        kind::RELEASED => delivery(first, DeliveryStep::Released, bytes)?,
+        kind::DONE => delivery(first, DeliveryStep::Done, bytes)?,
         kind::RECEIVED => RecordedChange::Received(ReceivedRecord::take(first, bytes)?),
         kind::FREED => RecordedChange::Freed {
             session: first,

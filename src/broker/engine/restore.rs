@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::budget::{BudgetPart, NewCharges, Owner};
 use super::delivery::{Delivery, Subscription};
 use super::lifecycle::End;
-use super::read_record::{RecordedChange, next_change};
+use super::read_record::{DeliveryStep, RecordedChange, next_change};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
 use super::restored_messages::MessageContents;
 use super::session::{PendingWill, Session, names_weight};
@@ -120,9 +120,11 @@ impl Restore {
                 targets,
             } => self.message(id, retained, &message, targets),
             RecordedChange::Queued { id, targets } => self.queue(id, targets),
-            RecordedChange::Sent { session, number } => self.sent(session, number),
-            RecordedChange::Released { session, number } => self.released(session, number),
-            RecordedChange::Done { session, number } => self.done(session, number),
+            RecordedChange::Delivery {
+                session,
+                number,
+                step,
+            } => self.delivery(session, number, step),
             RecordedChange::Received(record) => self.received(record),
             RecordedChange::Freed { session, packet_id } => self.freed(session, packet_id),
             RecordedChange::Retained(message) => self.retained(&message),
@@ -239,6 +241,14 @@ impl Restore {
         self.engine.refund(key, BudgetPart::Filters, filters);
         self.engine.refund(key, BudgetPart::Replays, replays);
         self.engine.subscriptions.remove(filter, key);
+    }
+
+    fn delivery(&mut self, session: u64, number: u64, step: DeliveryStep) {
+        match step {
+            DeliveryStep::Sent => self.sent(session, number),
+            DeliveryStep::Released => self.released(session, number),
+            DeliveryStep::Done => self.done(session, number),
+        }
     }
 
     /// Everything up to a number was sent.
