@@ -305,21 +305,16 @@ impl Newest<'_> {
             reason,
         };
         let damaged = gap(first, certain, Reason::Damage);
-        let unfinished = gap(certain + 1, last, Reason::Unfinished);
         let recorded = record.written.max(promised);
-        let given_up = settle_missing(&mut record, &found, [first, certain, last]);
         let unfinished = Gap {
-            count: given_up,
-            ..unfinished
+            count: settle_missing(&mut record, &found, [first, certain, last]),
+            ..gap(certain + 1, last, Reason::Unfinished)
         };
         Ok(Recovered {
             recorded,
             record: resume_numbers(record, last_seq, beyond),
             lost: damaged.count,
-            gaps: [damaged, unfinished]
-                .into_iter()
-                .filter(|gap| gap.count > 0)
-                .collect(),
+            gaps: with_entries([damaged, unfinished]),
         })
     }
 }
@@ -340,6 +335,11 @@ fn settle_missing(record: &mut CommitRecord, found: &AckCursor, span: [u64; 3]) 
     let count = record.cursor.unsettled_in(first, last);
     give_up(record, first, last);
     count
+}
+
+/// The gaps in which entries are missing.
+fn with_entries(gaps: [Gap; 2]) -> Vec<Gap> {
+    gaps.into_iter().filter(|gap| gap.count > 0).collect()
 }
 
 fn give_up(record: &mut CommitRecord, first: u64, last: u64) {

@@ -8,8 +8,9 @@
 //! Invariants:
 //! * Messages of a remote have numbers that grow. Those up to the number that the uplink names as
 //!   known are forgotten: their packet identifiers may come again with other messages.
-//! * A message of an earlier run that the uplink did not know when this run began stays until the
-//!   remote repeats it, uses its packet identifier for another message, or has forgotten it.
+//! * A message of an earlier run that the uplink did not know when this run began has no number any
+//!   more. It stays until the remote repeats it, uses its packet identifier for another message, or
+//!   has forgotten it.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry as ByNumberEntry;
@@ -24,7 +25,7 @@ use crate::message::{ExactInbound, Message, Origin};
 use crate::mqtt::PacketId;
 use crate::outbox::Handover;
 
-/// The number of a message of which only an outbox knows. Its uplink will say its own.
+/// In place of the number of a message of an earlier run, until the remote repeats it.
 const UNKNOWN: u64 = u64::MAX;
 
 /// A message.
@@ -87,8 +88,7 @@ impl RemoteMessages {
 
     /// The messages that are forgotten because their uplink knows those up to a number.
     fn known_up_to(&mut self, known: u64) -> Vec<PacketId> {
-        let is_first = !std::mem::replace(&mut self.has_begun, true);
-        if is_first || known == u64::MAX {
+        if !self.has_begun || known == u64::MAX {
             let all = self.messages.iter();
             let forgotten = all.filter(|(_, message)| message.number <= known);
             return forgotten.map(|(packet_id, _)| *packet_id).collect();
@@ -103,6 +103,19 @@ impl RemoteMessages {
             }
         }
         forgotten
+    }
+
+    /// The run begins, if it has not begun yet: returns the records of the messages of earlier runs.
+    fn begin(&mut self) -> Vec<InboundRecord> {
+        if std::mem::replace(&mut self.has_begun, true) {
+            return Vec::new();
+        }
+        let source = self.source;
+        let messages = self.messages.iter_mut().map(|(packet_id, message)| {
+            message.number = UNKNOWN;
+            message.record(source, *packet_id)
+        });
+        messages.collect()
     }
 
     /// The first message under this identifier, if a message repeats it.
@@ -251,7 +264,11 @@ impl Engine {
         for packet_id in remote.known_up_to(exact.known) {
             self.forget_inbound(origin, packet_id);
         }
-        let repeated = self.remotes.of(origin)?.repeated(exact, waiter.digest);
+        let remote = self.remotes.of(origin)?;
+        for record in remote.begin() {
+            self.records.put(Record::Inbound(record));
+        }
+        let repeated = remote.repeated(exact, waiter.digest);
         if repeated.is_none() {
             self.forget_inbound(origin, exact.packet_id);
         }

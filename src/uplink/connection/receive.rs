@@ -214,7 +214,8 @@ impl RemoteConnection<'_> {
         if is_exact && !self.uplink.session.is_new(packet_id) {
             return Ok(());
         }
-        let exact = is_exact.then(|| self.uplink.session.number_inbound());
+        // The broker does not know it: it needs no number.
+        let exact = is_exact.then_some(0);
         self.delivered(Delivery {
             packet_id,
             exact,

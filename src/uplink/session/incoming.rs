@@ -37,7 +37,7 @@ impl Session {
     }
 
     /// The number of a QoS 2 message of the remote.
-    pub(in crate::uplink) fn number_inbound(&mut self) -> u64 {
+    fn number_inbound(&mut self) -> u64 {
         self.last_inbound += 1;
         self.last_inbound
     }
