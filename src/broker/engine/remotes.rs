@@ -105,7 +105,8 @@ impl RemoteMessages {
         forgotten
     }
 
-    /// The run begins, if it has not begun yet: returns the records of the messages of earlier runs.
+    /// The run begins, if it has not begun yet: returns the records of the messages of earlier
+    /// runs.
     fn begin(&mut self) -> Vec<InboundRecord> {
         if std::mem::replace(&mut self.has_begun, true) {
             return Vec::new();
