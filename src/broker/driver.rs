@@ -279,9 +279,9 @@ impl BrokerDriver {
         if let Some(durable) = &mut self.durable {
             durable.take(&mut self.engine);
         }
-        let ended = self.engine.take_ended_receipts();
+        let mut ended = self.engine.take_ended_receipts();
         if let Some(forwards) = self.forwards.as_ref().filter(|_| !ended.is_empty()) {
-            forwards.forget(&ended);
+            forwards.forget(&mut ended);
         }
     }
 

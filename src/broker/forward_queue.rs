@@ -63,8 +63,8 @@ impl ForwardSenders {
             .iter()
             .filter_map(|uplink| uplink.handovers.as_ref())
         {
-            let receipts: Vec<u64> = book.list().iter().map(|found| found.receipt).collect();
-            book.forget(&receipts);
+            let mut receipts: Vec<u64> = book.list().iter().map(|found| found.receipt).collect();
+            book.forget(&mut receipts);
         }
     }
 }
@@ -144,7 +144,7 @@ impl ForwardQueues {
     }
 
     /// The senders of messages with these receipts will not repeat them.
-    pub(super) fn forget(&self, receipts: &[u64]) {
+    pub(super) fn forget(&self, receipts: &mut [u64]) {
         let books = self
             .uplinks
             .iter()

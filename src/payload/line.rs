@@ -103,8 +103,10 @@ fn written(value: &Value) -> String {
     }
 }
 
+/// A text; the end of a line, which cannot be escaped, becomes a blank.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", escaped.replace(char::is_control, " "))
 }
 
 fn of_field(name: &str) -> String {

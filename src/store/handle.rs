@@ -61,7 +61,8 @@ impl HandoverBook {
 
     /// Forgets those with these receipts: their senders will not repeat the messages. A crash soon
     /// after may bring them back.
-    pub fn forget(&self, receipts: &[u64]) {
+    pub fn forget(&self, receipts: &mut [u64]) {
+        receipts.sort_unstable();
         let mut state = self.0.lock();
         for queue in &mut state.queues {
             queue.forget(receipts);
@@ -206,7 +207,7 @@ impl Store {
             let mut state = self.shared().lock();
             let from = state.queues.get(queue).ok_or(ReadError::Closed)?;
             if after >= from.written() {
-                return Ok(limit.take(from.pending.after(after)));
+                return Ok(limit.take(from.readable_after(after)));
             }
             let (reply, answer) = oneshot::channel();
             state.reads.push(ReadRequest {

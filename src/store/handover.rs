@@ -67,11 +67,9 @@ impl Handovers {
         self.0.retain(|(seq, _)| !(first..=last).contains(seq));
     }
 
-    /// Forgets the ones with these receipts. True if there were any.
-    pub(super) fn forget(&mut self, receipts: &[u64]) -> bool {
+    /// Forgets the ones with these receipts, which are sorted. True if there were any.
+    pub(super) fn forget(&mut self, sorted: &[u64]) -> bool {
         let before = self.0.len();
-        let mut sorted = receipts.to_vec();
-        sorted.sort_unstable();
         self.0
             .retain(|(_, handover)| sorted.binary_search(&handover.receipt).is_err());
         self.0.len() < before

@@ -86,14 +86,15 @@ impl PendingEntries {
         taken
     }
 
-    /// The entries after a number that may be read, in order.
-    pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &Entry> {
+    /// The entries after a number that may be read, in order: up to the first one that was handed
+    /// over, unless `with_handed`.
+    pub(super) fn after(&self, seq: u64, with_handed: bool) -> impl Iterator<Item = &Entry> {
         let first = self
             .entries
             .partition_point(|pending| pending.entry.seq <= seq);
         self.entries
             .range(first..)
-            .take_while(|pending| pending.handover.is_none())
+            .take_while(move |pending| with_handed || pending.handover.is_none())
             .map(|pending| &pending.entry)
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Queue {
     /// Entries dropped since the thread last looked.
     pub(super) dropped: Vec<Gap>,
     wants_numbers: bool,
+    /// The disk refuses: what was handed over goes on without it.
+    is_stalled: bool,
 }
 
 impl Queue {
@@ -60,6 +62,7 @@ impl Queue {
             on_disk: journal.map_or(0, Journal::waiting),
             dropped: Vec::new(),
             wants_numbers: false,
+            is_stalled: false,
         }
     }
 
@@ -73,15 +76,26 @@ impl Queue {
         self.written
     }
 
+    /// The entries after a number that are not on disk and may be read, in order.
+    pub(super) fn readable_after(&self, seq: u64) -> impl Iterator<Item = &super::Entry> {
+        self.pending.after(seq, self.is_stalled)
+    }
+
+    /// The disk refuses, or works. True if more can be read now.
+    pub(super) fn set_stalled(&mut self, is_stalled: bool) -> bool {
+        let was_stalled = std::mem::replace(&mut self.is_stalled, is_stalled);
+        is_stalled && !was_stalled
+    }
+
     /// Remembers the hand-over of an entry.
     pub(super) fn remember(&mut self, seq: u64, handover: Handover) {
         self.handovers.push(seq, handover);
         self.are_handovers_new = true;
     }
 
-    /// Forgets the hand-overs with these receipts.
-    pub(super) fn forget(&mut self, receipts: &[u64]) {
-        self.are_handovers_new |= self.handovers.forget(receipts);
+    /// Forgets the hand-overs with these receipts, which are sorted.
+    pub(super) fn forget(&mut self, sorted: &[u64]) {
+        self.are_handovers_new |= self.handovers.forget(sorted);
     }
 
     pub(super) fn handovers(&self) -> impl Iterator<Item = Handover> {

@@ -198,6 +198,15 @@ impl Shared {
         }
     }
 
+    /// The disk refuses the entries of a queue, or takes them.
+    pub(super) fn set_stalled(&self, queue: usize, is_stalled: bool) {
+        let mut state = self.lock();
+        let queue = state.queues.get_mut(queue);
+        if queue.is_some_and(|queue| queue.set_stalled(is_stalled)) {
+            self.newest.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Counts a commit, and wakes those who wait for what it brings.
     pub(super) fn note_commit(&self, done: CommitOutcome) {
         self.counters.written.add(done.entries);

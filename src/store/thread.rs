@@ -152,7 +152,7 @@ struct Worker {
 /// The work of one turn.
 struct Turn {
     reads: Vec<ReadRequest>,
-    /// StoreQueues that are to be written.
+    /// Queues that are to be written.
     due: Vec<usize>,
     is_closing: bool,
 }
@@ -299,7 +299,7 @@ impl Worker {
             state
                 .queues
                 .get(queue)
-                .map_or_else(Vec::new, |queue| limit.take(queue.pending.after(after)))
+                .map_or_else(Vec::new, |queue| limit.take(queue.readable_after(after)))
         });
         // An uplink that is gone needs no answer.
         let _ = reply.send(read);

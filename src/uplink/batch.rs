@@ -267,6 +267,18 @@ impl Batches {
         self.close(due)
     }
 
+    /// The message of the batch of the highest lane that is due, of the lanes that are `dry`.
+    pub(super) fn close_due_of(
+        &mut self,
+        now: Instant,
+        is_dry: impl Fn(Lane) -> bool,
+    ) -> Option<Waiting> {
+        let due = self.open.iter().enumerate();
+        let due = due.filter(|(_, open)| open.due <= now && is_dry(open.key.lane));
+        let (index, _) = due.min_by_key(|(_, open)| open.key.lane)?;
+        self.close(index)
+    }
+
     /// The message of a batch that is open.
     pub(super) fn close_any(&mut self) -> Option<Waiting> {
         if self.open.is_empty() {
@@ -345,6 +357,9 @@ impl Batches {
 
     /// Drops a reading of a batch that is still open. True if it was one.
     pub(super) fn drop_open(&mut self, place: EntryId) -> bool {
+        if !self.held.contains(&place) {
+            return false;
+        }
         let is_it = |member: &Waiting| member.place() == place;
         let found = self
             .open

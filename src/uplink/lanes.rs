@@ -326,6 +326,12 @@ impl Lanes {
         self.reads_on
     }
 
+    /// True if nothing more of a lane is known to wait.
+    pub(super) fn is_dry(&self, lane: Lane) -> bool {
+        let ahead = self.lanes.get(lane as usize);
+        ahead.is_none_or(|ahead| ahead.messages.is_empty() && !ahead.may_have_more)
+    }
+
     /// Something new may be in the outbox.
     pub(super) fn look_again(&mut self) {
         for lane in &mut self.lanes {

@@ -1,14 +1,20 @@
 //! Many clients on slow links in virtual time, from a seed: packets take their time in both
-//! directions, links break with all that is on them, the disk is slow, the broker crashes. In the
-//! end everybody has what they must have, and in the right order.
+//! directions, links break with all that is on them, the disk is slow, the broker crashes, and an
+//! outbox commits at other moments than the broker. In the end everybody has what they must have,
+//! and in the right order.
 
-use std::collections::{BTreeMap, HashMap};
+mod outbox;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wellhead::broker::access::Access;
 use wellhead::broker::engine::{BrokerLimits, Peer, Setup};
 use wellhead::mqtt::{Packet, QoS, TopicFilter, TopicName};
+use wellhead::route::{RouteTable, Routes, Rule};
+
+use outbox::SimulatedOutbox;
 
 use super::far_side::{FarSide, connect, subscribe};
 use super::stage::Stage;
@@ -17,6 +23,17 @@ const CLIENTS: usize = 12;
 const WINDOW: usize = 10;
 /// How long things go wrong.
 const STORM: Duration = Duration::from_secs(120);
+/// How long it may take then until everybody has everything.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// What goes to an uplink as well.
+const UPLINK: &str = "a/#";
+
+fn routes() -> RouteTable {
+    let send = vec![Rule::keep(TopicFilter::new(UPLINK).unwrap())];
+    let uplink = Routes::new(send, Vec::new(), false, Arc::default());
+    RouteTable::new(vec![Arc::new(uplink)], HashSet::new())
+}
 
 #[derive(Debug)]
 enum Event {
@@ -28,6 +45,8 @@ enum Event {
     Dial(usize),
     DiskSlow,
     DiskFast,
+    /// The outbox commits a part of what waits.
+    Store,
     Crash,
     Checkpoint,
 }
@@ -47,6 +66,8 @@ struct Station {
 
 struct World {
     stage: Stage,
+    /// Of an uplink that takes [`UPLINK`].
+    outbox: SimulatedOutbox,
     random: fastrand::Rng,
     /// By time and a number that keeps the order of what happens at the same time.
     events: BTreeMap<(Instant, u64), Event>,
@@ -67,6 +88,7 @@ impl World {
         let stage = Stage::new(Setup {
             limits,
             access: Arc::new(Access::open()),
+            routes: Arc::new(routes()),
             is_durable: true,
             ..Setup::default()
         });
@@ -86,6 +108,7 @@ impl World {
         let end = stage.now + STORM;
         Self {
             stage,
+            outbox: SimulatedOutbox::default(),
             random,
             events: BTreeMap::new(),
             count: 0,
@@ -232,7 +255,15 @@ impl World {
                     self.later(1000, Event::DiskSlow);
                 }
             }
+            Event::Store => {
+                let count = self.random.usize(..20);
+                self.outbox.commit(&mut self.stage, count);
+                if self.stage.now < self.end + SETTLED_WITHIN {
+                    self.later(300, Event::Store);
+                }
+            }
             Event::Crash => {
+                self.stage.found = vec![self.outbox.crash()];
                 self.stage.crash();
                 for index in 0..CLIENTS {
                     self.clients[index].connection = None;
@@ -250,6 +281,7 @@ impl World {
                 }
             }
         }
+        self.outbox.take(&mut self.stage);
         self.collect();
     }
 
@@ -275,6 +307,7 @@ impl World {
             self.later(20_000, Event::Break(index));
         }
         self.later(1000, Event::DiskSlow);
+        self.later(300, Event::Store);
         self.later(30_000, Event::Crash);
         self.later(20_000, Event::Checkpoint);
         self.run_until(|_| false);
@@ -335,6 +368,31 @@ impl World {
     }
 }
 
+impl World {
+    /// The outbox has each QoS 2 message once, each QoS 1 message at least once, and those of a
+    /// publisher in order.
+    fn check_outbox(&self) {
+        let filter = TopicFilter::new(UPLINK).unwrap();
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            for publisher in 0..CLIENTS {
+                let is_of = |(_, topic, sent, from): &&(u64, String, QoS, usize)| {
+                    *sent == qos
+                        && *from == publisher
+                        && filter.matches(&TopicName::new(topic.clone()).unwrap())
+                };
+                let wanted: Vec<u64> = self.messages.iter().filter(is_of).map(|m| m.0).collect();
+                let got = self.outbox.got.iter().map(|(number, _)| *number);
+                let mut got: Vec<u64> = got.filter(|number| wanted.contains(number)).collect();
+                if qos == QoS::AtLeastOnce {
+                    got.sort_unstable();
+                    got.dedup();
+                }
+                assert_eq!(got, wanted, "{qos:?} of client {publisher} in the outbox");
+            }
+        }
+    }
+}
+
 #[test]
 fn many_clients_on_bad_links_get_what_they_must() {
     let seeds = if std::env::var_os("WELLHEAD_LONG").is_some() {
@@ -347,5 +405,6 @@ fn many_clients_on_bad_links_get_what_they_must() {
         let mut world = World::new(seed);
         world.run();
         world.check();
+        world.check_outbox();
     }
 }

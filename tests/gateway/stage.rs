@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use wellhead::broker::access::{Access, AccessRules, Hash, TopicPattern, User, Workspace};
 use wellhead::broker::engine::{
-    BrokerLimits, ClientNote, Engine, ForwardAnswer, Input, LeftOut, Lsn, Notice, Output, Peer,
-    Restore, Setup, Ticket,
+    BrokerLimits, ClientNote, Engine, ForwardAnswer, FoundHandovers, Input, LeftOut, Lsn, Notice,
+    Output, Peer, Restore, Setup, Ticket,
 };
 use wellhead::broker::scram::ScramSecret;
 use wellhead::message::Message;
 use wellhead::mqtt::{Packet, TopicFilter, TopicName, Version};
+use wellhead::outbox::Handover;
 use wellhead::route::{RouteTable, RouteTarget, Routes, Rule};
 
 use super::support::client::Incoming;
@@ -136,6 +137,12 @@ pub struct Stage {
     pub is_deaf: HashSet<u64>,
     clients: HashMap<u64, Arrivals>,
     pub forwarded: VecDeque<(Arc<Message>, Option<Ticket>)>,
+    /// Of messages that are forwarded, by their tickets.
+    pub handovers: HashMap<Ticket, Handover>,
+    /// Receipts that outboxes may forget.
+    pub ended: Vec<u64>,
+    /// What outboxes have, for the next start.
+    pub found: Vec<Vec<Handover>>,
     pub paused: HashSet<u64>,
     pub safe: Vec<u64>,
     /// What is written into the log.
@@ -167,6 +174,9 @@ impl Stage {
             is_deaf: HashSet::new(),
             clients: HashMap::new(),
             forwarded: VecDeque::new(),
+            handovers: HashMap::new(),
+            ended: Vec::new(),
+            found: Vec::new(),
             paused: HashSet::new(),
             safe: Vec::new(),
             notices: Vec::new(),
@@ -195,10 +205,16 @@ impl Stage {
         for batch in &self.journal {
             assert!(restore.batch(batch.clone()), "what was written can be read");
         }
+        restore.hand_over(&FoundHandovers {
+            by_uplink: std::mem::take(&mut self.found),
+            is_journal_whole: true,
+        });
         (self.engine, self.left_out) = restore.finish();
         self.waiting.clear();
         self.clients.clear();
         self.forwarded.clear();
+        self.handovers.clear();
+        self.ended.clear();
         self.paused.clear();
         // The engine counts batches anew.
         self.settle();
@@ -290,6 +306,7 @@ impl Stage {
             if self.checkpoints {
                 self.checkpoints = !self.engine.continue_checkpoint(100);
             }
+            self.ended.append(&mut self.engine.take_ended_receipts());
             let batch = self.engine.take_records();
             let is_done = !is_busy && batch.is_none() && !self.engine.has_work();
             self.waiting.extend(batch);
@@ -348,10 +365,13 @@ impl Stage {
             Output::Pause(id) => drop(self.paused.insert(id)),
             Output::Resume(id) => drop(self.paused.remove(&id)),
             Output::Forward {
-                target: RouteTarget::Uplink { .. },
+                target: RouteTarget::Uplink { terms, .. },
                 message,
                 ticket,
-            } => self.forwarded.push_back((message, ticket)),
+            } => {
+                self.handovers.extend(ticket.zip(terms.handover));
+                self.forwarded.push_back((message, ticket));
+            }
             // The service that writes has room.
             Output::Forward {
                 target: RouteTarget::Writes,

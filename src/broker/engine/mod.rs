@@ -20,7 +20,8 @@
 //! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and routes while it
 //!   runs)
 //! * messages from clients: `publish`, `authorize`, `aliases`, `accept`, `acknowledge` and `owed`
-//!   (acknowledgements), `forward`, `held` and `handovers` (to outboxes and instruments)
+//!   (acknowledgements), `forward` and `held` (to outboxes and instruments), `handovers` (what
+//!   outboxes know after a crash)
 //! * messages from remote brokers: `remotes`
 //! * subscriptions: `subscribe`, `filters` (of a session), `subscriptions` and `tree` (of all),
 //!   `shared` (members of a shared one)

@@ -220,7 +220,8 @@ impl Engine {
                 Known { rest, receipt }
             }
             _ => {
-                self.receipts.end(first.receipt, self.records.newest());
+                self.receipts
+                    .end(first.receipt, self.records.next_position());
                 Known::NOTHING
             }
         }

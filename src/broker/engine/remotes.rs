@@ -7,13 +7,13 @@
 //!
 //! Invariants:
 //! * Messages of a remote have numbers that grow. Those up to the number that the uplink names as
-//!   known are forgotten: their packet identifiers may come again with other messages.
+//!   known are forgotten, unless a destination may still lack them: their packet identifiers may
+//!   come again with other messages.
 //! * A message of an earlier run that the uplink did not know when this run began has no number any
 //!   more. It stays until the remote repeats it, uses its packet identifier for another message, or
 //!   has forgotten it.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry as ByNumberEntry;
 use std::time::Instant;
 
 use super::held::{ForwardRefusals, HeldFor, HeldInbound};
@@ -27,6 +27,8 @@ use crate::outbox::Handover;
 
 /// In place of the number of a message of an earlier run, until the remote repeats it.
 const UNKNOWN: u64 = u64::MAX;
+/// Numbers of forgotten messages that may be kept.
+const SPARE: usize = 1000;
 
 /// A message.
 #[derive(Debug)]
@@ -75,34 +77,55 @@ impl RemoteMessages {
         packet_id: PacketId,
         incoming: Incoming,
     ) -> Option<InboundRecord> {
-        let ByNumberEntry::Vacant(place) = self.messages.entry(packet_id) else {
+        let other = self.messages.get(&packet_id);
+        // One that every destination has was completed, or its identifier would not have come
+        // again.
+        if other.is_some_and(|other| other.incoming.state != IncomingState::Received) {
             return None;
-        };
-        let message = place.insert(RemoteMessage {
+        }
+        let message = RemoteMessage {
             number: UNKNOWN,
             digest: 0,
             incoming,
-        });
-        Some(message.record(self.source, packet_id))
+        };
+        let record = message.record(self.source, packet_id);
+        self.messages.insert(packet_id, message);
+        Some(record)
     }
 
-    /// The messages that are forgotten because their uplink knows those up to a number.
+    /// The messages that are forgotten because their uplink knows those up to a number. One that a
+    /// destination may still lack is not known there: the remote repeats it.
     fn known_up_to(&mut self, known: u64) -> Vec<PacketId> {
-        if !self.has_begun || known == u64::MAX {
-            let all = self.messages.iter();
-            let forgotten = all.filter(|(_, message)| message.number <= known);
-            return forgotten.map(|(packet_id, _)| *packet_id).collect();
-        }
-        let mut forgotten = Vec::new();
-        while let Some((number, packet_id)) =
-            self.in_order.pop_front_if(|(number, _)| *number <= known)
-        {
-            let message = self.messages.get(&packet_id);
-            if message.is_some_and(|message| message.number == number) {
-                forgotten.push(packet_id);
+        let (is_all, mut forgotten) = (known == u64::MAX, Vec::new());
+        for packet_id in self.numbered_up_to(known) {
+            match self.messages.get_mut(&packet_id) {
+                Some(message) if is_all || message.incoming.state == IncomingState::Received => {
+                    forgotten.push(packet_id);
+                }
+                Some(message) => message.number = UNKNOWN,
+                None => {}
             }
         }
         forgotten
+    }
+
+    /// The messages with numbers up to this one.
+    fn numbered_up_to(&mut self, last: u64) -> Vec<PacketId> {
+        if !self.has_begun || last == u64::MAX {
+            let all = self.messages.iter();
+            let numbered = all.filter(|(_, message)| message.number <= last);
+            return numbered.map(|(packet_id, _)| *packet_id).collect();
+        }
+        let mut found = Vec::new();
+        while let Some((number, packet_id)) =
+            self.in_order.pop_front_if(|(number, _)| *number <= last)
+        {
+            let message = self.messages.get(&packet_id);
+            if message.is_some_and(|message| message.number == number) {
+                found.push(packet_id);
+            }
+        }
+        found
     }
 
     /// The run begins, if it has not begun yet: returns the records of the messages of earlier
@@ -127,6 +150,14 @@ impl RemoteMessages {
     }
 
     fn insert(&mut self, exact: ExactInbound, message: RemoteMessage) {
+        if self.in_order.len() > 4 * self.messages.len() + SPARE {
+            let messages = &self.messages;
+            let is_current = |(number, packet_id): &(u64, PacketId)| {
+                let message = messages.get(packet_id);
+                message.is_some_and(|message| message.number == *number)
+            };
+            self.in_order.retain(is_current);
+        }
         self.in_order.push_back((exact.number, exact.packet_id));
         self.messages.insert(exact.packet_id, message);
     }
@@ -248,7 +279,7 @@ impl Engine {
         let (ticket, reached) = self.route(message, None, held, rest, now);
         let drawn = ticket.and(waiter.receipt());
         let state = ticket.map_or(IncomingState::Received, IncomingState::Held);
-        let incoming = Incoming::of_remote(state, drawn.or(known).unwrap_or(0));
+        let incoming = Incoming::on_none(state, drawn.or(known).unwrap_or(0));
         let after = reached.after.max(self.remember_inbound(&waiter, incoming));
         let held = ticket.and_then(|ticket| self.held.get_mut(&ticket));
         match held.map(|held| &mut held.waiter) {
@@ -346,8 +377,7 @@ impl Engine {
             .filter(|message| message.incoming.state == IncomingState::Held(ticket));
         match (message, refusals.all()) {
             (Some(message), 0) => {
-                let incoming =
-                    Incoming::of_remote(IncomingState::Received, message.incoming.receipt);
+                let incoming = Incoming::on_none(IncomingState::Received, message.incoming.receipt);
                 let number = message.number;
                 let exact = exact.map(|exact| ExactInbound { number, ..exact });
                 let stored = HeldInbound { exact, ..waiter };

@@ -75,18 +75,29 @@ impl Restore {
     /// Takes over what the outboxes have. To be called when all batches are read.
     pub fn hand_over(&mut self, found: &FoundHandovers) {
         let known = self.last_receipt;
-        for (uplink, handovers) in found.by_uplink.iter().enumerate() {
-            let bit = Destination::Uplink(uplink).bit();
-            for handover in handovers {
-                let is_unknown = found.is_journal_whole && handover.receipt > known;
-                self.last_receipt = self.last_receipt.max(handover.receipt);
-                self.engine.receipts.continue_from(self.last_receipt);
-                if !self.has_taken(*handover, bit, is_unknown) {
-                    self.engine.receipts.end(handover.receipt, 0);
-                }
+        let by_uplink = found.by_uplink.iter().enumerate();
+        let mut all: Vec<(Handover, u64)> = by_uplink
+            .flat_map(|(uplink, handovers)| {
+                let bit = Destination::Uplink(uplink).bit();
+                handovers.iter().map(move |handover| (*handover, bit))
+            })
+            .collect();
+        // Of two under one packet identifier the newer one counts.
+        all.sort_by_key(|(handover, _)| std::cmp::Reverse(handover.receipt));
+        for (handover, bit) in all {
+            let is_unknown = found.is_journal_whole && handover.receipt > known;
+            self.last_receipt = self.last_receipt.max(handover.receipt);
+            self.engine.receipts.continue_from(self.last_receipt);
+            if !self.has_taken(handover, bit, is_unknown) {
+                self.engine.receipts.end(handover.receipt, 0);
             }
         }
         self.engine.receipts.durable(0);
+        if self.last_receipt > known {
+            // From here on they are known: they are for no later message.
+            let last = self.last_receipt;
+            self.engine.records.put(Record::Receipts { last });
+        }
     }
 
     /// A destination has taken a message. False if nobody will repeat it. `is_unknown` says that
@@ -159,7 +170,7 @@ fn taken_only(receipt: u64, bit: u64) -> Incoming {
         missing: !bit,
         is_delivered: false,
     };
-    Incoming::of_remote(IncomingState::Partial(rest), receipt)
+    Incoming::on_none(IncomingState::Partial(rest), receipt)
 }
 
 /// Notes that a destination has a message. False if it is another message, or every destination

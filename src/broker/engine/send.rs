@@ -64,8 +64,8 @@ impl Engine {
             self.mark_dirty(id);
             self.pace(id, now);
         }
-        while let Some((_, receipt)) = self.inbound.pop_front_if(|(gate, _)| *gate <= position) {
-            self.outputs.push(Output::Safe(receipt));
+        while let Some((_, reply)) = self.inbound.pop_front_if(|(gate, _)| *gate <= position) {
+            self.outputs.push(Output::Safe(reply));
         }
     }
 }

@@ -40,8 +40,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Of a remote: it came on no connection of a client.
-    pub(super) fn of_remote(state: IncomingState, receipt: u64) -> Self {
+    /// On no connection: of a remote, or of an earlier run.
+    pub(super) fn on_none(state: IncomingState, receipt: u64) -> Self {
         Self {
             state,
             connection: 0,
@@ -150,7 +150,7 @@ pub(super) struct Session {
     pub(super) replays: Replays,
     pub(super) queue: SessionQueue,
     pub(super) in_flight: InFlight,
-    /// Changed by [`Session::receive`] and [`Session::forget`].
+    /// Taken out by [`Session::forget`].
     pub(super) incoming: ByNumber<PacketId, Incoming>,
     pub(super) will: Option<Box<PendingWill>>,
     pub(super) last_number: u64,

@@ -132,6 +132,7 @@ impl Engine {
         self.forget_will(key);
         if let Err(refusal) = authorized {
             self.traffic.refused += 1;
+            self.receipts.end(will.receipt, self.records.newest());
             let topic = Some(&will.message.topic);
             let kind = NoticeKind::RefusedWill;
             self.notice(kind, Some(key), topic, refusal.why, now);

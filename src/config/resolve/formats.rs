@@ -139,7 +139,8 @@ pub(super) fn check_batches(
         let path = rule.format.as_ref().map_or(of_uplink, |_| own);
         let taken = readings
             .iter()
-            .filter(|(topic, (class, _))| rule.covers(topic, *class));
+            .filter(|(topic, (class, _))| rule.covers(topic, *class))
+            .filter(|(topic, (class, _))| !is_taken_before(routes, number, topic, *class));
         if let Some(topic) = exact(rule, taken.clone()) {
             check.fault(
                 path,
@@ -153,6 +154,13 @@ pub(super) fn check_batches(
             );
         }
     }
+}
+
+/// True if an earlier rule takes every message of a class on a topic.
+fn is_taken_before(routes: &Routes, rule: usize, topic: &TopicName, class: Class) -> bool {
+    let earlier = routes.send.iter().take(rule);
+    let mut taking = earlier.filter(|other| other.condition.is_none());
+    taking.any(|other| other.covers(topic, class))
 }
 
 /// A reading that a rule sends exactly once.

@@ -22,6 +22,7 @@ impl Worker {
         if let Some(writer) = self.writers.get_mut(index) {
             writer.retry_at = done.is_err().then(|| now() + RETRY_AFTER);
         }
+        self.shared.set_stalled(index, done.is_err());
         match done {
             Ok(()) if was_stalled && !self.is_stalled() => {
                 tracing::info!(event = "outbox.write_recovered", folder = %self.folder, "the disk accepts writes again; waiting messages are stored and acknowledged");

@@ -119,7 +119,7 @@ async fn a_handover_outlives_its_entry_until_it_is_forgotten() {
     newest.changed().await.unwrap();
     assert_eq!(store.read(1, 0, 100, 1 << 20).await.unwrap().len(), 2);
     store.settle(&[1, 2].map(|seq| EntryId { queue: 1, seq }));
-    store.handovers().forget(&[1]);
+    store.handovers().forget(&mut [1]);
     drop(store);
     closed.await.unwrap();
     let (store, _closed) = start(folder.path(), settings());

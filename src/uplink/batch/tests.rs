@@ -144,6 +144,22 @@ fn alarms_wait_for_nothing() {
 }
 
 #[test]
+fn a_batch_of_a_lane_that_gives_no_more_is_closed_before_lower_lanes_go_on() {
+    let (mut batches, start) = (Batches::default(), crate::time::now());
+    let backlog = joining(1, Lane::Backlog, "pump", Duration::from_secs(1000));
+    assert_eq!(batches.add(backlog, start), None);
+    let alarm = joining(2, Lane::Alarm, "pump", Duration::ZERO);
+    assert_eq!(batches.add(alarm, start), None);
+    assert_eq!(batches.close_due_of(start, |_| false), None);
+    let head = batches.close_due_of(start, |lane| lane != Lane::Backlog);
+    assert_eq!(seqs(&mut batches, &head.unwrap()), [2]);
+    assert_eq!(
+        batches.close_due_of(start, |lane| lane != Lane::Backlog),
+        None
+    );
+}
+
+#[test]
 fn readings_that_differ_in_more_than_the_value_stay_apart() {
     let (mut batches, start) = (Batches::default(), crate::time::now());
     let qos_0 = Waiting {

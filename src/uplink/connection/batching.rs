@@ -20,7 +20,7 @@ impl RemoteConnection<'_> {
         if self.is_held() || self.uplink.session.room() == 0 || has_more {
             return false;
         }
-        let is_last = self.give_up.is_some();
+        let is_last = self.give_up.is_some() || self.uplink.is_relieved();
         let uplink = &mut *self.uplink;
         // Alarms need not wait for the others when there is no room for more readings.
         let closed = if is_last || uplink.batches.is_full() {
@@ -28,6 +28,25 @@ impl RemoteConnection<'_> {
         } else {
             uplink.batches.close_due(now())
         };
+        let is_there = closed.is_some();
+        if let Some(head) = closed {
+            uplink.offer_batch(head);
+        }
+        is_there
+    }
+
+    /// Hands a batch to the session that is due and that messages of lower lanes would overtake:
+    /// nothing more of its own lane can be taken. False if there is none, or if the session has no
+    /// room.
+    pub(super) fn close_overtaken(&mut self) -> bool {
+        if self.is_held() || self.uplink.session.room() == 0 {
+            return false;
+        }
+        let uplink = &mut *self.uplink;
+        let lanes = &uplink.lanes;
+        let closed = uplink
+            .batches
+            .close_due_of(now(), |lane| lanes.is_dry(lane));
         let is_there = closed.is_some();
         if let Some(head) = closed {
             uplink.offer_batch(head);

@@ -30,7 +30,7 @@ impl RemoteConnection<'_> {
                 self.write(step)?;
                 continue;
             }
-            let has_taken = self.may_take() && self.take_one().await?;
+            let has_taken = self.close_overtaken() || (self.may_take() && self.take_one().await?);
             if !has_taken && !self.close_batch() {
                 break;
             }
@@ -327,15 +327,12 @@ impl Uplink {
         left.map(with_rule).collect()
     }
 
-    /// A message as it is sent at the moment `now`; `None` if its format has no place for it. What
-    /// was sent before is sent as it was.
+    /// A message as it is sent at the moment `now`; `None` if its format has no place for it.
     fn encoded(&self, send: &Send, now: Timestamp) -> Option<Outgoing> {
         let routes = self.routes.borrow();
-        let at = if send.dup {
-            WrittenAt::AsTaken
-        } else {
-            WrittenAt::Now(now)
-        };
+        // Also in a repetition: without their correction, times before the clock was set would be
+        // others than at first.
+        let at = WrittenAt::Now(now);
         let payload = match self.batches.sent(send.place) {
             Some(batch) => routes.payload_of_all(batch.format(), batch.messages(), at),
             None => routes.payload(&send.message, at),
