@@ -128,7 +128,11 @@ impl FarSide {
                 None
             }
             Packet::PubRec(ack) => {
-                assert_eq!(ack.reason, ReasonCode::SUCCESS, "a message was refused");
+                assert!(
+                    !ack.reason.is_error(),
+                    "a message was refused: {}",
+                    ack.reason
+                );
                 let sent = self.in_flight.get_mut(&ack.packet_id).unwrap();
                 sent.released = true;
                 self.acknowledged.insert(sent.number);

@@ -14,6 +14,7 @@ use super::session::{PendingWill, Rest};
 use super::{ByNumber, Engine, SessionKey, Timer};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::Will;
+use crate::outbox::Handover;
 
 /// Wills that may wait for a destination with room, and their bytes.
 const MOST_LATE: usize = 1000;
@@ -143,22 +144,35 @@ impl Engine {
             ..will.message
         };
         self.never_retain_command(key, &mut message, now);
-        let handover = self.handover(source, 0, will.receipt);
+        let (receipt, missing) = (will.receipt, will.missing);
+        let handover = self.handover(source, 0, receipt);
+        let rest = Rest {
+            missing,
+            is_delivered: false,
+        };
+        if !self.route_will(message, handover, rest, now) {
+            self.receipts.end(receipt, self.records.newest());
+        }
+    }
+
+    /// Hands a will to subscribers and destinations. False if it waits for no destination.
+    fn route_will(
+        &mut self,
+        message: Message,
+        handover: Option<Handover>,
+        rest: Rest,
+        now: Instant,
+    ) -> bool {
         let number = handover.map_or_else(|| self.receipts.draw(), |handover| handover.receipt);
         let held = self
             .late_wills
             .has_room_for(&message)
             .then_some(HeldFor::Will(HeldWill { number, handover }));
-        let rest = Rest {
-            missing: will.missing,
-            is_delivered: false,
-        };
         let (ticket, _) = self.route(message.clone(), None, held, rest, now);
         if ticket.is_some() {
             self.keep_until_stored(number, message.detached());
-        } else {
-            self.receipts.end(will.receipt, self.records.newest());
         }
+        ticket.is_some()
     }
 
     /// A command to an instrument goes on without the retain flag.
