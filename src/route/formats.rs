@@ -27,12 +27,12 @@ pub struct JoinTerms {
     pub device: Option<Arc<str>>,
 }
 
-/// The moment of which a payload is written.
+/// Which clock the times in a payload follow.
 #[derive(Debug, Clone, Copy)]
 pub enum WrittenAt {
-    /// Times that were taken before the clock was set are corrected.
+    /// Times that were taken before the clock was set are corrected: for a message that is sent.
     Now(Timestamp),
-    /// Times are those that were taken: for a message that was sent before.
+    /// Times are those that were taken: for the size of a payload, before it is sent.
     AsTaken,
 }
 

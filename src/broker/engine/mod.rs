@@ -32,8 +32,7 @@
 //! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to
 //!   go)
 //! * durable state: `record`, `read_record`, `qos_2_records`, `restore`, `restored_messages`,
-//!   `restored_incoming`,
-//!   `checkpoint`
+//!   `restored_incoming`, `checkpoint`
 //! * `invariants` (for tests), `numbers` (a hash)
 
 mod accept;

@@ -1,3 +1,5 @@
+//! Batches as an uplink uses them: what travels together, when it leaves, and what bounds it.
+
 use std::sync::Arc;
 
 use super::*;
