@@ -18,7 +18,7 @@ pub(super) fn put_before(entry: &[u8], handover: Handover) -> Bytes {
 }
 
 /// The hand-over of an entry, if it has one.
-pub(super) fn handover(entry: &Bytes) -> Option<Handover> {
+pub fn handover(entry: &Bytes) -> Option<Handover> {
     strip(&mut entry.clone()).ok()?
 }
 

@@ -31,6 +31,7 @@ use bytes::Bytes;
 pub use columns::ColumnTable;
 pub use counts::OutboxCounts;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
+pub use handed::handover;
 pub use rated::RatedRule;
 pub use selection::{Filter, Selection};
 pub use source::ReadingSource;
@@ -99,7 +100,7 @@ pub fn open(
     let queues = StoreQueues {
         names: &QUEUES,
         usual: Lane::Live as usize,
-        handover: handed::handover,
+        handover,
     };
     let (store, closed) = store::open(name, folder, queues, settings)?;
     let counts = Arc::new(OutboxCounts::new(name, Arc::clone(store.counters())));

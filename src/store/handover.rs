@@ -31,6 +31,9 @@ pub struct Handover {
     pub receipt: u64,
 }
 
+/// Finds the hand-over in the bytes of an entry.
+pub type FindHandover = fn(&Bytes) -> Option<Handover>;
+
 impl Handover {
     /// Writes it.
     pub fn put(&self, out: &mut BytesMut) {

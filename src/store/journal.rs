@@ -27,6 +27,7 @@ use super::emergency_reserve::EmergencyReserve;
 use super::engine::{LEAST_PARTITION_BYTES, Partition, SLOTS, io_error};
 use super::folder::{Sealed, list, lock, remove_partition};
 use super::gap::{Gap, Reason};
+use super::handover::FindHandover;
 use super::preallocation::Preallocation;
 use super::progress::{JournalProgress, ProgressFile};
 use super::recover::{Recovered, recover, remove_closed, write_closed};
@@ -48,6 +49,13 @@ impl PartitionBytes {
     }
 }
 
+/// How a journal of a store is opened.
+#[derive(Debug, Clone)]
+pub(super) struct JournalTerms {
+    pub(super) reserve: EmergencyReserve,
+    pub(super) handover: FindHandover,
+}
+
 /// A durable, ordered queue of byte entries, and a state of its user that is written in the same
 /// commits.
 #[derive(Debug)]
@@ -66,8 +74,6 @@ pub struct Journal {
     head: Option<(u64, Partition)>,
     position: Option<read::Position>,
     record: CommitRecord,
-    /// Entries behind this one were found at opening, and no record knew of them.
-    recorded: u64,
     /// The `next_seq` of the newest durable record.
     reserved: u64,
     is_saved: bool,
@@ -81,18 +87,22 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal in `folder`, making it if needed.
     pub fn open(folder: &Path, partition_bytes: PartitionBytes) -> Result<Self, StoreError> {
-        Self::open_with(folder, partition_bytes, &EmergencyReserve::of(folder))
+        let terms = JournalTerms {
+            reserve: EmergencyReserve::of(folder),
+            handover: |_| None,
+        };
+        Self::open_with(folder, partition_bytes, &terms)
     }
 
     pub(super) fn open_with(
         folder: &Path,
         partition_bytes: PartitionBytes,
-        reserve: &EmergencyReserve,
+        terms: &JournalTerms,
     ) -> Result<Self, StoreError> {
         let lock = lock(folder)?;
-        match Self::open_locked(folder, partition_bytes, reserve.clone(), &lock) {
-            Err(StoreError::Full { .. }) if reserve.release() => {
-                Self::open_locked(folder, partition_bytes, reserve.clone(), &lock)
+        match Self::open_locked(folder, partition_bytes, terms, &lock) {
+            Err(StoreError::Full { .. }) if terms.reserve.release() => {
+                Self::open_locked(folder, partition_bytes, terms, &lock)
             }
             opened => opened,
         }
@@ -101,17 +111,16 @@ impl Journal {
     fn open_locked(
         folder: &Path,
         partition_bytes: PartitionBytes,
-        reserve: EmergencyReserve,
+        terms: &JournalTerms,
         lock: &File,
     ) -> Result<Self, StoreError> {
         let lock = lock.try_clone().map_err(|e| io_error(folder, e))?;
         let sealed = list(folder)?;
         let Recovered {
             mut record,
-            recorded,
             gaps,
             lost,
-        } = recover(folder, &sealed)?;
+        } = recover(folder, &sealed, terms.handover)?;
         let number = sealed.back().map_or(1, |last| last.number + 1);
         // Entries before the oldest partition were removed, so they were settled or counted as lost
         // already.
@@ -134,7 +143,7 @@ impl Journal {
             folder: folder.to_owned(),
             preallocation,
             partition_bytes: partition_bytes.0,
-            reserve,
+            reserve: terms.reserve.clone(),
             sealed,
             tail,
             tail_newest_ms: None,
@@ -144,7 +153,6 @@ impl Journal {
             head: None,
             position: None,
             record,
-            recorded,
             reserved,
             is_saved: true,
             gaps,

@@ -74,7 +74,7 @@ pub use entry::{CHUNK_BYTES, ChunkError, Entry};
 pub use folder::lock as hold;
 pub use gap::{Gap, Reason};
 pub use handle::{EntryId, HandoverBook, Store};
-pub use handover::Handover;
+pub use handover::{FindHandover, Handover};
 pub use inspect::{InspectError, Inspection};
 pub use journal::{Journal, PartitionBytes};
 pub use purge::{purge, remove};

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::StoreError;
 use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
@@ -12,6 +14,7 @@ use super::commit_record::CommitRecord;
 use super::engine::{Partition, io_error, sync_dir, write_private};
 use super::folder::{Expected, Sealed, open_or_carve};
 use super::gap::{Gap, Reason};
+use super::handover::FindHandover;
 use super::progress::JournalProgress;
 use crate::time::unix_ms;
 
@@ -24,9 +27,6 @@ const CLOSED: &str = "closed";
 #[derive(Default)]
 pub(super) struct Recovered {
     pub(super) record: CommitRecord,
-    /// What the newest record knows of; entries behind it are there without having been promised
-    /// to anybody.
-    pub(super) recorded: u64,
     pub(super) gaps: Vec<Gap>,
     pub(super) lost: u64,
 }
@@ -86,9 +86,16 @@ impl Witness {
 
 /// Reads the newest partitions of the last run until one has a record of settled numbers and of
 /// numbers given out.
-pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recovered, StoreError> {
+///
+/// Entries that a commit wrote without finishing are there without a record that knows of them:
+/// `handover` finds their hand-overs, so that the first record of this run has them.
+pub(super) fn recover(
+    folder: &Path,
+    sealed: &VecDeque<Sealed>,
+    handover: FindHandover,
+) -> Result<Recovered, StoreError> {
     let witness = Witness::of(folder);
-    let mut recovered = recover_newest(folder, sealed, &witness)?;
+    let mut recovered = recover_newest(folder, sealed, &witness, handover)?;
     if let (Some(oldest), Some(_)) = (sealed.front(), &witness.progress) {
         let cursor = &recovered.record.cursor;
         let last = oldest.first_seq - 1;
@@ -114,6 +121,7 @@ fn recover_newest(
     folder: &Path,
     sealed: &VecDeque<Sealed>,
     witness: &Witness,
+    handover: FindHandover,
 ) -> Result<Recovered, StoreError> {
     if witness.closed.is_none() && !sealed.is_empty() {
         tracing::info!(event = "store.unclean_shutdown", folder = %folder.display(), "unclean shutdown detected; only unacknowledged writes can be missing");
@@ -143,7 +151,7 @@ fn recover_newest(
             record,
             last_seq,
         };
-        return newest.compare(witness);
+        return newest.compare(witness, handover);
     }
     let record = CommitRecord {
         next_seq: 1,
@@ -224,7 +232,6 @@ fn without_record(witness: &Witness, record: CommitRecord, last_seq: u64, older:
         gap.last = record.written;
         return Recovered {
             gaps: vec![gap],
-            recorded: record.written,
             record,
             lost: 0,
         };
@@ -260,7 +267,6 @@ impl Recovered {
     /// With a gap, unless nothing is missing in it.
     fn with_damage(record: CommitRecord, gap: Gap) -> Self {
         Self {
-            recorded: record.written,
             record,
             lost: gap.count,
             gaps: Some(gap).filter(|gap| gap.count > 0).into_iter().collect(),
@@ -280,7 +286,7 @@ struct Newest<'a> {
 impl Newest<'_> {
     /// Compares the promises of the record with the entries in the partition. Entries that cannot
     /// be read now are not taken for missing.
-    fn compare(self, witness: &Witness) -> Result<Recovered, StoreError> {
+    fn compare(self, witness: &Witness, handover: FindHandover) -> Result<Recovered, StoreError> {
         let (first, created_ms) = (self.sealed.first_seq, self.sealed.created_ms);
         let beyond = witness.beyond(&self.record);
         let mut record = witness.newest(self.record);
@@ -289,8 +295,8 @@ impl Newest<'_> {
             let written = record.written.max(self.last_seq);
             progress.settle_skipped(&mut record.cursor, self.sealed.number, written);
         }
-        let mut found = record.cursor.clone();
-        settle_whole_entries(&self.partition, &mut found)?;
+        let recorded = record.written.max(promised);
+        let found = find_whole_entries(&self.partition, &mut record, recorded, handover)?;
         // Entries that the last commit began before the stop may be missing without having been
         // promised to anybody.
         let certain = record.durable.max(first - 1).max(promised);
@@ -305,13 +311,11 @@ impl Newest<'_> {
             reason,
         };
         let damaged = gap(first, certain, Reason::Damage);
-        let recorded = record.written.max(promised);
         let unfinished = Gap {
             count: settle_missing(&mut record, &found, [first, certain, last]),
             ..gap(certain + 1, last, Reason::Unfinished)
         };
         Ok(Recovered {
-            recorded,
             record: resume_numbers(record, last_seq, beyond),
             lost: damaged.count,
             gaps: with_entries([damaged, unfinished]),
@@ -347,25 +351,53 @@ fn give_up(record: &mut CommitRecord, first: u64, last: u64) {
     record.handovers.forget_entries(first, last);
 }
 
-/// Settles in `found` the entries that a partition holds whole.
-fn settle_whole_entries(partition: &Partition, found: &mut AckCursor) -> Result<(), StoreError> {
+/// The entries that a partition holds whole, and those that a record has settled. Hand-overs of
+/// entries behind `recorded` are added to the record.
+fn find_whole_entries(
+    partition: &Partition,
+    record: &mut CommitRecord,
+    recorded: u64,
+    handover: FindHandover,
+) -> Result<AckCursor, StoreError> {
+    let mut found = record.cursor.clone();
+    each_whole_entry(partition, |seq, bytes| {
+        found.settle(seq, seq);
+        if let Some(handover) = handover(bytes).filter(|_| seq > recorded) {
+            record.handovers.push(seq, handover);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `whole` with the number and the first bytes of each entry that a partition holds whole.
+fn each_whole_entry(
+    partition: &Partition,
+    mut whole: impl FnMut(u64, &Bytes),
+) -> Result<(), StoreError> {
     // The entry whose parts are being counted, and how many of them are there in order.
     let mut counted = (0, 0);
+    let mut begin = Bytes::new();
     for slot in 0.. {
         match partition.chunk(slot)? {
             None => break,
             Some(Chunk::Entries(entries)) => {
                 for entry in entries {
-                    found.settle(entry.seq, entry.seq);
+                    whole(entry.seq, &entry.bytes);
                 }
             }
             Some(Chunk::Part {
-                seq, part, parts, ..
+                seq,
+                part,
+                parts,
+                bytes,
             }) => {
                 let follows = part == 0 || counted == (seq, part);
                 counted = (seq, if follows { part + 1 } else { 0 });
+                if part == 0 {
+                    begin = bytes;
+                }
                 if counted == (seq, parts) {
-                    found.settle(seq, seq);
+                    whole(seq, &begin);
                 }
             }
             Some(Chunk::CommitRecord { .. }) => {}

@@ -23,8 +23,9 @@ use tokio::sync::oneshot;
 use super::emergency_reserve::EmergencyReserve;
 use super::folder::lock;
 use super::handle::Store;
-use super::handover::Handover;
+use super::handover::FindHandover;
 use super::identity::identity;
+use super::journal::JournalTerms;
 use super::machine::Machine;
 use super::queue::Queue;
 use super::settings::Settings;
@@ -50,10 +51,10 @@ struct QueueWriter {
 
 impl QueueWriter {
     /// Opens the journal, making it if there is none yet.
-    fn open(&mut self, settings: Settings, reserve: &EmergencyReserve) -> Result<(), StoreError> {
+    fn open(&mut self, settings: Settings, terms: &JournalTerms) -> Result<(), StoreError> {
         if self.journal.is_none() {
             let partition_bytes = PartitionBytes::of(settings.total_bytes);
-            self.journal = Some(Journal::open_with(&self.folder, partition_bytes, reserve)?);
+            self.journal = Some(Journal::open_with(&self.folder, partition_bytes, terms)?);
         }
         Ok(())
     }
@@ -71,8 +72,8 @@ pub struct StoreQueues<'a> {
     pub names: &'a [&'a str],
     /// The journal of this one is made at once, the others when they are needed.
     pub usual: usize,
-    /// The hand-over of an entry, out of its bytes.
-    pub handover: fn(&Bytes) -> Option<Handover>,
+    /// Finds hand-overs.
+    pub handover: FindHandover,
 }
 
 /// Opens the store in `folder` and starts its thread. The receiver resolves when the thread has
@@ -84,7 +85,10 @@ pub fn open(
     settings: Settings,
 ) -> Result<(Store, oneshot::Receiver<()>), StoreError> {
     let lock = lock(folder)?;
-    let reserve = EmergencyReserve::of(folder);
+    let terms = JournalTerms {
+        reserve: EmergencyReserve::of(folder),
+        handover: queues.handover,
+    };
     let mut writers = Vec::new();
     for (index, queue) in queues.names.iter().enumerate() {
         let mut writer = QueueWriter {
@@ -93,10 +97,7 @@ pub fn open(
             retry_at: None,
         };
         if index == queues.usual || writer.folder.exists() {
-            writer.open(settings, &reserve)?;
-        }
-        if let Some(journal) = &mut writer.journal {
-            journal.recover_handovers(queues.handover)?;
+            writer.open(settings, &terms)?;
         }
         writers.push(writer);
     }
@@ -108,7 +109,7 @@ pub fn open(
         shared: shared.clone(),
         writers,
         settings,
-        reserve,
+        terms,
         saves: Vec::new(),
         save_at: None,
         check_at: now(),
@@ -136,7 +137,7 @@ struct Worker {
     shared: Arc<Shared>,
     writers: Vec<QueueWriter>,
     settings: Settings,
-    reserve: EmergencyReserve,
+    terms: JournalTerms,
     /// Orders that are not durable yet.
     saves: Vec<SaveRequest>,
     /// When settled numbers are made durable, if there are new ones.

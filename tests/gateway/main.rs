@@ -68,6 +68,7 @@ mod queues;
 mod real_remotes;
 mod reload;
 mod remote;
+mod repetitions;
 mod replays;
 mod returning_client;
 mod rivals;

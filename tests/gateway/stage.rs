@@ -143,6 +143,8 @@ pub struct Stage {
     pub ended: Vec<u64>,
     /// What outboxes have, for the next start.
     pub found: Vec<Vec<Handover>>,
+    /// At the next start, records may be missing.
+    pub is_journal_damaged: bool,
     pub paused: HashSet<u64>,
     pub safe: Vec<u64>,
     /// What is written into the log.
@@ -177,6 +179,7 @@ impl Stage {
             handovers: HashMap::new(),
             ended: Vec::new(),
             found: Vec::new(),
+            is_journal_damaged: false,
             paused: HashSet::new(),
             safe: Vec::new(),
             notices: Vec::new(),
@@ -207,7 +210,7 @@ impl Stage {
         }
         restore.hand_over(&FoundHandovers {
             by_uplink: std::mem::take(&mut self.found),
-            is_journal_whole: true,
+            is_journal_whole: !self.is_journal_damaged,
         });
         (self.engine, self.left_out) = restore.finish();
         self.waiting.clear();
@@ -232,6 +235,18 @@ impl Stage {
         }
         self.commit();
         self.journal.drain(..begin);
+    }
+
+    /// The disk refuses what waits, and it is given up.
+    pub fn lose_batches(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// The first turn of a checkpoint.
+    pub fn begin_checkpoint(&mut self) {
+        self.engine.begin_checkpoint();
+        assert!(!self.engine.continue_checkpoint(100), "it needs more turns");
+        self.waiting.extend(self.engine.take_records());
     }
 
     /// What is durable, in bytes.

@@ -32,7 +32,7 @@
 //! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to
 //!   go)
 //! * durable state: `record`, `read_record`, `qos_2_records`, `restore`, `restored_messages`,
-//!   `restored_incoming`, `checkpoint`
+//!   `restored_incoming`, `known_receipts`, `checkpoint`
 //! * `invariants` (for tests), `numbers` (a hash)
 
 mod accept;
@@ -58,6 +58,7 @@ mod handovers;
 mod held;
 mod in_flight;
 mod invariants;
+mod known_receipts;
 mod lifecycle;
 mod limits;
 mod logging;
@@ -218,6 +219,8 @@ pub struct Engine {
     /// Wills on their way to destinations.
     late_wills: LateWills,
     receipts: Receipts,
+    /// The journal of this start was damaged: it may lack that clients have released messages.
+    doubts_restored: bool,
     /// Messages of remote brokers.
     remotes: Remotes,
     next_message: u64,
@@ -279,6 +282,7 @@ impl Engine {
             replay_turns: ReplayTurns::default(),
             late_wills: LateWills::default(),
             receipts: Receipts::default(),
+            doubts_restored: false,
             remotes: Remotes::new(remotes),
             next_message: 0,
             next_session: 0,

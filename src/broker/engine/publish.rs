@@ -163,7 +163,7 @@ impl Engine {
         now: Instant,
     ) -> AckDecision {
         let session = received.client.session;
-        let first = self.note_repetition(received);
+        let first = self.note_repetition(received, publish.dup);
         // A repetition may come before the batch with the first one is durable.
         let newest = self.records.newest();
         let connection = received.client.connection;
@@ -236,9 +236,19 @@ impl Engine {
 
     /// The QoS 2 message that this one repeats, as it was; from now on it belongs to this
     /// connection.
-    fn note_repetition(&mut self, received: ReceivedPublish) -> Option<Incoming> {
+    fn note_repetition(
+        &mut self,
+        received: ReceivedPublish,
+        is_repeated: bool,
+    ) -> Option<Incoming> {
+        let is_in_doubt = self.doubts_restored && !is_repeated;
         let known = self.incoming_mut(received).filter(|_| received.is_qos_2)?;
         let first = *known;
+        if is_in_doubt && first.connection == 0 {
+            // Damage has swallowed its release: the client goes on with the identifier.
+            self.forget_received(received.client.session, received.packet_id);
+            return None;
+        }
         known.connection = received.client.connection;
         Some(first)
     }

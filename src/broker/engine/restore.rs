@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::budget::{BudgetPart, NewCharges, Owner};
 use super::delivery::{Delivery, Subscription};
+use super::known_receipts::KnownReceipts;
 use super::lifecycle::End;
 use super::read_record::{DeliveryStep, RecordedChange, next_change};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
@@ -69,8 +70,7 @@ pub struct Restore {
     retained: BTreeMap<TopicName, Message>,
     /// Wills that destinations may not have, by their numbers.
     pub(super) late_wills: BTreeMap<u64, RestoredWill>,
-    /// The highest receipt in the records.
-    pub(super) last_receipt: u64,
+    pub(super) known_receipts: KnownReceipts,
 }
 
 impl Restore {
@@ -85,7 +85,7 @@ impl Restore {
             left_out: LeftOut::default(),
             retained: BTreeMap::new(),
             late_wills: BTreeMap::new(),
-            last_receipt: 0,
+            known_receipts: KnownReceipts::default(),
         }
     }
 
@@ -138,7 +138,7 @@ impl Restore {
             RecordedChange::NoWill { session } => self.no_will(session),
             RecordedChange::LateWill { number, message } => self.late_will(number, message),
             RecordedChange::Inbound(record) => self.inbound(record),
-            RecordedChange::Receipts { last } => self.last_receipt = self.last_receipt.max(last),
+            RecordedChange::Receipts { last } => self.known_receipts.know_up_to(last),
         }
     }
 
@@ -395,7 +395,7 @@ impl Restore {
     }
 
     fn late_will(&mut self, number: u64, message: Option<Message>) {
-        self.last_receipt = self.last_receipt.max(number);
+        self.known_receipts.name(number);
         match message {
             Some(message) => {
                 let message = message.detached();
@@ -457,7 +457,8 @@ impl Restore {
             .iter_mut()
             .for_each(|(_, session)| session.replays.restored(newest));
         // Before messages that are published now get their receipts.
-        self.engine.receipts.continue_from(self.last_receipt);
+        let last = self.known_receipts.last();
+        self.engine.receipts.continue_from(last);
         self.engine.resume_late_wills(self.late_wills, now);
         for (_, known) in sessions {
             self.engine.resume_timers(&known, self.clock);

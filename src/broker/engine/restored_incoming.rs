@@ -26,7 +26,7 @@ impl Restore {
             is_delivered,
             receipt,
         } = progress;
-        self.last_receipt = self.last_receipt.max(receipt);
+        self.known_receipts.name(receipt);
         Incoming {
             state: if is_held {
                 IncomingState::Partial(Rest {
@@ -74,7 +74,7 @@ impl Restore {
 
     /// Takes over what the outboxes have. To be called when all batches are read.
     pub fn hand_over(&mut self, found: &FoundHandovers) {
-        let known = self.last_receipt;
+        self.engine.doubts_restored = !found.is_journal_whole;
         let by_uplink = found.by_uplink.iter().enumerate();
         let mut all: Vec<(Handover, u64)> = by_uplink
             .flat_map(|(uplink, handovers)| {
@@ -84,18 +84,22 @@ impl Restore {
             .collect();
         // Of two under one packet identifier the newer one counts.
         all.sort_by_key(|(handover, _)| std::cmp::Reverse(handover.receipt));
+        let last = all.first().map_or(0, |(handover, _)| handover.receipt);
+        let last = last.max(self.known_receipts.last());
+        self.engine.receipts.continue_from(last);
+        let mut any_is_new = false;
         for (handover, bit) in all {
-            let is_unknown = found.is_journal_whole && handover.receipt > known;
-            self.last_receipt = self.last_receipt.max(handover.receipt);
-            self.engine.receipts.continue_from(self.last_receipt);
+            let is_new = !self.known_receipts.knows(handover.receipt);
+            any_is_new |= is_new;
+            let is_unknown = is_new && found.is_journal_whole;
             if !self.has_taken(handover, bit, is_unknown) {
                 self.engine.receipts.end(handover.receipt, 0);
             }
         }
         self.engine.receipts.durable(0);
-        if self.last_receipt > known {
+        self.known_receipts.know_up_to(last);
+        if any_is_new {
             // From here on they are known: they are for no later message.
-            let last = self.last_receipt;
             self.engine.records.put(Record::Receipts { last });
         }
     }

@@ -12,7 +12,7 @@ use super::super::reload::gateway_in;
 use super::super::{Failure, say};
 use super::queues::StoredQueue;
 use super::{OutboxLocation, QueueName, progress};
-use crate::outbox::Selection;
+use crate::outbox::{self, Selection};
 use crate::status::control::{ControlRequest, Reply};
 use crate::store;
 
@@ -63,9 +63,9 @@ pub(super) fn purge(
         drop(inspection);
         become_owner(&folder)?;
         let removed = if selection.is_everything() {
-            store::purge(&folder, queue, |_| {}).map_err(Failure::runtime)?
+            store::purge(&folder, queue, outbox::handover, |_| {}).map_err(Failure::runtime)?
         } else {
-            store::remove(&folder, queue, &selected).map_err(Failure::runtime)?;
+            store::remove(&folder, queue, outbox::handover, &selected).map_err(Failure::runtime)?;
             selected.len() as u64
         };
         progress.inc(removed);

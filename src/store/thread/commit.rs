@@ -42,7 +42,7 @@ impl Worker {
     fn make_journal(&mut self, index: usize) -> Result<(), StoreError> {
         self.writers
             .get_mut(index)
-            .map_or(Ok(()), |writer| writer.open(self.settings, &self.reserve))
+            .map_or(Ok(()), |writer| writer.open(self.settings, &self.terms))
     }
 
     fn write(&mut self, index: usize) -> Result<(), StoreError> {
@@ -62,7 +62,7 @@ impl Worker {
         for (_, state) in states.filter(|(queue, _)| *queue == index) {
             journal.set_state(state.clone());
         }
-        let written = if batch.is_empty() || self.reserve.has_headroom() {
+        let written = if batch.is_empty() || self.terms.reserve.has_headroom() {
             write_batch(journal, &batch)
         } else {
             Err(StoreError::Full {

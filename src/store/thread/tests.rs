@@ -2,6 +2,7 @@
 //! alone.
 
 use super::*;
+use crate::store::Handover;
 use crate::store::{AppendError, EntryId, Receipt, Stored, WhenFull};
 
 const QUEUES: StoreQueues<'static> = StoreQueues {
