@@ -2,154 +2,165 @@
 //! of 50 points that is read every 10 s. Topics, headers and acknowledgements come on top, once a
 //! message.
 //!
-//! `cargo bench --bench formats`
+//! `cargo bench --bench formats`; with `-- FILE.csv` the registers of another plant.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss)]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods
+)]
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use wellhead::mqtt::TopicName;
 use wellhead::payload::{
-    BatchTerms, NamedReading, PayloadFormat, PayloadTemplate, PointNames, ReadingFormat,
+    Compression, NamedReading, PayloadFormat, PayloadTemplate, PointNames, ReadingFormat,
 };
 use wellhead::reading::{PointId, Quality, Reading, Timestamp, Value};
 
-/// Points by kind: scaled registers, counters, 32-bit floats, words of status.
-const POINTS: [(Kind, usize); 4] = [
-    (Kind::Scaled, 34),
-    (Kind::Counter, 5),
-    (Kind::Float, 3),
-    (Kind::Status, 8),
-];
+use plant::{PlantColumn, RegisterKind};
+
+#[path = "support/plant.rs"]
+mod plant;
+
 const EVERY_MS: i64 = 10_000;
 const START_MS: i64 = 1_800_000_000_000;
-/// Scans that share a message: those of 10 s, 1 min, 200 s and 10 min.
-const SCANS: [usize; 4] = [1, 6, 20, 60];
+/// Scans that share a message: those of 10 s, 1 min, 200 s, 10 min and 1 h.
+const SCANS: [usize; 5] = [1, 6, 20, 60, 360];
+/// The scans that are written, after those from which a format may learn.
+const WRITTEN: std::ops::Range<usize> = 2160..2880;
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Scaled,
-    Counter,
-    Float,
-    Status,
-}
-
-/// One point on its way.
-struct Point {
-    kind: Kind,
+/// The names of a column and its readings.
+struct PointReadings {
     names: PointNames,
-    raw: i64,
+    readings: Vec<Reading>,
 }
 
-impl Point {
-    fn next(&mut self, random: &mut fastrand::Rng) -> Value {
-        match self.kind {
-            Kind::Scaled => {
-                self.raw += random.i64(-3..=3);
-                Value::F64(self.raw as f64 / 10.0)
-            }
-            Kind::Counter => {
-                self.raw += random.i64(0..20);
-                Value::UInt(self.raw.unsigned_abs())
-            }
-            Kind::Float => {
-                self.raw += random.i64(-50..=50);
-                #[allow(clippy::cast_possible_truncation)]
-                Value::F32(self.raw as f32 / 997.0)
-            }
-            Kind::Status => Value::UInt(self.raw.unsigned_abs() % 4),
+impl PointReadings {
+    fn of(column: &PlantColumn) -> Self {
+        let topic = TopicName::new(format!("plant-7/pump/{}", column.name)).unwrap();
+        let raw = column.raw.get(WRITTEN).unwrap();
+        Self {
+            names: PointNames::of_topic(&topic),
+            readings: (0..)
+                .zip(raw)
+                .map(|(scan, raw)| reading(scan, value(column, *raw)))
+                .collect(),
         }
     }
 }
 
-fn plant(random: &mut fastrand::Rng) -> Vec<Point> {
-    let kinds = POINTS
-        .iter()
-        .flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
-    let point = |(number, kind): (usize, Kind)| {
-        let topic = TopicName::new(format!("plant-7/pump/sensor{number:02}")).unwrap();
-        Point {
-            kind,
-            names: PointNames::of_topic(&topic),
-            raw: random.i64(200..100_000),
-        }
-    };
-    kinds.enumerate().map(point).collect()
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn value(column: &PlantColumn, raw: f64) -> Value {
+    match column.kind {
+        RegisterKind::Scaled => Value::F64(raw / 10_f64.powi(column.decimals.into())),
+        RegisterKind::Counter | RegisterKind::Status => Value::UInt(raw as u64),
+        RegisterKind::Float => Value::F32(raw as f32),
+    }
 }
 
-fn reading(scan: usize, value: Value) -> Reading {
+fn reading(scan: i64, value: Value) -> Reading {
     Reading {
         point: PointId(0),
         value: Some(value),
-        time: Timestamp::at(START_MS + EVERY_MS * i64::try_from(scan).unwrap()),
+        time: Timestamp::at(START_MS + EVERY_MS * scan),
         quality: Quality::Good,
         age: Duration::ZERO,
     }
 }
 
-fn formats() -> Vec<(&'static str, PayloadFormat)> {
+fn formats() -> Vec<(&'static str, ReadingFormat)> {
     let template = PayloadTemplate::new(r#"{"{point}": {value}, "ts": {time_ms}}"#).unwrap();
+    let compressed = |payload: PayloadFormat, compression| ReadingFormat {
+        compression,
+        ..payload.into()
+    };
     vec![
-        ("json", PayloadFormat::Json),
-        ("value", PayloadFormat::Value),
-        ("template", PayloadFormat::Template(template)),
-        ("line", PayloadFormat::Line),
-        ("senml", PayloadFormat::Senml),
-        ("scan", PayloadFormat::Scan),
+        ("json", PayloadFormat::Json.into()),
+        ("value", PayloadFormat::Value.into()),
+        ("template", PayloadFormat::Template(template).into()),
+        ("line", PayloadFormat::Line.into()),
+        ("senml", PayloadFormat::Senml.into()),
+        ("object", PayloadFormat::Object.into()),
+        ("scan", PayloadFormat::Scan.into()),
+        (
+            "scan + deflate",
+            compressed(PayloadFormat::Scan, Compression::Deflate),
+        ),
+        (
+            "scan + brotli",
+            compressed(PayloadFormat::Scan, Compression::Brotli),
+        ),
+        ("columns", PayloadFormat::Columns.into()),
+        (
+            "columns + deflate",
+            compressed(PayloadFormat::Columns, Compression::Deflate),
+        ),
+        (
+            "columns + brotli",
+            compressed(PayloadFormat::Columns, Compression::Brotli),
+        ),
     ]
 }
 
 fn main() {
-    let mut random = fastrand::Rng::with_seed(7);
-    let mut points = plant(&mut random);
-    let most = SCANS.into_iter().max().unwrap();
-    let mut readings: Vec<(Reading, PointNames)> = Vec::new();
-    for scan in 0..most {
-        for point in &mut points {
-            let value = point.next(&mut random);
-            readings.push((reading(scan, value), point.names.clone()));
-        }
-    }
+    let file = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with("--"));
+    let columns = match file {
+        Some(file) => plant::from_csv(&PathBuf::from(file)),
+        None => plant::plant(7),
+    };
+    let points: Vec<PointReadings> = columns.iter().map(PointReadings::of).collect();
+    let by_scan = |scan: usize| points.iter().map(move |point| named(point, scan));
+    let readings: Vec<NamedReading<'_>> = (0..WRITTEN.len()).flat_map(by_scan).collect();
     println!("payload bytes a reading, {} points", points.len());
-    print!("{:>10} {:>8}", "format", "alone");
+    print!("{:>18} {:>8}", "format", "alone");
     for scans in SCANS {
         print!(" {:>8}", format!("{scans} x {}", points.len()));
     }
-    println!();
-    for (name, payload) in formats() {
-        row(name, payload, &readings, points.len());
+    println!(" {:>12}", "ns a reading");
+    for (name, format) in formats() {
+        row(name, &format, &readings, points.len());
     }
 }
 
-fn row(name: &str, payload: PayloadFormat, readings: &[(Reading, PointNames)], points: usize) {
-    let takes_several = payload.takes_several();
-    let format = ReadingFormat {
-        payload,
-        batch: Some(BatchTerms {
-            every: Duration::from_secs(10),
-            up_to: 8_000,
-        }),
-    };
-    let named: Vec<NamedReading<'_>> = readings
-        .iter()
-        .map(|(reading, names)| NamedReading {
-            reading,
-            time: reading.time,
-            names,
-        })
-        .collect();
+fn named(point: &PointReadings, scan: usize) -> NamedReading<'_> {
+    let reading = &point.readings[scan];
+    NamedReading {
+        reading,
+        time: reading.time,
+        names: &point.names,
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn row(name: &str, format: &ReadingFormat, readings: &[NamedReading<'_>], points: usize) {
     let bytes = |together: usize| {
-        let payloads = named
-            .chunks(together)
-            .filter_map(|some| format.encode_all(some));
+        let payloads = readings.chunks(together);
+        let payloads = payloads.filter_map(|some| format.encode(some));
         let total: usize = payloads.map(|payload| payload.len()).sum();
-        total as f64 / named.len() as f64
+        total as f64 / readings.len() as f64
     };
-    print!("{name:>10} {:>8.1}", bytes(1));
-    for scans in SCANS {
-        if takes_several {
-            print!(" {:>8.2}", bytes(scans * points));
+    print!("{name:>18} {:>8.1}", bytes(1));
+    let most = if format.payload.is_of_one_time() {
+        1
+    } else {
+        SCANS.len()
+    };
+    for scans in SCANS.into_iter().take(most) {
+        if format.payload.takes_several() {
+            print!(" {:>8.3}", bytes(scans * points));
         }
+    }
+    if format.payload.takes_several() && most > 1 {
+        let start = Instant::now();
+        bytes(20 * points);
+        let each = start.elapsed().as_nanos() as f64 / readings.len() as f64;
+        print!(" {each:>12.0}");
     }
     println!();
 }

@@ -1,10 +1,12 @@
-//! The formats of one reading. Pure.
+//! The formats of readings. Pure.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{NamedReading, PayloadTemplate, json, line, scan, senml, value};
+use super::{
+    Compression, NamedReading, PayloadTemplate, columns, json, line, object, scan, senml, value,
+};
 use crate::reading::{Quality, Reading};
 
 /// How readings are written for a receiver.
@@ -19,6 +21,10 @@ pub enum PayloadFormat {
     Template(PayloadTemplate),
     /// Values by time, as ThingsBoard takes them.
     Scan,
+    /// The values of a device at one time.
+    Object,
+    /// By point, with differences instead of numbers.
+    Columns,
     /// Line protocol of InfluxDB.
     Line,
     /// SenML in JSON.
@@ -29,20 +35,31 @@ impl PayloadFormat {
     /// True if it says whether a reading is good. Others write good readings only.
     pub fn tells_quality(&self) -> bool {
         match self {
-            Self::Json | Self::Line => true,
-            Self::Value | Self::Scan | Self::Senml => false,
+            Self::Json | Self::Columns | Self::Line => true,
+            Self::Value | Self::Scan | Self::Object | Self::Senml => false,
             Self::Template(template) => template.tells_quality(),
         }
     }
 
     /// True if one payload can hold several readings.
     pub fn takes_several(&self) -> bool {
-        matches!(self, Self::Scan | Self::Line | Self::Senml)
+        self.is_for_several() || matches!(self, Self::Line | Self::Senml)
+    }
+
+    /// True if it is made for several readings: they share a payload although the file does not say
+    /// for how long they wait.
+    pub fn is_for_several(&self) -> bool {
+        matches!(self, Self::Scan | Self::Object | Self::Columns)
     }
 
     /// True if a payload does not name the device, and holds readings of one device only.
     pub fn is_of_one_device(&self) -> bool {
-        matches!(self, Self::Scan)
+        matches!(self, Self::Scan | Self::Object)
+    }
+
+    /// True if a payload has one time for all its readings.
+    pub fn is_of_one_time(&self) -> bool {
+        matches!(self, Self::Object)
     }
 
     /// The payload of readings; of several only if it [takes several](Self::takes_several).
@@ -50,20 +67,22 @@ impl PayloadFormat {
     /// Readings that the format has no place for are left out: those that are not good where it
     /// cannot say so. `None` if nothing is left; an empty payload would remove the retained
     /// message.
-    fn encode(&self, readings: &[NamedReading<'_>]) -> Option<Bytes> {
+    fn encode(&self, readings: &[NamedReading<'_>]) -> Option<Vec<u8>> {
         debug_assert!(readings.len() == 1 || self.takes_several());
         let writes = |named: &&NamedReading<'_>| self.writes(named.reading);
         let readings: Vec<NamedReading<'_>> = readings.iter().filter(writes).copied().collect();
         let first = readings.first()?;
         let payload = match self {
-            Self::Json => return Some(json::encode_as_of(first.reading, first.time)),
+            Self::Json => json::encode_as_of(first.reading, first.time),
             Self::Value => value::encode(first.reading.value.as_ref()?),
             Self::Template(template) => template.fill(first),
             Self::Scan => scan::encode(&readings)?,
+            Self::Object => object::encode(&readings)?,
+            Self::Columns => columns::encode(&readings),
             Self::Line => line::encode(&readings),
             Self::Senml => senml::encode(&readings)?,
         };
-        (!payload.is_empty()).then(|| payload.into())
+        (!payload.is_empty()).then(|| payload.into_bytes())
     }
 
     /// True if it has a place for a reading of this quality.
@@ -88,17 +107,25 @@ pub struct ReadingFormat {
     pub payload: PayloadFormat,
     /// When several become one; `None`: never.
     pub batch: Option<BatchTerms>,
+    /// What is done to the payloads.
+    pub compression: Compression,
 }
 
 impl ReadingFormat {
-    /// The payload of one reading; `None` if it has no place for it.
-    pub fn encode(&self, named: &NamedReading<'_>) -> Option<Bytes> {
-        self.payload.encode(std::slice::from_ref(named))
+    /// The payload of readings; what it has no place for is left out. `None` if nothing is left.
+    pub fn encode(&self, readings: &[NamedReading<'_>]) -> Option<Bytes> {
+        let written = self.payload.encode(readings)?;
+        Some(self.compression.compress(written).into())
     }
 
-    /// The payload of the readings of a batch; what it has no place for is left out.
-    pub fn encode_all(&self, readings: &[NamedReading<'_>]) -> Option<Bytes> {
-        self.payload.encode(readings)
+    /// The payload of readings before it is compressed.
+    pub fn write(&self, readings: &[NamedReading<'_>]) -> Option<Bytes> {
+        self.payload.encode(readings).map(Bytes::from)
+    }
+
+    /// True if a payload takes fewer bytes than its readings one by one.
+    pub fn shrinks(&self) -> bool {
+        self.compression != Compression::None || self.payload == PayloadFormat::Columns
     }
 }
 
@@ -107,6 +134,7 @@ impl From<PayloadFormat> for ReadingFormat {
         Self {
             payload,
             batch: None,
+            compression: Compression::None,
         }
     }
 }
@@ -122,7 +150,7 @@ mod tests {
         PayloadFormat::Template(PayloadTemplate::new(text).unwrap())
     }
 
-    fn encode(format: &PayloadFormat, value: Option<Value>, quality: Quality) -> Option<Bytes> {
+    fn encode(format: &PayloadFormat, value: Option<Value>, quality: Quality) -> Option<Vec<u8>> {
         let reading = Reading {
             point: PointId(0),
             value,
@@ -145,6 +173,8 @@ mod tests {
             (template(r#"{"v":{value},"q":{quality}}"#), true),
             (template("{value} {time_ms}"), false),
             (PayloadFormat::Value, false),
+            (PayloadFormat::Scan, false),
+            (PayloadFormat::Object, false),
             (PayloadFormat::Senml, false),
         ] {
             let one = || Some(Value::Int(1));

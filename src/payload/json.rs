@@ -55,17 +55,17 @@ impl<'a> From<&'a Value> for Number<'a> {
 
 /// One reading as JSON, with its time as it was taken.
 pub fn encode(reading: &Reading) -> Bytes {
-    encode_as_of(reading, reading.time)
+    encode_as_of(reading, reading.time).into()
 }
 
 /// One reading as JSON at the moment `now`. The time of a reading that was taken before the clock
 /// was set is corrected.
 pub fn encode_at(reading: &Reading, now: Timestamp) -> Bytes {
-    encode_as_of(reading, reading.time.corrected(now))
+    encode_as_of(reading, reading.time.corrected(now)).into()
 }
 
 /// One reading as JSON that was taken at `time`.
-pub(super) fn encode_as_of(reading: &Reading, time: Timestamp) -> Bytes {
+pub(super) fn encode_as_of(reading: &Reading, time: Timestamp) -> String {
     let shape = ReadingJson {
         v: reading.value.as_ref().map(Number::from),
         t: rfc3339(time.unix_ms),
@@ -74,7 +74,7 @@ pub(super) fn encode_as_of(reading: &Reading, time: Timestamp) -> Bytes {
         age: (!reading.age.is_zero()).then_some(reading.age.as_secs_f64()),
         clock: (!time.clock_set).then_some("unset"),
     };
-    text(&shape).into()
+    text(&shape)
 }
 
 /// A structure of texts, numbers and lists as JSON.

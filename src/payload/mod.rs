@@ -2,10 +2,15 @@
 //!
 //! Each format has a file of its own and a line in [`PayloadFormat`].
 
+mod columns;
+mod compression;
+mod decimal;
 mod format;
+mod frame;
 pub mod json;
 mod line;
 mod names;
+mod object;
 pub mod raw;
 #[cfg(test)]
 mod samples;
@@ -15,6 +20,7 @@ mod template;
 mod value;
 
 use bytes::Bytes;
+pub use compression::Compression;
 pub use format::{BatchTerms, PayloadFormat, ReadingFormat};
 pub use names::{NamedReading, NamesOfPoints, PointNames};
 pub use template::PayloadTemplate;

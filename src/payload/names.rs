@@ -56,6 +56,19 @@ impl PointNames {
     }
 }
 
+/// The levels with which all topics begin, with the slash behind them.
+pub(super) fn common_levels<'a>(mut topics: impl Iterator<Item = &'a str>) -> &'a str {
+    let first = topics.next().unwrap_or_default();
+    let common = topics.fold(first, |common, topic| {
+        let same = common.chars().zip(topic.chars());
+        let same = same.take_while(|(one, other)| one == other);
+        let bytes: usize = same.map(|(one, _)| one.len_utf8()).sum();
+        common.get(..bytes).unwrap_or_default()
+    });
+    let end = common.rfind('/').map_or(0, |slash| slash + 1);
+    common.get(..end).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +84,24 @@ mod tests {
         check("s7/hall/pump/flow", "s7", "pump", "flow");
         check("pump/flow", "", "pump", "flow");
         check("flow", "", "flow", "flow");
+    }
+
+    #[test]
+    fn topics_begin_with_the_same_levels() {
+        let check = |topics: &[&'static str], expected: &str| {
+            assert_eq!(
+                common_levels(topics.iter().copied()),
+                expected,
+                "{topics:?}"
+            );
+        };
+        check(
+            &["s7/pump/flow", "s7/pump/fluid", "s7/pump/level"],
+            "s7/pump/",
+        );
+        check(&["s7/pump/\u{fc}", "s7/pump\u{e9}/\u{e8}"], "s7/");
+        check(&["s7/pump/flow"], "s7/pump/");
+        check(&["flow", "level"], "");
+        check(&[], "");
     }
 }

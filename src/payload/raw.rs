@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::decimal::{self, MOST_DIGITS};
 use crate::leb128;
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 use crate::time::SinceBoot;
@@ -31,8 +32,6 @@ const NO_BOOT: u8 = 1 << 6;
 const DECIMAL: u8 = 9;
 const TEXT: u8 = 10;
 const LIST: u8 = 11;
-/// Most digits after the point of a decimal.
-const MOST_DECIMALS: u8 = 9;
 /// Lists in lists.
 const DEEPEST: u8 = 8;
 /// A reading that was queued this soon counts as queued when it was taken.
@@ -201,21 +200,15 @@ fn put_uint(uint: u64, out: &mut BytesMut) -> u8 {
 
 /// An integer and its digits after the point; `None` if that is not the same number bit for bit.
 fn put_decimal(float: f64, least: u8, out: &mut BytesMut) -> Option<u8> {
-    let (digits, int) = (least..=MOST_DECIMALS)
-        .chain(0..least.min(MOST_DECIMALS))
+    let (digits, int) = (least..=MOST_DIGITS)
+        .chain(0..least.min(MOST_DIGITS))
         .find_map(|digits| {
-            #[allow(clippy::cast_possible_truncation)]
-            let int = (float * 10_f64.powi(i32::from(digits))).round() as i64;
-            let int = i32::try_from(int).ok()?;
-            (of_decimal(digits, int).to_bits() == float.to_bits()).then_some((digits, int))
+            let int = i32::try_from(decimal::units(float, digits)?).ok()?;
+            Some((digits, int))
         })?;
     out.put_u8(digits);
     out.put_i32(int);
     Some(DECIMAL)
-}
-
-fn of_decimal(digits: u8, int: i32) -> f64 {
-    f64::from(int) / 10_f64.powi(i32::from(digits))
 }
 
 /// Reads what [`put`] wrote, to the end.
@@ -286,7 +279,8 @@ fn value(kind: u8, bytes: &mut Bytes, depth: u8) -> Result<Option<Value>, RawErr
         8 => Value::F64(bytes.try_get_f64().map_err(short)?),
         DECIMAL => {
             let digits = bytes.try_get_u8().map_err(short)?;
-            Value::F64(of_decimal(digits, bytes.try_get_i32().map_err(short)?))
+            let units = bytes.try_get_i32().map_err(short)?;
+            Value::F64(decimal::number(units.into(), digits))
         }
         TEXT => Value::Text(text(bytes)?),
         LIST => Value::List(list(bytes, depth)?),

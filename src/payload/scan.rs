@@ -45,9 +45,7 @@ impl Object {
     }
 
     fn add(&mut self, name: String, value: &Value) {
-        let written = value::number(value);
-        let written = written.unwrap_or_else(|| json::text(&json::Number::from(value)));
-        self.values.push((name, written));
+        self.values.push((name, value::json(value)));
     }
 
     fn text(&self) -> String {

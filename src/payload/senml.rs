@@ -9,7 +9,7 @@
 //! `vb`, text in `vs`, lists in `vs` as JSON. A time that was taken before the clock of the gateway
 //! was set is left out, which means "now". Quality has no place: only good readings can be written.
 
-use super::{NamedReading, json, value};
+use super::{NamedReading, json, names, value};
 use crate::reading::Value;
 
 /// Units as people write them, where SenML has another name for them.
@@ -61,19 +61,13 @@ impl Base {
         let (Some(first), true) = (readings.first(), readings.len() > 1) else {
             return Self::default();
         };
-        let first_name = name(first.names.topic.as_str());
-        let common = readings.iter().fold(first_name.as_str(), |common, named| {
-            let other = name(named.names.topic.as_str());
-            let same = common
-                .bytes()
-                .zip(other.bytes())
-                .take_while(|(a, b)| a == b);
-            common.get(..same.count()).unwrap_or_default()
-        });
-        let end = common.rfind('/').map_or(0, |slash| slash + 1);
+        let names = readings
+            .iter()
+            .map(|named| name(named.names.topic.as_str()));
+        let names: Vec<String> = names.collect();
         let has_times = readings.iter().all(|named| named.time.clock_set);
         Self {
-            name: common.get(..end).unwrap_or_default().to_owned(),
+            name: names::common_levels(names.iter().map(String::as_str)).to_owned(),
             time: has_times.then_some(first.time.unix_ms),
         }
     }

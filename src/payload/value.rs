@@ -29,6 +29,11 @@ pub(super) fn number(value: &Value) -> Option<String> {
     })
 }
 
+/// A value as it is written in JSON.
+pub(super) fn json(value: &Value) -> String {
+    number(value).unwrap_or_else(|| json::text(&json::Number::from(value)))
+}
+
 fn float32(float: f32) -> String {
     readable(float.to_string(), || format!("{float:e}"))
 }

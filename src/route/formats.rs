@@ -25,6 +25,8 @@ pub struct JoinTerms {
     pub terms: BatchTerms,
     /// Where the payload holds readings of one device only: its name.
     pub device: Option<Arc<str>>,
+    /// Where the payload holds readings of one time only: when they were taken.
+    pub time: Option<i64>,
 }
 
 /// Which clock the times in a payload follow.
@@ -54,11 +56,11 @@ impl Routes {
         };
         let (rule, topic) = self.origin(message);
         let names = self.names_of(&topic);
-        self.format(rule).encode(&NamedReading {
+        self.format(rule).encode(&[NamedReading {
             reading,
             time: at.time_of(reading),
             names: &names,
-        })
+        }])
     }
 
     /// The payload of readings that are sent together.
@@ -68,6 +70,26 @@ impl Routes {
         messages: impl Iterator<Item = &'a Outgoing>,
         at: WrittenAt,
     ) -> Option<Bytes> {
+        self.with_names(messages, at, |readings| format.encode(readings))
+    }
+
+    /// The bytes of such a payload before it is compressed; `None` if there is nothing to send.
+    pub fn bytes_written<'a>(
+        &self,
+        format: &ReadingFormat,
+        messages: impl Iterator<Item = &'a Outgoing>,
+    ) -> Option<usize> {
+        let written = |readings: &[NamedReading<'_>]| format.write(readings);
+        let payload = self.with_names(messages, WrittenAt::AsTaken, written);
+        payload.map(|payload| payload.len())
+    }
+
+    fn with_names<'a, T>(
+        &self,
+        messages: impl Iterator<Item = &'a Outgoing>,
+        at: WrittenAt,
+        write: impl Fn(&[NamedReading<'_>]) -> T,
+    ) -> T {
         let readings: Vec<(&Reading, Cow<'_, PointNames>)> = messages
             .filter_map(|message| match &message.payload {
                 Payload::Reading(reading) => {
@@ -81,22 +103,24 @@ impl Routes {
             time: at.time_of(reading),
             names,
         });
-        format.encode_all(&named.collect::<Vec<_>>())
+        write(&named.collect::<Vec<_>>())
     }
 
     /// How a message joins others; `None` if it is sent alone: it is no reading, has properties of
     /// its own, goes exactly once, or its format is for one reading.
     pub fn joins(&self, message: &Outgoing) -> Option<JoinTerms> {
         let is_alone = message.qos == QoS::ExactlyOnce || !message.properties.is_empty();
-        if is_alone || !matches!(message.payload, Payload::Reading(_)) {
-            return None;
-        }
+        let reading = match &message.payload {
+            Payload::Reading(reading) if !is_alone => reading,
+            Payload::Reading(_) | Payload::Bytes(_) => return None,
+        };
         let (rule, topic) = self.origin(message);
         let format = self.format(rule);
         let device = || self.names_of(&topic).device.clone();
         Some(JoinTerms {
             terms: format.batch?,
             device: format.payload.is_of_one_device().then(device),
+            time: (format.payload.is_of_one_time()).then_some(reading.time.unix_ms),
             format: format.clone(),
         })
     }

@@ -47,8 +47,7 @@ pub(super) struct Batch {
     key: BatchKey,
     /// Not empty.
     members: Vec<Waiting>,
-    /// Bytes of the payload, about.
-    bytes: usize,
+    size: PayloadSize,
     /// When it is sent, unless more of its lane can be taken.
     due: Instant,
     /// Its readings were late when they were taken.
@@ -90,7 +89,7 @@ impl Batch {
         let patience = joining.patience();
         Self {
             key,
-            bytes: joining.bytes,
+            size: PayloadSize::new(joining.bytes),
             due: now + patience,
             is_late: patience.is_zero(),
             members: vec![joining.waiting],
@@ -100,7 +99,7 @@ impl Batch {
     /// Takes one more reading. True if its number does not follow that of the last one.
     fn push(&mut self, joining: Joining, now: Instant) -> bool {
         self.due = self.due.min(now + joining.patience());
-        self.bytes += joining.bytes;
+        self.size.add(joining.bytes);
         let seq = joining.waiting.seq;
         let begins_run = self.members.last().is_none_or(|last| last.seq + 1 != seq);
         self.members.push(joining.waiting);
@@ -116,6 +115,11 @@ impl Batch {
             up_to
         };
         wanted.min(largest)
+    }
+
+    /// True if a reading fits in, as far as the size is known.
+    fn takes(&self, joining: &Joining, largest: usize) -> bool {
+        self.size.with(joining.bytes) <= self.limit(largest)
     }
 
     fn weight(&self) -> usize {
@@ -225,7 +229,7 @@ impl Batches {
     pub(super) fn cost_of(&self, place: EntryId) -> Option<(u32, usize)> {
         let batch = self.sent.get(&place)?;
         let topic = batch.key.topic.as_str();
-        Some((batch.key.rule?, topic.len() + batch.bytes))
+        Some((batch.key.rule?, topic.len() + batch.size.bytes()))
     }
 
     /// The last reading of the batch that one would join.
@@ -235,12 +239,30 @@ impl Batches {
         batch.messages().last()
     }
 
+    /// The batch that a reading would join, if it seems to have no room although it may have: it
+    /// has to be written to know its size.
+    pub(super) fn to_measure(&self, joining: &Joining) -> Option<&Batch> {
+        let key = joining.key();
+        let batch = self.open.iter().find(|open| open.key == key)?;
+        let limit = batch.limit(self.largest);
+        let may_take = batch.format().shrinks() && batch.size.known() < limit / 8 * 7;
+        (may_take && !batch.takes(joining, self.largest)).then_some(batch)
+    }
+
+    /// The batch that a reading would join has so many bytes.
+    pub(super) fn measured(&mut self, joining: &Joining, bytes: usize) {
+        let key = joining.key();
+        if let Some(batch) = self.open.iter_mut().find(|open| open.key == key) {
+            batch.size.measured(bytes);
+        }
+    }
+
     /// Takes a reading. Returns the message of a batch that is large enough without it.
     pub(super) fn add(&mut self, joining: Joining, now: Instant) -> Option<Waiting> {
         let key = joining.key();
         let found = self.open.iter().position(|open| open.key == key);
         let largest = self.largest;
-        let is_full = |batch: &Batch| batch.bytes + joining.bytes > batch.limit(largest);
+        let is_full = |batch: &Batch| !batch.takes(&joining, largest);
         let full = found.filter(|index| self.open.get(*index).is_some_and(is_full));
         let closed = full.and_then(|index| self.close(index));
         let place = joining.waiting.place();
@@ -330,14 +352,14 @@ impl Batches {
             .get(&place)
             .filter(|batch| batch.members.len() > 1)?;
         let mut first = self.end(place)?;
-        self.largest = self.largest.min(first.bytes / 2);
+        self.largest = self.largest.min(first.size.bytes() / 2);
         let rest = first.members.split_off(first.members.len() / 2);
+        first.size.halve();
         let second = Batch {
             members: rest,
             key: first.key.clone(),
             ..first
         };
-        first.bytes /= 2;
         let heads = [first.head()?, second.head()?];
         for (head, batch) in heads.iter().zip([first, second]) {
             self.weight += batch.weight();
@@ -376,6 +398,57 @@ impl Batches {
             self.open.insert(index, batch);
         }
         true
+    }
+}
+
+/// The size of a payload, in bytes: what was measured, and what was added since then, as much less
+/// as it was less until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PayloadSize {
+    /// Of all readings, one by one.
+    sum: usize,
+    /// That sum when the payload was measured; not 0.
+    sum_then: usize,
+    /// What was measured.
+    measured: usize,
+}
+
+impl PayloadSize {
+    fn new(bytes: usize) -> Self {
+        Self {
+            sum: bytes,
+            sum_then: bytes.max(1),
+            measured: bytes,
+        }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.sum += bytes;
+    }
+
+    /// With so much more.
+    fn with(&self, bytes: usize) -> usize {
+        let more = self.sum + bytes - self.sum_then.min(self.sum);
+        self.measured + more * self.measured / self.sum_then
+    }
+
+    fn bytes(&self) -> usize {
+        self.with(0)
+    }
+
+    /// What was measured last; at first that of one reading.
+    fn known(&self) -> usize {
+        self.measured
+    }
+
+    fn measured(&mut self, bytes: usize) {
+        self.measured = bytes;
+        self.sum_then = self.sum.max(1);
+    }
+
+    /// Half of the readings are gone.
+    fn halve(&mut self) {
+        *self = Self::new(self.bytes() / 2);
     }
 }
 

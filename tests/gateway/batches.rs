@@ -159,7 +159,7 @@ fn a_backlog_goes_in_large_frames_and_a_kill_9_in_the_middle_of_it_loses_nothing
 #[test]
 fn a_frame_that_is_refused_becomes_dead_letters_reading_by_reading() {
     let remote = Remote::listen();
-    let (folder, waiting) = backlog(remote.port, 800, "scan");
+    let (folder, waiting) = backlog(remote.port, 2000, "scan");
     let _gateway = Gateway::restart(folder.path());
     let mut wire = remote.accept(false, &[]);
     let refused = wire.publish();

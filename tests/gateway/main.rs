@@ -36,6 +36,7 @@ mod field_faults;
 mod field_peers;
 mod field_writes;
 mod formats;
+mod frames;
 mod handover;
 mod health_messages;
 mod hostile;

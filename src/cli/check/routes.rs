@@ -85,11 +85,11 @@ fn payload(routes: &Routes, rule: &Rule, point: &TopicName) -> Option<String> {
         quality: Quality::Good,
         age: Duration::ZERO,
     };
-    let payload = format.encode(&NamedReading {
+    let payload = format.write(&[NamedReading {
         reading: &reading,
         time: reading.time,
         names: &routes.names_of(point),
-    });
+    }]);
     payload.map(|payload| String::from_utf8_lossy(&payload).into_owned())
 }
 

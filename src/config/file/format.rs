@@ -12,17 +12,22 @@ pub(in crate::config) struct FormatConfig(pub(in crate::config) HowFormatted);
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct HowFormatted {
     /// json (value, time and quality), value (the bare value), template, scan (values by time, as
-    /// ThingsBoard takes them), line (line protocol of InfluxDB) or senml (RFC 8428). Default json,
-    /// or template where there is one.
+    /// ThingsBoard takes them), object (the values of a device at one time), columns (by point, as
+    /// differences), line (line protocol of InfluxDB) or senml (RFC 8428). Default json, or
+    /// template where there is one.
     pub(in crate::config) kind: Option<FormatKind>,
     /// The payload, with {value}, {quality}, {reason}, {age}, {time}, {time_s}, {time_ms},
     /// {time_ns}, {topic}, {site}, {line}, {device}, {point} and {unit}.
     pub(in crate::config) template: Option<String>,
     /// The longest time that a reading waits for others with which it shares a message; for scan,
-    /// line and senml. Default 10s for scan; others share none unless this is set.
+    /// object, columns, line and senml. Default 10s for scan and columns, 1s for object; others
+    /// share none unless this, `up_to` or `compress` is set.
     pub(in crate::config) every: Option<Span>,
     /// The largest payload of such a message while nothing is late, 200B to 128kB. Default 8kB.
     pub(in crate::config) up_to: Option<Size>,
+    /// none (default), deflate (as in HTTP: with the head of zlib) or brotli: what is done to the
+    /// payload of readings that share a message.
+    pub(in crate::config) compress: Option<CompressionConfig>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
@@ -32,8 +37,18 @@ pub(in crate::config) enum FormatKind {
     Value,
     Template,
     Scan,
+    Object,
+    Columns,
     Line,
     Senml,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::config) enum CompressionConfig {
+    None,
+    Deflate,
+    Brotli,
 }
 
 impl<'de> Deserialize<'de> for FormatConfig {
@@ -45,6 +60,7 @@ impl<'de> Deserialize<'de> for FormatConfig {
                     template: None,
                     every: None,
                     up_to: None,
+                    compress: None,
                 })
             }
             details => serde_json::from_value(details),

@@ -9,17 +9,20 @@ use std::time::Duration;
 use super::field::Field;
 use super::{Check, at};
 use crate::config::document::PathStep;
-use crate::config::file::{FormatConfig, FormatKind, HowFormatted};
+use crate::config::file::{CompressionConfig, FormatConfig, FormatKind, HowFormatted};
 use crate::message::Class;
 use crate::mqtt::{QoS, TopicName};
 use crate::payload::{
-    BatchTerms, NamesOfPoints, PayloadFormat, PayloadTemplate, PointNames, ReadingFormat,
+    BatchTerms, Compression, NamesOfPoints, PayloadFormat, PayloadTemplate, PointNames,
+    ReadingFormat,
 };
 use crate::report::PointReport;
 use crate::route::{Routes, Rule};
 
 /// How long readings wait for others, where the file does not say it.
 const DEFAULT_EVERY: Duration = Duration::from_secs(10);
+/// Where they are of one time, and come together.
+const DEFAULT_EVERY_OF_ONE_TIME: Duration = Duration::from_secs(1);
 const LONGEST_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// The largest payload of readings that wait for others.
 const DEFAULT_UP_TO: u64 = 8_000;
@@ -35,6 +38,7 @@ pub(super) fn format(
     let payload = payload(check, path, typed)?;
     Some(ReadingFormat {
         batch: batch(check, path, typed, &payload),
+        compression: compression(typed),
         payload,
     })
 }
@@ -78,6 +82,8 @@ fn payload(
         (FormatKind::Json, None) => Some(PayloadFormat::Json),
         (FormatKind::Value, None) => Some(PayloadFormat::Value),
         (FormatKind::Scan, None) => Some(PayloadFormat::Scan),
+        (FormatKind::Object, None) => Some(PayloadFormat::Object),
+        (FormatKind::Columns, None) => Some(PayloadFormat::Columns),
         (FormatKind::Line, None) => Some(PayloadFormat::Line),
         (FormatKind::Senml, None) => Some(PayloadFormat::Senml),
     }
@@ -90,20 +96,25 @@ fn batch(
     typed: &HowFormatted,
     payload: &PayloadFormat,
 ) -> Option<BatchTerms> {
-    let is_asked_for = typed.every.is_some() || typed.up_to.is_some();
-    if is_asked_for && !payload.takes_several() {
-        let key = if typed.every.is_some() {
-            "every"
-        } else {
-            "up_to"
-        };
+    let asked_for = [
+        ("every", typed.every.is_some()),
+        ("up_to", typed.up_to.is_some()),
+        ("compress", compression(typed) != Compression::None),
+    ];
+    let asked_for = asked_for.into_iter().find(|(_, is_there)| *is_there);
+    if let Some((key, _)) = asked_for.filter(|_| !payload.takes_several()) {
         check.fault(
             &below(path, key),
             "a payload of this kind holds one reading; remove this, or write `kind: scan`, `line` or `senml`",
         );
         return None;
     }
-    let every = typed.every.map_or(DEFAULT_EVERY, |span| span.0);
+    let default = if payload.is_of_one_time() {
+        DEFAULT_EVERY_OF_ONE_TIME
+    } else {
+        DEFAULT_EVERY
+    };
+    let every = typed.every.map_or(default, |span| span.0);
     if every > LONGEST_EVERY {
         check.fault(
             &below(path, "every"),
@@ -117,10 +128,18 @@ fn batch(
             "write a size from 200B to 128kB, such as 8kB",
         );
     }
-    (is_asked_for || *payload == PayloadFormat::Scan).then_some(BatchTerms {
+    (asked_for.is_some() || payload.is_for_several()).then_some(BatchTerms {
         every,
         up_to: usize::try_from(up_to).unwrap_or(usize::MAX),
     })
+}
+
+fn compression(typed: &HowFormatted) -> Compression {
+    match typed.compress {
+        None | Some(CompressionConfig::None) => Compression::None,
+        Some(CompressionConfig::Deflate) => Compression::Deflate,
+        Some(CompressionConfig::Brotli) => Compression::Brotli,
+    }
 }
 
 /// What keeps the readings of an uplink from sharing messages although the file asks for it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::payload::{BatchTerms, Payload, PayloadFormat};
+use crate::payload::{BatchTerms, Compression, Payload, PayloadFormat};
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 use proptest::prelude::*;
 
@@ -18,9 +18,11 @@ fn join(device: &str) -> JoinTerms {
         format: ReadingFormat {
             payload: PayloadFormat::Scan,
             batch: Some(terms),
+            compression: Compression::None,
         },
         terms,
         device: Some(device.into()),
+        time: None,
     }
 }
 
@@ -132,6 +134,34 @@ fn late_readings_go_in_large_messages() {
     assert_eq!(batches.add(late(2), start), None);
     let head = batches.add(late(3), start).unwrap();
     assert_eq!(seqs(&mut batches, &head), [1, 2]);
+}
+
+#[test]
+fn a_batch_whose_size_is_only_guessed_is_measured_before_it_is_closed() {
+    let (mut batches, start) = (Batches::default(), crate::time::now());
+    let mut compressed = |seq| {
+        let mut joining = live(seq);
+        joining.join.format.compression = Compression::Deflate;
+        // What the batch would have after it: readings of 100 bytes become 20.
+        let mut measured = 0;
+        while let Some(batch) = batches.to_measure(&joining) {
+            let bytes = 20 * batch.messages().count();
+            batches.measured(&joining, bytes);
+            measured += 1;
+        }
+        (batches.add(joining, start), measured)
+    };
+    for seq in 1..=3 {
+        assert_eq!(compressed(seq), (None, 0));
+    }
+    assert_eq!(compressed(4), (None, 1), "60 bytes, not 300");
+    for seq in 5..=15 {
+        assert_eq!(compressed(seq), (None, 0));
+    }
+    let (head, measured) = compressed(16);
+    assert_eq!(measured, 1, "300 bytes, as guessed");
+    assert_eq!(seqs(&mut batches, &head.unwrap()).len(), 15);
+    batches.check_invariants();
 }
 
 #[test]

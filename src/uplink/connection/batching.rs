@@ -93,18 +93,28 @@ impl Uplink {
             return;
         };
         joining.bytes = bytes;
+        self.measure(&joining, routes);
         if let Some(head) = self.batches.add(joining, now()) {
             self.offer_batch(head);
         }
     }
 
-    /// What a reading adds to the payload of the readings that wait for others.
+    /// Writes a batch that may have no room for one more reading, where its size is only guessed.
+    fn measure(&mut self, joining: &Joining, routes: &Routes) {
+        let Some(batch) = self.batches.to_measure(joining) else {
+            return;
+        };
+        let payload = routes.payload_of_all(batch.format(), batch.messages(), WrittenAt::AsTaken);
+        let bytes = payload.map_or(0, |payload| payload.len());
+        self.batches.measured(joining, bytes);
+    }
+
+    /// What a reading adds to the payload of the readings that wait for others, before it is
+    /// compressed.
     fn bytes_of_joining(&self, joining: &Joining, routes: &Routes) -> Option<usize> {
         let written = |messages: &[&Outgoing]| {
             let format = &joining.join.format;
-            let messages = messages.iter().copied();
-            let payload = routes.payload_of_all(format, messages, WrittenAt::AsTaken);
-            payload.map(|payload| payload.len())
+            routes.bytes_written(format, messages.iter().copied())
         };
         let own = &joining.waiting.message;
         let alone = written(&[own])?;
@@ -116,10 +126,21 @@ impl Uplink {
     }
 
     fn offer_batch(&mut self, head: Waiting) {
-        if let Some((rule, bytes)) = self.batches.cost_of(head.place()) {
+        if let Some((rule, guessed)) = self.batches.cost_of(head.place()) {
+            let bytes = self.bytes_of_batch(&head).unwrap_or(guessed);
             self.rates.taken(rule, bytes, now());
         }
         self.offer(head);
+    }
+
+    /// The bytes of a batch whose size is only guessed; `None` of others.
+    fn bytes_of_batch(&self, head: &Waiting) -> Option<usize> {
+        let batch = self.batches.sent(head.place())?;
+        let routes = self.routes.borrow();
+        let format = batch.format();
+        let written = || routes.payload_of_all(format, batch.messages(), WrittenAt::AsTaken);
+        let payload = format.shrinks().then(written)??;
+        Some(head.message.topic.as_str().len() + payload.len())
     }
 
     /// Hands a message to the session, unless its class forbids to send it a second time.
