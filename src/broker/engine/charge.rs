@@ -126,10 +126,7 @@ impl Engine {
     }
 
     fn admits(&self, requested: &RequestedSession) -> Result<(), Over> {
-        let known = self
-            .by_client
-            .get(&requested.client_id)
-            .and_then(|key| self.sessions.get(*key));
+        let known = self.sessions.of_client(&requested.client_id);
         let replaced = known.map(|session| (session.account.owner(), session.account.held()));
         let kept = known.filter(|session| {
             !requested.clean_start && session.is_persistent() && session.user == requested.user
@@ -158,7 +155,7 @@ impl Engine {
             Over::Owner => Some(&requested.owner),
             Over::All => None,
         };
-        let own = self.by_client.get(&requested.client_id).copied();
+        let own = self.sessions.key_of(&requested.client_id);
         let away = self.away.longest_beyond_reserve(owner, own);
         let Some((_, key)) =
             away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY)

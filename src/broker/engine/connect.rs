@@ -156,7 +156,7 @@ impl Engine {
         requested: RequestedSession,
         now: Instant,
     ) -> Result<RequestedSession, Refusal> {
-        let is_known = self.by_client.contains_key(&requested.client_id);
+        let is_known = self.sessions.key_of(&requested.client_id).is_some();
         if !is_known && !self.make_room(&requested.owner, now) {
             return Err(Refusal::new(
                 ReasonCode::QUOTA_EXCEEDED,
@@ -221,8 +221,9 @@ impl Engine {
         match connection.silence_allowed {
             Some(allowed) => self.set_timer(id, now + allowed, Timer::KeepAlive(id)),
             None => {
-                let timer = connection.timer.take();
-                timer.map(|timer| self.timers.remove(&timer));
+                if let Some((due, timer)) = connection.timer.take() {
+                    self.timers.cancel(due, timer);
+                }
             }
         }
     }
@@ -296,7 +297,7 @@ impl Engine {
     fn generate_client_id(&mut self) -> ByteString {
         loop {
             let id = ByteString::from(format!("auto-{}", self.unpredictable()));
-            if !self.by_client.contains_key(&id) {
+            if self.sessions.key_of(&id).is_none() {
                 return id;
             }
         }

@@ -253,7 +253,7 @@ impl Engine {
         };
         let barrier = DurabilityBarrier {
             after,
-            durable: self.durable,
+            durable: self.gate.durable(),
         };
         let Some(length) = write(fanout, &terms, number, connection, barrier) else {
             self.traffic.dropped += 1; // [MQTT-3.1.2-25]

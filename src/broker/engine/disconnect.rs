@@ -54,10 +54,10 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        if let Some(old) = connection.timer.replace((due, timer)) {
-            self.timers.remove(&old);
+        if let Some((due, old)) = connection.timer.replace((due, timer)) {
+            self.timers.cancel(due, old);
         }
-        self.timers.insert((due, timer));
+        self.timers.set(due, timer);
     }
 
     /// The time for a login is over.
@@ -134,7 +134,8 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        let is_greeted = connection.session.is_some() && connection.out.is_greeted(self.durable);
+        let is_greeted =
+            connection.session.is_some() && connection.out.is_greeted(self.gate.durable());
         if connection.version == Version::V5 && is_greeted {
             let mut end = Disconnect::new(reason);
             end.properties.edit().reason_string = Some(ByteString::from_static(why));
@@ -160,7 +161,9 @@ impl Engine {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
-        connection.timer.map(|timer| self.timers.remove(&timer));
+        if let Some((due, timer)) = connection.timer {
+            self.timers.cancel(due, timer);
+        }
         let Some(key) = connection.session else {
             return;
         };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::held::{ForwardAnswer, ForwardRefusals, HeldFor, HeldMessage, HeldPublish};
+use super::held::{ForwardAnswer, ForwardRefusals, HeldFor, HeldPublish};
 use super::publish::ReceivedPublish;
 use super::session::{IncomingState, Rest};
 use super::{Client, Engine, Output, Ticket};
@@ -28,16 +28,9 @@ impl Engine {
         let number = held
             .filter(|_| message.qos != QoS::AtMostOnce)
             .map(|waiter| {
-                self.next_ticket += 1;
-                let held = HeldMessage {
-                    waiter,
-                    waiting: targets
-                        .iter()
-                        .fold(0, |bits, target| bits | target.to().bit()),
-                    refusals: ForwardRefusals::default(),
-                };
-                self.held.insert(self.next_ticket, held);
-                self.next_ticket
+                let destinations = targets.iter().map(|target| target.to().bit());
+                self.held
+                    .hold(waiter, destinations.fold(0, |bits, bit| bits | bit))
             });
         let handover = number.and_then(|_| held?.handover());
         let message = Arc::new(message.detached());
@@ -57,16 +50,9 @@ impl Engine {
     /// A destination has stored a message, or refused it.
     pub(super) fn stored(&mut self, ticket: Ticket, answer: ForwardAnswer, now: Instant) {
         let (number, bit) = (ticket >> DESTINATION_BITS, 1_u64 << (ticket & 63));
-        let Some(held) = self.held.get_mut(&number) else {
+        let Some((waiter, refusals)) = self.held.note(number, bit, answer) else {
             return;
         };
-        held.waiting &= !bit;
-        held.refusals.note(bit, answer);
-        if held.waiting != 0 {
-            return;
-        }
-        let (waiter, refusals) = (held.waiter, held.refusals);
-        self.held.remove(&number);
         match waiter {
             HeldFor::Inbound(inbound) => self.inbound_stored(number, inbound, refusals),
             HeldFor::Will(will) => self.will_stored(will.number, refusals.full(), now),

@@ -1,7 +1,7 @@
 //! Messages that wait until their destinations inside the gateway have stored them.
 
 use super::refusal::Refusal;
-use super::{Lsn, SessionKey};
+use super::{ByNumber, Lsn, SessionKey, Ticket};
 use crate::message::{ExactInbound, Origin};
 use crate::mqtt::{PacketId, ReasonCode};
 use crate::outbox::Handover;
@@ -58,12 +58,76 @@ impl ForwardRefusals {
 
 /// A message that destinations have not stored yet.
 #[derive(Debug)]
-pub(super) struct HeldMessage {
+struct HeldMessage {
     /// Waits until every destination has the message.
-    pub(super) waiter: HeldFor,
+    waiter: HeldFor,
     /// Those that have not answered, a bit each.
-    pub(super) waiting: u64,
-    pub(super) refusals: ForwardRefusals,
+    waiting: u64,
+    refusals: ForwardRefusals,
+}
+
+/// The messages that destinations have not stored, by their tickets without the number of the
+/// destination.
+#[derive(Debug, Default)]
+pub(super) struct HeldMessages {
+    messages: ByNumber<Ticket, HeldMessage>,
+    last: Ticket,
+}
+
+impl HeldMessages {
+    /// Holds a message for its waiter until these destinations, a bit each, have answered.
+    pub(super) fn hold(&mut self, waiter: HeldFor, destinations: u64) -> Ticket {
+        self.last += 1;
+        let held = HeldMessage {
+            waiter,
+            waiting: destinations,
+            refusals: ForwardRefusals::default(),
+        };
+        self.messages.insert(self.last, held);
+        self.last
+    }
+
+    /// Notes the answer of a destination. Returns the waiter with the last one.
+    pub(super) fn note(
+        &mut self,
+        ticket: Ticket,
+        bit: u64,
+        answer: ForwardAnswer,
+    ) -> Option<(HeldFor, ForwardRefusals)> {
+        let held = self.messages.get_mut(&ticket)?;
+        held.waiting &= !bit;
+        held.refusals.note(bit, answer);
+        if held.waiting != 0 {
+            return None;
+        }
+        let HeldMessage {
+            waiter, refusals, ..
+        } = self.messages.remove(&ticket)?;
+        Some((waiter, refusals))
+    }
+
+    /// What waits for a message that is held.
+    pub(super) fn waiter_mut(&mut self, ticket: Ticket) -> Option<&mut HeldFor> {
+        self.messages.get_mut(&ticket).map(|held| &mut held.waiter)
+    }
+
+    /// Messages that are held.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Panics if a message is held for nobody, or one of the tickets `used` by senders is none.
+    /// For tests.
+    pub(super) fn check_invariants(&self, mut used: impl Iterator<Item = Ticket>) {
+        for (ticket, held) in &self.messages {
+            assert_ne!(held.waiting, 0, "a message is held for a destination");
+            assert!(*ticket <= self.last, "tickets that were drawn");
+        }
+        assert!(
+            used.all(|ticket| self.messages.contains_key(&ticket)),
+            "senders wait for messages that are held"
+        );
+    }
 }
 
 /// A PUBLISH that is acknowledged when every destination has its message.

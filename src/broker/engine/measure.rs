@@ -130,7 +130,7 @@ impl Engine {
     /// Looks at every session: not for each message.
     pub(super) fn session_totals(&self) -> SessionTotals {
         let mut totals = SessionTotals::default();
-        for (_, session) in &self.sessions {
+        for (_, session) in self.sessions.iter() {
             totals.sessions += 1;
             totals.connected += usize::from(session.connection.is_some());
             totals.queued += session.queue.len();

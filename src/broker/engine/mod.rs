@@ -17,8 +17,8 @@
 //!   and `notice` (the log), `sys`
 //! * connections: `connection`, `lifecycle` (their stages), `connect`, `login`, `disconnect`,
 //!   `refusal`
-//! * sessions: `session`, `sessions` (their life), `wills`, `change` (rights and routes while it
-//!   runs)
+//! * sessions: `session`, `session_store`, `sessions` (their life), `wills`, `change` (rights and
+//!   routes while it runs)
 //! * messages from clients: `publish`, `authorize`, `aliases`, `accept`, `acknowledge` and `owed`
 //!   (acknowledgements), `forward` and `held` (to outboxes and instruments), `handovers` (what
 //!   outboxes know after a crash)
@@ -31,6 +31,7 @@
 //!   (on their way to new subscriptions)
 //! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to
 //!   go)
+//! * time and disk: `timers`, `gates` (what waits until records are durable)
 //! * durable state: `record`, `read_record`, `qos_2_records`, `restore`, `restored_messages`,
 //!   `restored_incoming`, `known_receipts`, `checkpoint`
 //! * `invariants` (for tests), `numbers` (a hash)
@@ -54,6 +55,7 @@ mod fanout;
 mod filters;
 mod forward;
 mod fullest;
+mod gates;
 mod handovers;
 mod held;
 mod in_flight;
@@ -86,22 +88,21 @@ mod retained;
 mod seek;
 mod send;
 mod session;
+mod session_store;
 mod sessions;
 mod shared;
 mod subscribe;
 mod subscriptions;
 mod sys;
+mod timers;
 mod tree;
 mod wills;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use bytes::Bytes;
-use bytestring::ByteString;
-use slab::Slab;
 
 use super::access::Access;
 use super::admission::Address;
@@ -117,9 +118,10 @@ use connection::Connection;
 use disconnect::TOO_MANY_LOGINS;
 pub use events::{Input, Output};
 use fullest::Fullest;
+use gates::DurabilityGate;
 use handovers::Receipts;
 pub use held::ForwardAnswer;
-use held::HeldMessage;
+use held::HeldMessages;
 pub use lifecycle::Peer;
 pub use limits::{BrokerLimits, QueueFull};
 pub use note::{ClientNote, Noted, Terms};
@@ -134,9 +136,10 @@ use replay_turns::ReplayTurns;
 pub use restore::{LeftOut, Restore};
 pub use restored_incoming::FoundHandovers;
 use retained::Retained;
-use session::Session;
+use session_store::SessionStore;
 use subscriptions::Subscriptions;
 pub use sys::Traffic;
+use timers::{Timer, Timers};
 use wills::LateWills;
 
 /// One socket.
@@ -172,20 +175,6 @@ pub struct Setup {
     pub remotes: Vec<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Connect(ConnectionId),
-    KeepAlive(ConnectionId),
-    Will(SessionKey),
-    SessionExpiry(SessionKey),
-    /// A will that some destinations had no room for.
-    LateWill {
-        number: u64,
-        refused: u64,
-    },
-    Sys,
-}
-
 /// The state machine.
 #[derive(Debug)]
 pub struct Engine {
@@ -195,25 +184,17 @@ pub struct Engine {
     secret: [u8; 32],
     /// Boxed: the table has room for twice as many.
     connections: ByNumber<ConnectionId, Box<Connection>>,
-    sessions: Slab<Session>,
+    sessions: SessionStore,
     /// The bytes that they hold.
     budget: Budget,
     /// Those whose clients are away.
     away: Away,
-    by_client: HashMap<ByteString, SessionKey>,
     subscriptions: Subscriptions,
     retained: Retained,
-    timers: BTreeSet<(Instant, Timer)>,
-    /// Messages that destinations have not stored, by their tickets without the number of the
-    /// destination.
-    held: ByNumber<Ticket, HeldMessage>,
-    next_ticket: Ticket,
-    /// Inbound messages whose records are not durable.
-    inbound: VecDeque<(Lsn, u64)>,
+    timers: Timers,
+    held: HeldMessages,
     records: Records,
-    durable: Lsn,
-    /// Connections with bytes that wait for a batch.
-    gates: VecDeque<(Lsn, ConnectionId)>,
+    gate: DurabilityGate,
     checkpoint: Option<Checkpoint>,
     replay_turns: ReplayTurns,
     /// Wills on their way to destinations.
@@ -224,7 +205,6 @@ pub struct Engine {
     /// Messages of remote brokers.
     remotes: Remotes,
     next_message: u64,
-    next_session: u64,
     /// Bytes of all messages that wait for sessions or are in flight to them, each counted once.
     queued_bytes: Arc<AtomicUsize>,
     /// Finds the queue that gives room when they are too many.
@@ -256,7 +236,8 @@ impl Engine {
             remotes,
         } = setup;
         let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
-        let timers = BTreeSet::from([(now, Timer::Sys)]);
+        let mut timers = Timers::default();
+        timers.set(now, Timer::Sys);
         let lockout = Lockout::new(limits.failed_logins);
         let budget = Budget::new(&limits);
         Self {
@@ -265,19 +246,15 @@ impl Engine {
             access,
             secret,
             connections: ByNumber::default(),
-            sessions: Slab::new(),
+            sessions: SessionStore::default(),
             budget,
             away: Away::default(),
-            by_client: HashMap::new(),
             subscriptions: Subscriptions::default(),
             retained,
             timers,
-            held: ByNumber::default(),
-            next_ticket: 0,
-            inbound: VecDeque::new(),
+            held: HeldMessages::default(),
             records: Records::new(is_durable, Clock { now, unix_ms }),
-            durable: 0,
-            gates: VecDeque::new(),
+            gate: DurabilityGate::default(),
             checkpoint: None,
             replay_turns: ReplayTurns::default(),
             late_wills: LateWills::default(),
@@ -285,7 +262,6 @@ impl Engine {
             doubts_restored: false,
             remotes: Remotes::new(remotes),
             next_message: 0,
-            next_session: 0,
             queued_bytes: Arc::default(),
             fullest: Fullest::default(),
             generated_ids: 0,
@@ -324,8 +300,7 @@ impl Engine {
 
     /// Runs the timers that are due. To be called at or after [`Engine::next_deadline`].
     pub fn tick(&mut self, now: Instant) {
-        while let Some((due, timer)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
-            self.timers.remove(&(due, timer));
+        while let Some((due, timer)) = self.timers.next_due(now) {
             match timer {
                 Timer::Connect(connection) => self.connect_timeout(connection, now),
                 Timer::KeepAlive(connection) => self.check_keep_alive(connection, now),
@@ -337,8 +312,7 @@ impl Engine {
                 Timer::Sys if self.limits.sys_every.is_zero() => {}
                 Timer::Sys => {
                     self.publish_sys(now);
-                    self.timers
-                        .insert((now + self.limits.sys_every, Timer::Sys));
+                    self.timers.set(now + self.limits.sys_every, Timer::Sys);
                 }
             }
         }
@@ -346,7 +320,7 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(due, _)| *due)
+        self.timers.deadline()
     }
 
     /// Sets both clocks; records carry wall time.
@@ -390,7 +364,7 @@ impl Engine {
 
     /// True if a client or a remote broker waits for records to become durable.
     pub fn waits_for_disk(&self) -> bool {
-        !self.gates.is_empty() || !self.inbound.is_empty()
+        !self.gate.is_empty()
     }
 
     /// Processes a packet as its connection may send it: before its session, or within it.

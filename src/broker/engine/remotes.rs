@@ -207,6 +207,12 @@ impl Remotes {
         }
     }
 
+    /// The progress of each.
+    pub(super) fn incoming(&self) -> impl Iterator<Item = &Incoming> {
+        let messages = self.0.iter().flat_map(|remote| remote.messages.values());
+        messages.map(|message| &message.incoming)
+    }
+
     /// Writes all of them.
     pub(super) fn record(&self, mut put: impl FnMut(Record<'_>)) {
         for remote in &self.0 {
@@ -281,8 +287,7 @@ impl Engine {
         let state = ticket.map_or(IncomingState::Received, IncomingState::Held);
         let incoming = Incoming::on_none(state, drawn.or(known).unwrap_or(0));
         let after = reached.after.max(self.remember_inbound(&waiter, incoming));
-        let held = ticket.and_then(|ticket| self.held.get_mut(&ticket));
-        match held.map(|held| &mut held.waiter) {
+        match ticket.and_then(|ticket| self.held.waiter_mut(ticket)) {
             Some(HeldFor::Inbound(waiter)) => waiter.after = after,
             _ => self.promise(waiter.reply, after),
         }
@@ -350,8 +355,7 @@ impl Engine {
 
     /// The repetition of a message that waits for its destinations takes the place of the first.
     fn wait_instead(&mut self, ticket: Ticket, reply: u64) {
-        let held = self.held.get_mut(&ticket);
-        if let Some(HeldFor::Inbound(waiter)) = held.map(|held| &mut held.waiter) {
+        if let Some(HeldFor::Inbound(waiter)) = self.held.waiter_mut(ticket) {
             let earlier = std::mem::replace(&mut waiter.reply, reply);
             self.outputs.push(Output::NotSafe(earlier));
         }
@@ -400,11 +404,8 @@ impl Engine {
 
     /// Says that a message of a remote is safe when the batch `after` is durable.
     fn promise(&mut self, reply: u64, after: Lsn) {
-        if after <= self.durable {
+        if !self.gate.hold_reply(after, reply) {
             self.outputs.push(Output::Safe(reply));
-        } else {
-            let place = self.inbound.partition_point(|(other, _)| *other <= after);
-            self.inbound.insert(place, (after, reply));
         }
     }
 }

@@ -152,7 +152,7 @@ impl Restore {
 
     fn session(&mut self, record: SessionRecord) {
         let engine = &mut self.engine;
-        engine.next_session = engine.next_session.max(record.number);
+        engine.sessions.know_number(record.number);
         let rights = engine
             .access
             .rights(record.user.as_ref(), &record.client_id)
@@ -193,10 +193,8 @@ impl Restore {
                     return None;
                 }
                 let account = engine.budget.open(owner);
-                let session = Session::new(&record.client_id, record.number, account);
-                let client_id = session.client_id.clone();
-                let key = engine.sessions.insert(session);
-                engine.by_client.insert(client_id, key);
+                let sessions = &mut engine.sessions;
+                let key = sessions.restore(&record.client_id, record.number, account);
                 place.insert(RestoredSession {
                     key,
                     waiting: BTreeMap::new(),
@@ -311,7 +309,7 @@ impl Restore {
         let Some(known) = self.sessions.remove(&number) else {
             return;
         };
-        let Some(session) = self.engine.sessions.try_remove(known.key) else {
+        let Some(session) = self.engine.sessions.remove(known.key) else {
             return;
         };
         self.engine.away.note(known.key, None);
@@ -319,10 +317,6 @@ impl Restore {
             .waiting
             .into_values()
             .for_each(|waiting| self.messages.done(waiting.delivery.message));
-        // Another session of the same client may have been made before this one was taken out.
-        if self.engine.by_client.get(&session.client_id) == Some(&known.key) {
-            self.engine.by_client.remove(&session.client_id);
-        }
         for (filter, _) in session.filters.list() {
             self.engine.subscriptions.remove(filter, known.key);
         }

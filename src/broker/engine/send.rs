@@ -11,7 +11,7 @@ impl Engine {
     pub(super) fn barrier(&self, after: Lsn) -> DurabilityBarrier {
         DurabilityBarrier {
             after,
-            durable: self.durable,
+            durable: self.gate.durable(),
         }
     }
 
@@ -47,15 +47,15 @@ impl Engine {
             self.dirty.push(id);
         }
         if let Some(position) = connection.out.take_new_gate() {
-            self.gates.push_back((position, id));
+            self.gate.hold_connection(position, id);
         }
     }
 
     /// Records are durable: what waited for them goes out.
     pub(super) fn durable(&mut self, position: Lsn, now: Instant) {
-        self.durable = self.durable.max(position);
+        self.gate.advance(position);
         self.receipts.durable(position);
-        while let Some((_, id)) = self.gates.pop_front_if(|(gate, _)| *gate <= position) {
+        while let Some(id) = self.gate.next_connection() {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
@@ -64,7 +64,7 @@ impl Engine {
             self.mark_dirty(id);
             self.pace(id, now);
         }
-        while let Some((_, reply)) = self.inbound.pop_front_if(|(gate, _)| *gate <= position) {
+        while let Some(reply) = self.gate.next_reply() {
             self.outputs.push(Output::Safe(reply));
         }
     }

@@ -12,7 +12,7 @@ use super::lifecycle::End;
 use super::note::{ClientNote, Noted};
 use super::record::{Deadline, Record};
 use super::refusal::Refusal;
-use super::session::{Incoming, IncomingState, Session};
+use super::session::{Incoming, IncomingState};
 use super::{Engine, Lsn, Output, SessionKey, Timer};
 use crate::mqtt::ReasonCode;
 
@@ -24,20 +24,15 @@ impl Engine {
         requested: &RequestedSession,
         now: Instant,
     ) -> (SessionKey, bool) {
-        let known = self.by_client.get(&requested.client_id).copied();
+        let known = self.sessions.key_of(&requested.client_id);
         if let Some(key) = known
             && self.take_over(key, requested, now)
         {
             return (key, true);
         }
         // A session that ends with its connection is gone now; otherwise there was none.
-        self.next_session += 1;
         let account = self.budget.open(Owner::restored(requested.user.as_ref()));
-        let session = Session::new(&requested.client_id, self.next_session, account);
-        let client_id = session.client_id.clone();
-        let key = self.sessions.insert(session);
-        self.by_client.insert(client_id, key);
-        (key, false)
+        (self.sessions.open(&requested.client_id, account), false)
     }
 
     /// Ends the other connection of a session, and the session too if it is not wanted
@@ -66,8 +61,9 @@ impl Engine {
         self.forget_will(key); // [MQTT-3.1.3-9]
         if let Some(session) = self.sessions.get_mut(key) {
             session.away_since = None;
-            let expiry = session.expires_at.take();
-            expiry.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
+            if let Some(due) = session.expires_at.take() {
+                self.timers.cancel(due, Timer::SessionExpiry(key));
+            }
         }
         self.note_absence(key);
         true
@@ -81,9 +77,8 @@ impl Engine {
         user: Option<&ByteString>,
     ) -> bool {
         let owner = self
-            .by_client
-            .get(client_id)
-            .and_then(|key| self.sessions.get(*key))
+            .sessions
+            .of_client(client_id)
             .and_then(|session| session.user.as_ref());
         let is_squatted =
             || self.access.owns(user, client_id) && !self.access.owns(owner, client_id);
@@ -134,7 +129,7 @@ impl Engine {
     /// Ends the session of a client identifier for good, and its connection. False if there is
     /// none.
     pub fn end_session(&mut self, client_id: &str, now: Instant) -> bool {
-        let Some(key) = self.by_client.get(client_id).copied() else {
+        let Some(key) = self.sessions.key_of(client_id) else {
             return false;
         };
         let session = self.sessions.get(key);
@@ -145,10 +140,10 @@ impl Engine {
             self.refuse_because(id, refusal, now);
         }
         // Many end with their connections.
-        if self.by_client.get(client_id) == Some(&key) {
+        if self.sessions.key_of(client_id) == Some(key) {
             self.remove_session(key, now);
         }
-        debug_assert!(!self.by_client.contains_key(client_id));
+        debug_assert!(self.sessions.key_of(client_id).is_none());
         let note = ClientNote {
             what: Noted::SessionEnded,
             address: None,
@@ -167,7 +162,7 @@ impl Engine {
     pub(super) fn expire_at(&mut self, key: SessionKey, at: Instant) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.expires_at = Some(at);
-            self.timers.insert((at, Timer::SessionExpiry(key)));
+            self.timers.set(at, Timer::SessionExpiry(key));
             self.record_session(key, Some(at));
         }
     }
@@ -183,15 +178,14 @@ impl Engine {
     /// The session ends; a will that still waits is published [MQTT-3.1.3-9].
     pub(super) fn remove_session(&mut self, key: SessionKey, now: Instant) {
         self.publish_will(key, now);
-        let Some(mut session) = self.sessions.try_remove(key) else {
+        let Some(mut session) = self.sessions.remove(key) else {
             return;
         };
         self.fullest.forget(key);
         self.away.note(key, None);
-        session
-            .expires_at
-            .map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
-        self.by_client.remove(&session.client_id);
+        if let Some(due) = session.expires_at {
+            self.timers.cancel(due, Timer::SessionExpiry(key));
+        }
         for (filter, _) in session.filters.list() {
             self.subscriptions.remove(filter, key);
         }

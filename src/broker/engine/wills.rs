@@ -98,7 +98,7 @@ impl Engine {
             .and_then(|session| session.will.as_mut())
         {
             will.due = Some(due);
-            self.timers.insert((due, Timer::Will(key)));
+            self.timers.set(due, Timer::Will(key));
             self.record_will(key);
         }
     }
@@ -111,8 +111,9 @@ impl Engine {
         let Some(will) = session.will.take() else {
             return;
         };
-        will.due
-            .map(|due| self.timers.remove(&(due, Timer::Will(key))));
+        if let Some(due) = will.due {
+            self.timers.cancel(due, Timer::Will(key));
+        }
         if session.is_recorded {
             let session = session.number;
             self.records.put(Record::NoWill { session });
@@ -199,8 +200,7 @@ impl Engine {
         for (number, RestoredWill { message, missing }) in wills {
             self.late_wills.insert(number, message);
             let refused = missing;
-            self.timers
-                .insert((now, Timer::LateWill { number, refused }));
+            self.timers.set(now, Timer::LateWill { number, refused });
         }
     }
 
@@ -217,8 +217,8 @@ impl Engine {
         if refused == 0 {
             self.forget_late_will(number);
         } else {
-            self.timers
-                .insert((now + AGAIN_AFTER, Timer::LateWill { number, refused }));
+            let timer = Timer::LateWill { number, refused };
+            self.timers.set(now + AGAIN_AFTER, timer);
         }
     }
 
