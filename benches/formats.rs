@@ -21,8 +21,11 @@ use wellhead::payload::{
 };
 use wellhead::reading::{PointId, Quality, Reading, Timestamp, Value};
 
+use packed::{Known, PackedPlant};
 use plant::{PlantColumn, RegisterKind};
 
+#[path = "support/packed.rs"]
+mod packed;
 #[path = "support/plant.rs"]
 mod plant;
 
@@ -126,6 +129,28 @@ fn main() {
     for (name, format) in formats() {
         row(name, &format, &readings, points.len());
     }
+    for known in Known::ALL {
+        row_of_pack(known, &columns);
+    }
+}
+
+fn row_of_pack(known: Known, columns: &[PlantColumn]) {
+    let plant = PackedPlant::new(columns, known, WRITTEN.start);
+    print!("{:>18} {:>8}", known.name(), "");
+    for scans in SCANS {
+        print!(" {:>8.3}", plant.bytes(WRITTEN, scans).unwrap());
+    }
+    let start = Instant::now();
+    plant.bytes(WRITTEN, 20).unwrap();
+    println!(
+        " {:>12.0}",
+        nanoseconds_each(start, WRITTEN.len() * columns.len())
+    );
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn nanoseconds_each(start: Instant, readings: usize) -> f64 {
+    start.elapsed().as_nanos() as f64 / readings as f64
 }
 
 fn named(point: &PointReadings, scan: usize) -> NamedReading<'_> {
@@ -159,8 +184,7 @@ fn row(name: &str, format: &ReadingFormat, readings: &[NamedReading<'_>], points
     if format.payload.takes_several() && most > 1 {
         let start = Instant::now();
         bytes(20 * points);
-        let each = start.elapsed().as_nanos() as f64 / readings.len() as f64;
-        print!(" {each:>12.0}");
+        print!(" {:>12.0}", nanoseconds_each(start, readings.len()));
     }
     println!();
 }

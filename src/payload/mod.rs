@@ -11,6 +11,7 @@ pub mod json;
 mod line;
 mod names;
 mod object;
+pub mod pack;
 pub mod raw;
 #[cfg(test)]
 mod samples;
