@@ -1,6 +1,7 @@
 //! Exactly once over every hand-over: local client, outbox, remote; remote, local broker, local
-//! client; will, outbox, remote. The gateway dies at any moment and at every sync, of kill -9 and
-//! of power cuts; whoever is beside it keeps its own state, and repeats what the standard asks for.
+//! client or another remote; will, outbox, remote. The gateway dies at any moment and at every
+//! sync, of kill -9 and of power cuts; whoever is beside it keeps its own state, and repeats what
+//! the standard asks for.
 
 mod party;
 mod site;
@@ -263,6 +264,26 @@ fn inbound_from_a_played_broker(name: &'static str, loss: Loss) -> Row {
     inbound(name, site, vec![Party::Broker(remote)], None)
 }
 
+/// From one remote to another, and to a local client.
+fn between_remotes(loss: Loss) -> Row {
+    let mut site = Site::new(loss);
+    let from = PlayedBroker::listen();
+    let to = Remote::start(&site);
+    let send = "send: [ { filter: 'down/#', prefix: a/ } ]";
+    let uplinks = [
+        receiving("cloud", from.port),
+        uplink("a", to.link.port, send),
+    ];
+    configure(&site, &uplinks);
+    site.start();
+    let mut traffic = Traffic::default();
+    traffic.sender(Party::Broker(from), "down/one");
+    traffic.receiver(to.subscriber("a/down/#"), &["a/"]);
+    traffic.receiver(local_subscriber(&mut site, "down/#"), &[""]);
+    site.die();
+    Row::new("remote to remote", site, traffic, Some(to))
+}
+
 /// Local clients to a local client, with takeovers: no hand-over.
 fn local(loss: Loss) -> Row {
     let mut site = Site::new(loss);
@@ -376,6 +397,21 @@ fn remote_to_local_over_a_kill_9_at_each_sync() {
 #[test]
 fn remote_to_local_over_a_power_cut_at_each_sync() {
     inbound_from_a_played_broker("remote to local, at syncs", Loss::Power).sweep();
+}
+
+#[test]
+fn remote_to_remote_over_kill_9() {
+    between_remotes(Loss::Process).storm();
+}
+
+#[test]
+fn remote_to_remote_over_power_cuts() {
+    between_remotes(Loss::Power).storm();
+}
+
+#[test]
+fn remote_to_remote_over_a_kill_9_at_each_sync() {
+    between_remotes(Loss::Process).sweep();
 }
 
 /// Wills that clients leave at once.
