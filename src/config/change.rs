@@ -215,6 +215,10 @@ impl Diff {
             };
             self.changes.push(format!("uplink {uplink}: {what}"));
         }
+        if routes.catch_up != running.catch_up {
+            let what = "the order after an outage";
+            self.changes.push(format!("uplink {uplink}: {what}"));
+        }
         if routes.rate != running.rate {
             self.changes.push(format!("uplink {uplink}: its rate"));
         }

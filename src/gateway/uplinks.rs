@@ -93,7 +93,7 @@ impl UplinkParts {
         let handovers = outbox.handovers();
         Self {
             name: uplink.settings.name.clone(),
-            outlet: Outlet::new(outbox.clone(), primary.clone()),
+            outlet: Outlet::new(outbox.clone(), is_up.subscribe(), primary.clone()),
             outbox,
             routes: watch::channel(Arc::clone(&uplink.routes)).0,
             is_up,

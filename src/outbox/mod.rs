@@ -5,7 +5,7 @@
 //! * A message is accepted when its receipt says safe, and gone only when it was settled, or given
 //!   up, counted and reported as a gap.
 //! * Three lanes, each in order: all alarms before anything live, all live messages before the
-//!   backlog.
+//!   backlog. A reading that a newer one has overtaken does not take its place at the remote.
 //! * Sequence numbers are those of the store, one series a lane: strictly growing, never used
 //!   again.
 //! * A message that was handed over is sent only once it is on disk, and its hand-over is known
@@ -18,6 +18,7 @@ mod columns;
 mod counts;
 mod entry;
 mod handed;
+mod newest;
 mod rated;
 mod selection;
 mod source;
@@ -38,6 +39,7 @@ pub use source::ReadingSource;
 use tokio::sync::{oneshot, watch};
 
 use self::columns::Columns;
+use self::newest::NewestReadings;
 use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
 use crate::reading::Timestamp;
@@ -67,6 +69,7 @@ pub struct Outbox {
     columns: Columns,
     age: Option<Duration>,
     counts: Arc<OutboxCounts>,
+    newest_readings: NewestReadings,
 }
 
 /// A message with its number in the outbox.
@@ -115,6 +118,7 @@ pub fn open(
         columns,
         age,
         counts,
+        newest_readings: NewestReadings::default(),
     };
     Ok((outbox, closed))
 }
@@ -123,7 +127,14 @@ impl Outbox {
     /// Appends a message; waits while too many bytes wait for the disk. It is accepted when its
     /// receipt says so.
     pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
+        self.newest_readings.note(lane, message);
         self.store.append(lane as usize, self.entry(message)).await
+    }
+
+    /// True if a message of the backlog is a reading, and a newer one of its topic went into
+    /// another lane since the start.
+    pub fn is_overtaken(&self, lane: Lane, message: &Outgoing, now: Timestamp) -> bool {
+        lane == Lane::Backlog && self.newest_readings.has_overtaken(message, now)
     }
 
     /// Appends a message that its sender hands over and repeats until it is answered. It is sent

@@ -41,6 +41,17 @@ impl PayloadFormat {
         }
     }
 
+    /// True if it says when a reading was taken.
+    pub fn tells_time(&self) -> bool {
+        match self {
+            Self::Json | Self::Scan | Self::Object | Self::Columns | Self::Line | Self::Senml => {
+                true
+            }
+            Self::Value => false,
+            Self::Template(template) => template.tells_time(),
+        }
+    }
+
     /// True if one payload can hold several readings.
     pub fn takes_several(&self) -> bool {
         self.is_for_several() || matches!(self, Self::Line | Self::Senml)

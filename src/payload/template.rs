@@ -116,6 +116,16 @@ impl PayloadTemplate {
         self.has(&[TemplateName::Quality, TemplateName::Reason])
     }
 
+    /// True if it says when a reading was taken.
+    pub fn tells_time(&self) -> bool {
+        self.has(&[
+            TemplateName::Time,
+            TemplateName::Seconds,
+            TemplateName::Millis,
+            TemplateName::Nanos,
+        ])
+    }
+
     fn has(&self, any: &[TemplateName]) -> bool {
         let is_one = |part: &TemplatePart| matches!(part, TemplatePart::Filled(placeholder, _) if any.contains(placeholder));
         self.parts.iter().any(is_one)

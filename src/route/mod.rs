@@ -30,7 +30,7 @@ pub use condition::{Condition, Subject};
 pub use formats::{JoinTerms, WrittenAt};
 pub use outlet::{OfferError, Outlet};
 pub use paced::StateKind;
-pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
+pub use routes::{Arrival, CatchUpOrder, Inward, Points, Routes, SET, is_of_broker};
 pub use rule::Rule;
 pub use states::{StateSender, StateTask};
 pub use table::{DESTINATION_BITS, Destination, MOST_UPLINKS, RouteTable, RouteTarget, SendTerms};

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use super::bucket::BY_THE_SECOND;
 use super::table::RateLimit;
-use super::{Bucket, Routes, SendTerms, Subject, WrittenAt};
+use super::{Bucket, CatchUpOrder, Routes, SendTerms, Subject, WrittenAt};
 use crate::log::{LogLimiter, chosen};
-use crate::message::Message;
+use crate::message::{Lane, Message};
 use crate::mqtt::{Properties, QoS, TopicError, TopicName};
 use crate::outbox::{
     AppendError, Outbox, OutboxCounts, Outgoing, RatedRule, ReadingSource, Receipt,
@@ -34,6 +34,10 @@ const NUMBER: &str = "seq";
 const VIA: &str = "via";
 /// Gateways that a message may have come through.
 const MOST_GATEWAYS: usize = 8;
+
+/// So many messages are sent in a moment when the link is back: while no more wait, the order of all
+/// is kept.
+const FEW_WAITING: u64 = 100;
 
 /// Why a message is not in the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +83,8 @@ pub struct Outlet {
     outbox: Outbox,
     /// The series of all outboxes of this gateway.
     own: Arc<[String]>,
+    /// Whether its uplink is up.
+    is_up: watch::Receiver<bool>,
     /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
     primary: Option<watch::Receiver<bool>>,
     /// The rates of QoS 0 messages; shared by all clones.
@@ -147,9 +153,13 @@ impl Rates {
 }
 
 impl Outlet {
-    /// That of a backup takes messages only while `primary`, the state of the other uplink, is
-    /// false.
-    pub fn new(outbox: Outbox, primary: Option<watch::Receiver<bool>>) -> Self {
+    /// `is_up` is the state of its uplink. That of a backup takes messages only while `primary`,
+    /// the state of the other uplink, is false.
+    pub fn new(
+        outbox: Outbox,
+        is_up: watch::Receiver<bool>,
+        primary: Option<watch::Receiver<bool>>,
+    ) -> Self {
         let rates = Rates {
             routes: Arc::default(),
             buckets: HashMap::new(),
@@ -157,6 +167,7 @@ impl Outlet {
         Self {
             own: [outbox.series().to_owned()].into(),
             outbox,
+            is_up,
             primary,
             rates: Arc::new(Mutex::new(rates)),
             log: Arc::new(Mutex::new(RefusalLog::new())),
@@ -220,7 +231,6 @@ impl Outlet {
         if !self.is_open() {
             return OfferedState::Shut;
         }
-        let lane = terms.class.lane;
         let outgoing = match self.outgoing(subject, &terms) {
             Ok(Ok(outgoing)) => outgoing,
             Ok(Err(until)) => return OfferedState::Later(until),
@@ -229,11 +239,31 @@ impl Outlet {
                 return OfferedState::Done(Err(error));
             }
         };
+        let lane = self.lane(&outgoing, &terms);
         let appended = match terms.handover {
             Some(handover) => self.outbox.append_handed(lane, &outgoing, handover).await,
             None => self.outbox.append(lane, &outgoing).await,
         };
         OfferedState::Done(appended.map(Some).map_err(OfferError::from))
+    }
+
+    /// The lane of a message: that of its class. A reading that has to wait for the link while many
+    /// do is backlog, unless its receiver could not tell when it was taken: what is fresh when the
+    /// link is back need not wait for it.
+    fn lane(&self, outgoing: &Outgoing, terms: &SendTerms) -> Lane {
+        let lane = terms.class.lane;
+        let is_late = !*self.is_up.borrow() && self.outbox.waiting() >= FEW_WAITING;
+        let may_be_overtaken = || {
+            lane == Lane::Live
+                && terms.routes.catch_up == CatchUpOrder::NewestFirst
+                && matches!(outgoing.payload, Payload::Reading(_))
+                && terms.tells_time()
+        };
+        if is_late && may_be_overtaken() {
+            Lane::Backlog
+        } else {
+            lane
+        }
     }
 
     /// Counts a message that the outbox had no room for, and of which no sender waits for an

@@ -27,6 +27,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use super::{Condition, Rule, Subject};
 use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, TopicError, TopicName};
@@ -49,6 +51,17 @@ pub struct Inward {
     pub keeps_retained: bool,
 }
 
+/// The order of readings after an outage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CatchUpOrder {
+    /// Fresh ones first; those that waited fill the pauses between them.
+    #[default]
+    NewestFirst,
+    /// As they were taken.
+    OldestFirst,
+}
+
 /// The rules of one uplink.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
@@ -58,6 +71,8 @@ pub struct Routes {
     pub receive: Vec<Inward>,
     /// Limit for all messages to the remote.
     pub rate: Option<Rate>,
+    /// Which readings go first when the link is back.
+    pub catch_up: CatchUpOrder,
     /// How readings are written, where their rule does not say it.
     pub format: ReadingFormat,
     /// The names of points, for formats that write them.
@@ -126,6 +141,7 @@ impl Routes {
             send,
             receive,
             rate: None,
+            catch_up: CatchUpOrder::default(),
             format: ReadingFormat::default(),
             point_names: Arc::default(),
             commands,

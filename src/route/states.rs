@@ -242,7 +242,7 @@ mod tests {
             let (is_up, up) = watch::channel(true);
             let uplink = RoutedUplink {
                 name: "backup".to_owned(),
-                outlet: Outlet::new(outbox.clone(), primary),
+                outlet: Outlet::new(outbox.clone(), up.clone(), primary),
                 is_up: up,
             };
             let (_, table) = watch::channel(Arc::new(table));

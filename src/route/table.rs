@@ -79,6 +79,12 @@ pub struct SendTerms {
 }
 
 impl SendTerms {
+    /// True if its receiver can tell when a reading was taken.
+    pub(super) fn tells_time(&self) -> bool {
+        let format = self.routes.format(self.routes.rule_by_id(self.rule));
+        format.payload.tells_time()
+    }
+
     fn new(
         subject: &Subject<'_>,
         rule: &Rule,

@@ -17,6 +17,7 @@ mod broker_crash;
 mod broker_peers;
 mod brokers;
 mod budget;
+mod catch_up;
 mod cli;
 mod client_log;
 mod clouds;

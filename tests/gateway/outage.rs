@@ -101,6 +101,7 @@ uplinks:
   - name: cloud
     to: mqtt://127.0.0.1:{remote}
     retry: {{ first: 100ms, longest: 500ms }}
+    catch_up: {{ order: oldest-first }}
     send: [ {{ filter: '#', prefix: far/ }} ]
 "
     )

@@ -8,6 +8,7 @@ use serde::{Deserialize, de};
 use super::FormatConfig;
 use crate::mqtt::TopicFilter;
 use crate::report::template::TopicTemplate;
+use crate::route::CatchUpOrder;
 use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::cloud::CloudName;
 use crate::uplink::{Protocol, Proxy, Remote, RemoteSecret, Resolve};
@@ -105,6 +106,9 @@ pub(in crate::config) struct UplinkConfig {
     /// How readings are written: json (default), value, scan, line, senml, or { template: ... }.
     /// Messages of local clients stay as they are.
     pub(in crate::config) format: Option<FormatConfig>,
+    /// What is sent first when the link is back.
+    #[serde(default)]
+    pub(in crate::config) catch_up: CatchUpConfig,
     /// Accept commands from the remote: a message on the name of a point at the remote with /set
     /// behind it writes to the point, if it has `write`. Default false: only where `receive` covers
     /// that topic.
@@ -122,6 +126,15 @@ pub(in crate::config) struct UplinkConfig {
     /// turns both off. Default on.
     #[serde(default)]
     pub(in crate::config) presence: PresenceConfig,
+}
+
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct CatchUpConfig {
+    /// newest-first (default): fresh readings do not wait for those of the outage, which fill the
+    /// pauses between them. oldest-first: as they were taken.
+    #[serde(default)]
+    pub(in crate::config) order: CatchUpOrder,
 }
 
 /// `false`, `true`, or how.

@@ -130,6 +130,7 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
     check_shared_names(check, index, &routes, local);
     routes.rate = cloud::rate(check, index, uplink);
+    routes.catch_up = uplink.catch_up.order;
     write_readings(check, index, &mut routes, local);
     routes
 }

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{MAX_BURIALS, READ_BATCH, RemoteConnection, STATUS_EVERY};
+use crate::message::Lane;
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::{EntryId, Outgoing, ReadError, Reason, Waiting};
+use crate::outbox::{EntryId, LANES, Outgoing, ReadError, Reason, Waiting};
 use crate::reading::Timestamp;
 use crate::route::WrittenAt;
 use crate::time::{moment, now};
@@ -337,7 +338,11 @@ impl Uplink {
             Some(batch) => routes.payload_of_all(batch.format(), batch.messages(), at),
             None => routes.payload(&send.message, at),
         };
-        payload.map(|payload| send.message.with_payload(payload))
+        let mut encoded = send.message.with_payload(payload?);
+        let lane = LANES.get(send.place.queue);
+        let is_overtaken = |lane: &Lane| self.outbox.is_overtaken(*lane, &send.message, now);
+        encoded.retain &= !lane.is_some_and(is_overtaken);
+        Some(encoded)
     }
 
     /// The topic of a message at the remote; the error says why there is none.

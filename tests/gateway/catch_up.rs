@@ -1,0 +1,160 @@
+//! After an outage: fresh readings do not wait for those that waited, nothing is missing, and the
+//! remote retains what is newest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::support::{
+    Gateway, Link, Mosquitto, Process, free_port, peer, python, run, subscriber, wait_for, wellhead,
+};
+
+/// Of each queue of the outbox.
+const QUEUED: &str = "wellhead_outbox_queued_messages{";
+
+/// A reading as it came: its series and number, its topic, when it was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Arrival {
+    series: String,
+    number: u64,
+    topic: String,
+    time: String,
+}
+
+fn arrivals(subscriber: &Process) -> Vec<Arrival> {
+    let text = subscriber.output();
+    // A line may still be being written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let reading = |line: &str| {
+        let mut words = line.splitn(3, ' ');
+        let (series, number) = words.next()?.strip_prefix("seq:")?.rsplit_once(':')?;
+        let topic = words.next()?.to_owned();
+        let payload: Value = serde_json::from_str(words.next()?).ok()?;
+        Some(Arrival {
+            series: series.to_owned(),
+            number: number.parse().ok()?,
+            topic,
+            time: payload.get("t")?.as_str()?.to_owned(),
+        })
+    };
+    // What was in flight when the link was cut comes again.
+    let mut seen = BTreeSet::new();
+    let is_first = |one: &Arrival| seen.insert((one.series.clone(), one.number));
+    whole.lines().filter_map(reading).filter(is_first).collect()
+}
+
+fn yaml(modbus: u16, remote: u16, uplink: &str) -> String {
+    format!(
+        "site: x
+health: false
+lines: [ {{ name: tcp, modbus_tcp: '127.0.0.1:{modbus}', answer_within: 2s }} ]
+devices:
+  - {{ name: meter, line: tcp, unit: 1, points: {{ counter: {{ at: 40001, type: u32, every: 20ms }} }} }}
+outbox: {{ folder: state }}
+uplinks:
+  - name: cloud
+    to: mqtt://127.0.0.1:{remote}
+    retry: {{ first: 100ms, longest: 500ms }}
+    rate: 150/s
+    {uplink}
+    send: [ {{ filter: 'x/meter/counter', prefix: far/ }} ]
+"
+    )
+}
+
+/// The readings over an outage in which 600 have to wait, in the order in which they came, and
+/// what the remote retains in the end.
+fn over_an_outage(folder: &Path, uplink: &str) -> (Vec<Arrival>, String) {
+    let modbus = free_port();
+    let mut server = python();
+    server.arg("-u").arg(peer("modbus_server.py"));
+    let server = Process::start(server.arg(modbus.to_string()), &folder.join("server.log"));
+    server.wait_for_output("ready");
+    let remote = Mosquitto::start(folder, "");
+    let subscriber = subscriber(folder, remote.port, "far/#");
+    let link = Link::to(remote.port);
+    let mut gateway = Gateway::start(folder, &yaml(modbus, link.port, uplink));
+    wait_for("readings arrive", || {
+        (arrivals(&subscriber).len() > 20).then_some(())
+    });
+    link.cut();
+    gateway.process.wait_for_event("uplink.down", &[]);
+    let waiting = || {
+        let status = wellhead()
+            .args(["status", "--metrics"])
+            .current_dir(folder)
+            .output();
+        let text = String::from_utf8(status.unwrap().stdout).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(QUEUED));
+        let values = lines.map(|line| line.rsplit_once(' ').unwrap().1);
+        values
+            .map(|value| value.parse::<f64>().unwrap())
+            .sum::<f64>()
+    };
+    wait_for("600 readings wait", || (waiting() > 600.0).then_some(()));
+    let before = arrivals(&subscriber).len();
+    link.restore();
+    wait_for("all have come", || {
+        let came = arrivals(&subscriber).len() - before;
+        (came > 900 && waiting() < 5.0).then_some(())
+    });
+    assert!(gateway.process.terminate().success());
+    let (_, retained, _) = run(Command::new("mosquitto_sub")
+        .args(["-p", &remote.port.to_string(), "-t", "far/x/meter/counter"])
+        .args(["-C", "1", "-W", "10"]));
+    let last = wait_for("the last readings arrive", || {
+        let found = arrivals(&subscriber);
+        let newest = found.iter().map(|one| one.time.as_str()).max()?;
+        retained.contains(newest).then(|| found.clone())
+    });
+    (last, retained)
+}
+
+/// Each series has every number from its first one on.
+fn check_complete(arrivals: &[Arrival]) {
+    let mut numbers: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for arrival in arrivals {
+        let series = numbers.entry(&arrival.series).or_default();
+        series.insert(arrival.number);
+    }
+    for (series, numbers) in numbers {
+        let (first, last) = (numbers.first().unwrap(), numbers.last().unwrap());
+        assert_eq!((*first, *last), (1, numbers.len() as u64), "{series}");
+    }
+}
+
+/// How many readings came behind one that was taken later.
+fn overtaken(arrivals: &[Arrival]) -> usize {
+    let (mut newest, mut count) = ("", 0);
+    for arrival in arrivals {
+        count += usize::from(arrival.time.as_str() < newest);
+        newest = newest.max(&arrival.time);
+    }
+    count
+}
+
+#[test]
+fn fresh_readings_do_not_wait_for_those_of_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (arrivals, _) = over_an_outage(folder.path(), "");
+    check_complete(&arrivals);
+    let overtaken = overtaken(&arrivals);
+    assert!(overtaken > 300, "{overtaken} readings were overtaken");
+    // Those that waited keep their order.
+    let late: Vec<&Arrival> = arrivals
+        .iter()
+        .filter(|one| one.series.ends_with('b'))
+        .collect();
+    assert!(late.is_sorted_by_key(|one| &one.time));
+}
+
+#[test]
+fn readings_come_as_they_were_taken_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let order = "catch_up: { order: oldest-first }";
+    let (arrivals, _) = over_an_outage(folder.path(), order);
+    check_complete(&arrivals);
+    assert_eq!(overtaken(&arrivals), 0);
+}
