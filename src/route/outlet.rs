@@ -35,8 +35,8 @@ const VIA: &str = "via";
 /// Gateways that a message may have come through.
 const MOST_GATEWAYS: usize = 8;
 
-/// So many messages are sent in a moment when the link is back: while no more wait, the order of all
-/// is kept.
+/// So many messages are sent in a moment when the link is back: while no more wait, all keep their
+/// order.
 const FEW_WAITING: u64 = 100;
 
 /// Why a message is not in the outbox.

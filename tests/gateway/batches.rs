@@ -40,6 +40,7 @@ devices:
   - name: cloud
     to: mqtt://127.0.0.1:{remote}
     retry: {{ first: 50ms, longest: 200ms }}
+    catch_up: {{ order: oldest-first }}
     presence: false
     send: [ {{ filter: 's7/pump/+', where: known(q), to: far/pump, format: {format} }} ]
 "

@@ -1,6 +1,6 @@
 //! The ledger: acknowledged messages against delivered ones.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ struct Book {
     promised: BTreeSet<u64>,
     /// Those of them that are at the remote.
     kept: HashSet<u64>,
-    /// Outbox sequence numbers at the remote.
-    sequences: BTreeSet<u64>,
+    /// Outbox sequence numbers at the remote, by their series: each lane has its own.
+    sequences: BTreeMap<String, BTreeSet<u64>>,
     /// How often the gateway was killed: each time its numbers skip some that were never given to a
     /// message.
     kills: usize,
@@ -66,13 +66,13 @@ impl Ledger {
         self.book().kills += 1;
     }
 
-    /// A message arrived at the remote, with its sequence number; `n` if it is one of the local
-    /// client's.
-    pub(super) fn arrived(&self, sequence: u64, n: Option<u64>) {
+    /// A message arrived at the remote, with its series and its number there; `n` if it is one of
+    /// the local client's.
+    pub(super) fn arrived(&self, series: &str, number: u64, n: Option<u64>) {
         let mut book = self.book();
-        if !book.sequences.insert(sequence) {
-            book.doubled += 1;
-        }
+        let numbers = book.sequences.entry(series.to_owned()).or_default();
+        let is_new = numbers.insert(number);
+        book.doubled += u64::from(!is_new);
         book.kept.extend(n);
     }
 
@@ -95,7 +95,7 @@ impl Ledger {
             .count() as u64;
         Sums {
             promised: book.promised.len() as u64,
-            delivered: book.sequences.len() as u64,
+            delivered: book.delivered(),
             lost: broken + book.missing(),
             doubled: book.doubled,
         }
@@ -111,25 +111,32 @@ impl Ledger {
             elapsed.as_secs(),
             book.readings,
             book.waiting,
-            book.sequences.len(),
+            book.delivered(),
             book.doubled
         )
     }
 }
 
 impl Book {
-    /// Numbers begin at 1 and leave none out, but for one run of them each time the gateway was
-    /// killed.
+    /// Different messages at the remote.
+    fn delivered(&self) -> u64 {
+        self.sequences
+            .values()
+            .map(|numbers| numbers.len() as u64)
+            .sum()
+    }
+
+    /// Numbers of a series begin at 1 and leave none out, but for one run of them each time the
+    /// gateway was killed.
     fn missing(&self) -> u64 {
-        let before = std::iter::once(0).chain(self.sequences.iter().copied());
-        let mut runs: Vec<u64> = self
-            .sequences
-            .iter()
-            .zip(before)
-            .map(|(number, before)| number - before - 1)
-            .collect();
-        runs.sort_unstable();
-        runs.iter().rev().skip(self.kills).sum()
+        let missing_in = |numbers: &BTreeSet<u64>| -> u64 {
+            let before = std::iter::once(0).chain(numbers.iter().copied());
+            let pairs = numbers.iter().zip(before);
+            let mut runs: Vec<u64> = pairs.map(|(number, before)| number - before - 1).collect();
+            runs.sort_unstable();
+            runs.iter().rev().skip(self.kills).sum()
+        };
+        self.sequences.values().map(missing_in).sum()
     }
 }
 
@@ -142,9 +149,9 @@ mod tests {
         let ledger = Ledger::default();
         ledger.promised(1);
         ledger.promised(2);
-        ledger.arrived(1, Some(1));
-        ledger.arrived(3, None);
-        ledger.arrived(3, None);
+        ledger.arrived("l", 1, Some(1));
+        ledger.arrived("l", 3, None);
+        ledger.arrived("l", 3, None);
         assert_eq!(
             ledger.sums(),
             Sums {
@@ -155,10 +162,12 @@ mod tests {
             }
         );
         assert!(!ledger.is_settled());
-        ledger.arrived(2, Some(2));
+        ledger.arrived("l", 2, Some(2));
         assert_eq!(ledger.sums().lost, 0);
         assert!(ledger.is_settled());
-        ledger.arrived(1000, None);
+        ledger.arrived("b", 1, None);
+        assert_eq!((ledger.sums().lost, ledger.sums().doubled), (0, 1));
+        ledger.arrived("l", 1000, None);
         assert_eq!(ledger.sums().lost, 996);
         ledger.killed();
         assert_eq!(ledger.sums().lost, 0);

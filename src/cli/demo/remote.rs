@@ -88,12 +88,12 @@ async fn write_down(
         message, ticket, ..
     }) = arrivals.recv().await
     {
-        if let Some(sequence) = sequence(&message) {
+        if let Some((series, sequence)) = sequence(&message) {
             let is_local = message.topic.as_str() == "remote/local/number";
             let number = std::str::from_utf8(&message.payload)
                 .ok()
                 .and_then(|text| text.parse().ok());
-            ledger.arrived(sequence, number.filter(|_| is_local));
+            ledger.arrived(series, sequence, number.filter(|_| is_local));
         }
         if let Some(ticket) = ticket {
             broker.stored(ticket, ForwardAnswer::Stored);
@@ -102,12 +102,10 @@ async fn write_down(
     Ok(())
 }
 
-/// The number the gateway's outbox gave the message.
-fn sequence(message: &Message) -> Option<u64> {
-    message
-        .properties
-        .user
-        .iter()
-        .find(|(name, _)| name == "seq")
-        .and_then(|(_, value)| value.rsplit_once(':')?.1.parse().ok())
+/// The series and the number that the gateway's outbox gave the message.
+fn sequence(message: &Message) -> Option<(&str, u64)> {
+    let mut properties = message.properties.user.iter();
+    let (_, value) = properties.find(|(name, _)| name == "seq")?;
+    let (series, number) = value.rsplit_once(':')?;
+    Some((series, number.parse().ok()?))
 }
