@@ -199,7 +199,6 @@ fn arrivals(subscriber: &Process) -> Arrivals {
     found
 }
 
-#[expect(clippy::too_many_lines, reason = "a story in its order, or a table")]
 fn check(plan: &Plan) {
     let folder = tempfile::tempdir().unwrap();
     let extra = format!("max_queued_messages 0\n{}", plan.mosquitto);
