@@ -210,6 +210,121 @@ fn a_frame_of_many_rows_in_few_bytes_is_refused_before_it_is_filled() {
     );
 }
 
+/// Frames of everything that there is, each with the number of its schema.
+fn samples() -> Vec<(&'static str, usize, PackFrame)> {
+    let rows = rows(930);
+    let of_rows = |from: usize, count: usize, places: &[usize]| {
+        let column = |place: &usize| {
+            let numbers = rows[from..from + count].iter().map(|row| row[*place]);
+            self::numbers(*place, numbers)
+        };
+        let times = (0..).map(|row: i64| 1_769_847_330_250 + row * 10_000);
+        frame(
+            times.take(count).collect(),
+            places.iter().map(column).collect(),
+        )
+    };
+    let numbers_only = [0, 1, 2, 3, 4];
+    let wild = [0, i64::MAX, i64::MIN, -1, 1 << 62, 0, -(1 << 47), i64::MIN];
+    let texts = ["auto", "auto", "man \u{fc}"].map(|text| Some(text.into()));
+    let mut mixed = of_rows(900, 3, &[0, 1]);
+    mixed.columns.push(PackColumn {
+        place: 5,
+        cells: PackCells::Texts(texts.to_vec()),
+    });
+    mixed.columns[0].cells = PackCells::Numbers(vec![Some(235), None, Some(-236)]);
+    mixed.times = vec![-5, 9_995, 20_007];
+    mixed.clock_set = false;
+    mixed.not_good = [
+        (0, Quality::Stale("no answer".into())),
+        (1, Quality::Bad("auto".into())),
+    ]
+    .map(|(row, quality)| NotGood {
+        row,
+        column: 0,
+        quality,
+        age: Duration::from_millis(1500),
+    })
+    .to_vec();
+    let mut samples = Vec::new();
+    for (coder, schema) in [("packed", 0), ("adaptive", 1), ("learned", 2)] {
+        samples.extend([
+            (coder, schema, of_rows(900, 1, &numbers_only)),
+            (coder, schema, of_rows(900, 2, &numbers_only)),
+            (coder, schema, of_rows(900, 30, &numbers_only)),
+            (
+                coder,
+                schema,
+                frame(
+                    wild.to_vec(),
+                    numbers_only.map(|place| numbers(place, wild)).to_vec(),
+                ),
+            ),
+            (coder, schema, mixed.clone()),
+        ]);
+    }
+    samples
+}
+
+fn json(frame: &PackFrame) -> serde_json::Value {
+    let cells = |column: &PackColumn| match &column.cells {
+        PackCells::Numbers(cells) => serde_json::json!(cells),
+        PackCells::Texts(cells) => serde_json::json!(cells),
+    };
+    let columns: Vec<_> = frame
+        .columns
+        .iter()
+        .map(|own| (own.place, cells(own)))
+        .collect();
+    let not_good = frame.not_good.iter().map(|not_good| {
+        let NotGood {
+            row,
+            column,
+            quality,
+            age,
+        } = not_good;
+        serde_json::json!([
+            row,
+            column,
+            quality.name(),
+            quality.reason(),
+            u64::try_from(age.as_millis()).unwrap()
+        ])
+    });
+    serde_json::json!({
+        "series": frame.series, "first": frame.first, "times": frame.times, "clock_set": frame.clock_set,
+        "columns": columns, "not_good": not_good.collect::<Vec<_>>(),
+    })
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn bytes_are_frozen() {
+    let kinds = ["scaled", "counter", "status", "f32", "f64", "text"];
+    let frozen = include_str!("../../../tests/vectors/pack.jsonl");
+    let line = |(coder, schema, frame): &(&str, usize, PackFrame)| {
+        let schema = &SCHEMAS[*schema];
+        let model = schema
+            .model
+            .as_ref()
+            .map(|model| hexadecimal(&model.to_bytes()));
+        let bytes = hexadecimal(&frame.encode(schema).unwrap());
+        let line = serde_json::json!({
+            "coder": coder, "kinds": kinds, "model": model.unwrap_or_default(), "frame": bytes,
+            "decoded": json(frame),
+        });
+        format!("{line}\n")
+    };
+    let found: String = samples().iter().map(line).collect();
+    assert!(
+        found == frozen,
+        "frames of earlier versions could not be read any more:\n{found}"
+    );
+}
+
 /// Numbers on their way, with jumps.
 fn any_numbers(rows: usize) -> impl Strategy<Value = Vec<i64>> {
     let step = prop_oneof![
