@@ -197,7 +197,8 @@ impl Message {
             topic: self.topic.detached(),
             payload,
             properties: self.properties.detached(),
-            ..self.clone()
+            publisher: self.publisher.clone(),
+            ..*self
         }
     }
 

@@ -1,5 +1,5 @@
 //! Events from connections to the engine, and its orders to each of them. Locks are held for a few
-//! instructions only.
+//! instructions, or while the packets of one read are decoded.
 //!
 //! Invariants: connections stop reading while the inbox is full; what the engine has for a
 //! connection is bounded by the engine.
@@ -76,20 +76,19 @@ impl Inbox {
         }
     }
 
-    /// The turn of the engine before it takes these; `None` if there are none.
-    pub(super) fn push_all(&self, events: &mut Vec<InboxEvent>) -> Option<u64> {
-        if events.is_empty() {
-            return None;
-        }
+    /// Lets a connection append all that one read has brought. The turn of the engine before it
+    /// takes that; `None` if it is nothing.
+    pub(super) fn push_all(&self, append: impl FnOnce(&mut Vec<InboxEvent>)) -> Option<u64> {
         let mut waiting = lock(&self.waiting);
-        let is_first = waiting.events.is_empty();
-        waiting.events.append(events);
+        let before = waiting.events.len();
+        append(&mut waiting.events);
+        let is_more = waiting.events.len() > before;
         let turn = waiting.turn;
         drop(waiting);
-        if is_first {
+        if is_more && before == 0 {
             self.ready.notify_one();
         }
-        Some(turn)
+        is_more.then_some(turn)
     }
 
     /// The turn of the engine if it has taken what was pushed at `turn`.

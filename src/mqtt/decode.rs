@@ -4,7 +4,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::properties::{Place, read_properties};
-use super::wire::{BRIDGE, DecodeError, Reader, malformed, protocol_error, remaining_length};
+use super::wire::{
+    BRIDGE, DecodeError, Reader, checked_packet_id, malformed, protocol_error, remaining_length,
+};
 use super::{
     Ack, ConnAck, Connect, Disconnect, Grants, Packet, Properties, Publish, QoS, ReasonCode,
     RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version,
@@ -75,6 +77,10 @@ impl Decoder {
         let total = header_len + body_len;
         if buffer.len() < total {
             return Ok(Progress::NeedMore);
+        }
+        if let (4..=7, Some(&[high, low])) = (header >> 4, buffer.get(header_len..total)) {
+            buffer.advance(total);
+            return Ok(Progress::Packet(plain_ack(header, [high, low])?));
         }
         let mut frame = buffer.split_to(total).freeze();
         frame.advance(header_len);
@@ -161,6 +167,21 @@ fn check_header(header: u8, version: Option<Version>) -> Result<(), DecodeError>
     } else {
         Err(malformed("packet type or flags that do not exist"))
     }
+}
+
+/// An acknowledgement of a packet identifier and nothing else, as most are: it is read where it
+/// lies.
+fn plain_ack(header: u8, packet_id: [u8; 2]) -> Result<Packet, DecodeError> {
+    let ack = Ack::new(
+        checked_packet_id(u16::from_be_bytes(packet_id))?,
+        ReasonCode::SUCCESS,
+    );
+    Ok(match header >> 4 {
+        4 => Packet::PubAck(ack),
+        5 => Packet::PubRec(ack),
+        6 => Packet::PubRel(ack),
+        _ => Packet::PubComp(ack),
+    })
 }
 
 fn other(header: u8, version: Version, body: &mut Reader) -> Result<Packet, DecodeError> {

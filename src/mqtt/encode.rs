@@ -1,9 +1,11 @@
 //! Packets to bytes.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::properties::{Extras, encode_properties, encode_with};
-use super::wire::{BRIDGE, put_binary, put_text, put_varint};
+use super::wire::{BRIDGE, put_binary, put_text, put_varint, varint_len};
 use super::{
     Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS,
     ReasonCode, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, Version,
@@ -60,21 +62,21 @@ fn put_properties(properties: &Properties, version: Version, out: &mut BytesMut)
 }
 
 fn put_publish(publish: &Publish, version: Version, out: &mut BytesMut) {
-    let topic = publish.topic.as_ref().map_or("", |topic| topic.as_str());
-    let head = Head {
-        topic,
-        has_id: publish.packet_id.is_some(),
-        payload_len: publish.payload.len(),
+    let content = PublishContent {
+        topic: publish.topic.as_ref().map_or("", |topic| topic.as_str()),
+        payload: &publish.payload,
+        properties: &publish.properties,
         extras: Extras::default(),
     };
-    let id_at = put_head(&head, &publish.properties, version, out);
-    let first = publish_header(PublishFlags {
+    let flags = PublishFlags {
         dup: publish.dup,
         qos: publish.qos,
         retain: publish.retain,
-    });
-    patch(out, id_at, first, publish.packet_id);
-    out.extend_from_slice(&publish.payload);
+    };
+    let sized = content.sized(version, publish.packet_id.is_some());
+    // Nothing is as large as that: all of it is written.
+    let shared = sized.write(flags, publish.packet_id, usize::MAX, out);
+    debug_assert!(shared.is_none(), "a payload that is written elsewhere");
 }
 
 /// The flags in the fixed header of a PUBLISH.
@@ -92,60 +94,10 @@ fn publish_header(flags: PublishFlags) -> u8 {
     0x30 | u8::from(flags.dup) << 3 | (flags.qos as u8) << 1 | u8::from(flags.retain)
 }
 
-/// The part of a PUBLISH before its payload.
-struct Head<'a> {
-    topic: &'a str,
-    has_id: bool,
-    payload_len: usize,
-    extras: Extras<'a>,
-}
-
-/// The places of a head and of its packet identifier in their buffer.
-#[derive(Debug, Clone, Copy)]
-struct HeadPlaces {
-    first: usize,
-    id: usize,
-}
-
-/// Appends a head with empty flags and packet identifier.
-fn put_head(
-    head: &Head<'_>,
-    message: &Properties,
-    version: Version,
-    out: &mut BytesMut,
-) -> HeadPlaces {
-    let mut properties = BytesMut::new();
-    if version == Version::V5 {
-        encode_with(message, head.extras, &mut properties);
-    }
-    let id_len = if head.has_id { 2 } else { 0 };
-    let length = 2 + head.topic.len() + id_len + properties.len() + head.payload_len;
-    out.reserve(length + 5);
-    let first = out.len();
-    out.put_u8(0x30);
-    put_varint(out, length);
-    put_text(out, head.topic);
-    let id = out.len();
-    if head.has_id {
-        out.put_u16(0);
-    }
-    out.extend_from_slice(&properties);
-    HeadPlaces { first, id }
-}
-
-fn patch(out: &mut [u8], places: HeadPlaces, first: u8, packet_id: Option<PacketId>) {
-    if let Some(byte) = out.get_mut(places.first) {
-        *byte = first;
-    }
-    if let (Some(id), Some(bytes)) = (packet_id, out.get_mut(places.id..places.id + 2)) {
-        bytes.copy_from_slice(&id.get().to_be_bytes());
-    }
-}
-
 /// The parts of a PUBLISH that all its receivers get.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishContent<'a> {
-    /// Empty if a topic alias stands for it.
+    /// Empty if a topic alias in `extras` stands for it.
     pub topic: &'a str,
     /// The message.
     pub payload: &'a Bytes,
@@ -153,6 +105,77 @@ pub struct PublishContent<'a> {
     pub properties: &'a Properties,
     /// MQTT 5: those of its delivery.
     pub extras: Extras<'a>,
+}
+
+impl<'a> PublishContent<'a> {
+    /// As a protocol version writes it, for QoS 0 or, with `has_id`, for QoS 1 and 2. Before MQTT 5
+    /// there are no properties.
+    pub fn sized(self, version: Version, has_id: bool) -> SizedPublish<'a> {
+        let properties: Cow<'static, [u8]> = if version != Version::V5 {
+            Cow::Borrowed(&[])
+        } else if self.properties.is_absent() && self.extras.is_empty() {
+            Cow::Borrowed(&[0])
+        } else {
+            let mut section = BytesMut::new();
+            encode_with(self.properties, self.extras, &mut section);
+            Cow::Owned(section.into())
+        };
+        SizedPublish {
+            topic: self.topic,
+            payload: self.payload,
+            properties,
+            has_id,
+        }
+    }
+}
+
+/// A PUBLISH of which only the flags and the packet identifier are open.
+#[derive(Debug)]
+pub struct SizedPublish<'a> {
+    topic: &'a str,
+    payload: &'a Bytes,
+    /// With their length.
+    properties: Cow<'static, [u8]>,
+    has_id: bool,
+}
+
+impl<'a> SizedPublish<'a> {
+    /// Bytes behind the fixed header.
+    fn body_len(&self) -> usize {
+        let id_len = if self.has_id { 2 } else { 0 };
+        2 + self.topic.len() + id_len + self.properties.len() + self.payload.len()
+    }
+
+    /// Bytes of the whole packet.
+    pub fn packet_len(&self) -> usize {
+        let body = self.body_len();
+        1 + varint_len(body) + body
+    }
+
+    /// Appends the packet to `out`. A payload of `share_from` bytes and more is not copied: it is
+    /// returned, and belongs behind what was written. `packet_id` is there exactly for QoS 1 and 2.
+    pub fn write(
+        &self,
+        flags: PublishFlags,
+        packet_id: Option<PacketId>,
+        share_from: usize,
+        out: &mut BytesMut,
+    ) -> Option<&'a Bytes> {
+        debug_assert_eq!(packet_id.is_some(), self.has_id, "a packet identifier");
+        let is_shared = self.payload.len() >= share_from;
+        let payload: &[u8] = if is_shared { &[] } else { self.payload };
+        let body = self.body_len();
+        out.reserve(5 + body - self.payload.len() + payload.len());
+        out.put_u8(publish_header(flags));
+        put_varint(out, body);
+        put_text(out, self.topic);
+        if let Some(id) = packet_id {
+            out.put_u16(id.get());
+        }
+        out.extend_from_slice(&self.properties);
+        out.extend_from_slice(payload);
+        is_shared.then_some(self.payload)
+    }
 }
 
 /// A PUBLISH written once for all receivers of one protocol version; what differs between them
@@ -167,36 +190,22 @@ pub struct PublishTemplate {
 }
 
 impl PublishTemplate {
-    /// For QoS 0 or, with `has_id`, for QoS 1 and 2. Payloads of `share_from` bytes and more are
-    /// shared, not copied. An empty topic needs a topic alias in `extras`. Before MQTT 5 there are
-    /// no properties.
-    pub fn new(
-        content: PublishContent<'_>,
-        version: Version,
-        has_id: bool,
-        share_from: usize,
-    ) -> Self {
-        let mut bytes = BytesMut::new();
-        let payload = content.payload;
-        let head = Head {
-            topic: content.topic,
-            has_id,
-            payload_len: payload.len(),
-            extras: content.extras,
+    /// Payloads of `share_from` bytes and more are shared, not copied.
+    pub fn new(publish: &SizedPublish<'_>, share_from: usize) -> Self {
+        let blank = PublishFlags {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
         };
-        let places = put_head(&head, content.properties, version, &mut bytes);
-        if payload.len() >= share_from {
-            return Self {
-                bytes,
-                id_at: places.id,
-                payload: payload.clone(),
-            };
-        }
-        bytes.extend_from_slice(payload);
+        let mut bytes = BytesMut::new();
+        let id = publish.has_id.then_some(PacketId::MIN);
+        let payload = publish.write(blank, id, share_from, &mut bytes);
+        let payload = payload.cloned().unwrap_or_default();
+        let header = publish.packet_len() - publish.body_len();
         Self {
             bytes,
-            id_at: places.id,
-            payload: Bytes::new(),
+            id_at: header + 2 + publish.topic.len(),
+            payload,
         }
     }
 
@@ -215,15 +224,13 @@ impl PublishTemplate {
     ) -> Option<&Bytes> {
         let first = out.len();
         out.extend_from_slice(&self.bytes);
-        patch(
-            out,
-            HeadPlaces {
-                first,
-                id: first + self.id_at,
-            },
-            publish_header(flags),
-            packet_id,
-        );
+        if let Some(byte) = out.get_mut(first) {
+            *byte = publish_header(flags);
+        }
+        let id_at = first + self.id_at;
+        if let (Some(id), Some(bytes)) = (packet_id, out.get_mut(id_at..id_at + 2)) {
+            bytes.copy_from_slice(&id.get().to_be_bytes());
+        }
         (!self.payload.is_empty()).then_some(&self.payload)
     }
 }

@@ -27,7 +27,7 @@ use bytestring::ByteString;
 
 pub use client::{ClientLogin, MqttClient};
 pub use decode::{Decoder, Progress, claimed_version};
-pub use encode::{PublishContent, PublishFlags, PublishTemplate, encode};
+pub use encode::{PublishContent, PublishFlags, PublishTemplate, SizedPublish, encode};
 pub use mapping::Mapping;
 pub use mapping_error::MappingError;
 pub use properties::{Extras, Fields, Place, Properties, decode_properties, encode_properties};

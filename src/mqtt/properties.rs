@@ -144,6 +144,11 @@ impl Properties {
         Self(Some(Box::new(copy)))
     }
 
+    /// True if none was ever set.
+    pub(super) fn is_absent(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.0.as_deref().is_none_or(|fields| *fields == *NONE)
@@ -317,7 +322,7 @@ pub struct Extras<'a> {
 }
 
 impl Extras<'_> {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.message_expiry.is_none()
             && self.topic_alias.is_none()
             && self.subscription_identifiers.is_empty()
@@ -346,7 +351,7 @@ pub fn encode_properties(properties: &Properties, out: &mut BytesMut) {
 
 /// Appends the length, the properties of a delivery and those of its message to `out`.
 pub(super) fn encode_with(properties: &Properties, extras: Extras<'_>, out: &mut BytesMut) {
-    if properties.0.is_none() && extras.is_empty() {
+    if properties.is_absent() && extras.is_empty() {
         out.put_u8(0);
         return;
     }

@@ -59,7 +59,7 @@ fn check_common(text: &str) -> Result<(), TopicError> {
     if text.len() > MAX_BYTES {
         return Err(TopicError::TooLong);
     }
-    if text.contains('\0') {
+    if text.as_bytes().contains(&0) {
         Err(TopicError::Null)
     } else {
         Ok(())

@@ -142,10 +142,14 @@ impl Reader {
         Ok(ByteString::from(&*self.text()?))
     }
 
-    /// [MQTT-2.2.1-3]
     pub(super) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
-        PacketId::new(self.u16()?).ok_or(protocol_error("packet identifier 0"))
+        checked_packet_id(self.u16()?)
     }
+}
+
+/// [MQTT-2.2.1-3]
+pub(super) fn checked_packet_id(number: u16) -> Result<PacketId, DecodeError> {
+    PacketId::new(number).ok_or(protocol_error("packet identifier 0"))
 }
 
 /// Bytes a variable byte integer takes.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::connection::{Connection, DurabilityBarrier};
 use super::delivery::{Delivery, SharedMessage};
-use super::fanout::{Fanout, OutgoingPublish, put};
+use super::fanout::{Fanout, OutgoingPublish};
 use super::notice::NoticeKind;
 use super::queue::Dropped;
 use super::record::{Record, TargetRecord};
@@ -100,8 +100,7 @@ fn write(
         retain: terms.retain,
     };
     if terms.identifiers.is_empty() && !connection.wants_aliases() {
-        let template = fanout.template(connection.version, number > 0);
-        return put(template, flags, number, connection, barrier);
+        return fanout.write(flags, number, connection, barrier);
     }
     let publish = OutgoingPublish {
         message: &fanout.message,

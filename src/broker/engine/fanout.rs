@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
+use bytes::{Bytes, BytesMut};
+
 use super::connection::{Connection, DurabilityBarrier, OutputStream};
 use super::delivery::{Delivery, SharedMessage, packet_id};
 use super::output::SHARED_FROM;
 use crate::message::Message;
-use crate::mqtt::{Extras, PublishContent, PublishFlags, PublishTemplate, Version};
+use crate::mqtt::{Extras, PublishContent, PublishFlags, PublishTemplate, SizedPublish, Version};
 
 /// Bytes of a topic alias in a packet, at most: it may make the length of the properties and of the
 /// packet longer.
@@ -23,7 +25,16 @@ pub(super) struct Fanout {
     kept: Option<Arc<SharedMessage>>,
     pub(super) expiry: Option<u32>,
     /// By version (5 or not) and QoS (0 or not).
-    templates: [Option<PublishTemplate>; 4],
+    templates: [Form; 4],
+}
+
+/// How a message is written to clients of one kind.
+enum Form {
+    Unused,
+    /// To one client, straight to its buffer.
+    WrittenOnce,
+    /// To several.
+    Template(PublishTemplate),
 }
 
 impl Fanout {
@@ -34,7 +45,7 @@ impl Fanout {
             is_retained: false,
             kept: None,
             expiry,
-            templates: [const { None }; 4],
+            templates: [const { Form::Unused }; 4],
         }
     }
 
@@ -58,22 +69,47 @@ impl Fanout {
         })
     }
 
-    pub(super) fn template(&mut self, version: Version, has_id: bool) -> &PublishTemplate {
-        let (message, expiry) = (&self.message, self.expiry);
+    /// Writes the message, without anything of one subscription, to a connection; its length, or
+    /// `None` if it is more than the client takes. Most messages have one receiver of a kind: only
+    /// the second one makes a template.
+    pub(super) fn write(
+        &mut self,
+        flags: PublishFlags,
+        number: u64,
+        connection: &mut Connection,
+        barrier: DurabilityBarrier,
+    ) -> Option<usize> {
+        let extras = Extras {
+            message_expiry: self.expiry,
+            ..Extras::default()
+        };
+        let message = &self.message;
+        let content = content(message, message.topic.as_str(), extras);
+        let (version, has_id) = (connection.version, number > 0);
         let [plain, with_id, plain_5, with_id_5] = &mut self.templates;
-        let slot = match (version == Version::V5, has_id) {
+        let form = match (version == Version::V5, has_id) {
             (false, false) => plain,
             (false, true) => with_id,
             (true, false) => plain_5,
             (true, true) => with_id_5,
         };
-        slot.get_or_insert_with(|| {
-            let extras = Extras {
-                message_expiry: expiry,
-                ..Extras::default()
-            };
-            let content = content(message, message.topic.as_str(), extras);
-            PublishTemplate::new(content, version, has_id, SHARED_FROM)
+        match form {
+            Form::Unused => {
+                *form = Form::WrittenOnce;
+                let sized = content.sized(version, has_id);
+                return put_sized(&sized, flags, number, connection, barrier);
+            }
+            Form::WrittenOnce => {
+                let sized = content.sized(version, has_id);
+                *form = Form::Template(PublishTemplate::new(&sized, SHARED_FROM));
+            }
+            Form::Template(_) => {}
+        }
+        let Form::Template(template) = form else {
+            return None;
+        };
+        put(template.packet_len(), connection, barrier, |tail| {
+            template.write(flags, packet_id(number), tail).cloned()
         })
     }
 }
@@ -128,8 +164,7 @@ impl<'a> OutgoingPublish<'a> {
             subscription_identifiers: self.identifiers,
         };
         let topic = self.message.topic.as_str();
-        let whole = content(self.message, topic, extras);
-        let whole = PublishTemplate::new(whole, version, has_id, SHARED_FROM);
+        let whole = content(self.message, topic, extras).sized(version, has_id);
         if whole.packet_len() > connection.max_packet {
             return None;
         }
@@ -139,37 +174,45 @@ impl<'a> OutgoingPublish<'a> {
             .filter(|_| whole.packet_len() + ALIAS_BYTES <= connection.max_packet);
         let alias = aliases.and_then(|aliases| aliases.assign(&self.message.topic));
         let Some((alias, is_known)) = alias else {
-            return put(&whole, self.flags, self.number, connection, barrier);
+            return put_sized(&whole, self.flags, self.number, connection, barrier);
         };
         let topic = if is_known { "" } else { topic };
         let extras = Extras {
             topic_alias: Some(alias),
             ..extras
         };
-        let short = content(self.message, topic, extras);
-        let short = PublishTemplate::new(short, version, has_id, SHARED_FROM);
-        put(&short, self.flags, self.number, connection, barrier)
+        let short = content(self.message, topic, extras).sized(version, has_id);
+        put_sized(&short, self.flags, self.number, connection, barrier)
     }
 }
 
-/// Writes a PUBLISH that waits for a batch; its length, or `None` if it is more than the client
-/// takes [MQTT-3.1.2-24].
-pub(super) fn put(
-    template: &PublishTemplate,
+/// Writes a PUBLISH for one receiver.
+fn put_sized(
+    publish: &SizedPublish<'_>,
     flags: PublishFlags,
     number: u64,
     connection: &mut Connection,
     barrier: DurabilityBarrier,
 ) -> Option<usize> {
-    let length = template.packet_len();
+    put(publish.packet_len(), connection, barrier, |tail| {
+        let id = packet_id(number);
+        publish.write(flags, id, SHARED_FROM, tail).cloned()
+    })
+}
+
+/// Writes a PUBLISH of `length` bytes that waits for a batch; its length, or `None` if it is more
+/// than the client takes [MQTT-3.1.2-24]. `write` returns the payload if that is shared.
+fn put(
+    length: usize,
+    connection: &mut Connection,
+    barrier: DurabilityBarrier,
+    write: impl FnOnce(&mut BytesMut) -> Option<Bytes>,
+) -> Option<usize> {
     if length > connection.max_packet {
         return None;
     }
     let buffer = connection.out.buffer(OutputStream::Messages, barrier);
-    let shared = template
-        .write(flags, packet_id(number), buffer.tail())
-        .cloned();
-    if let Some(payload) = shared {
+    if let Some(payload) = write(buffer.tail()) {
         buffer.share(payload);
     }
     connection.out.count(length);

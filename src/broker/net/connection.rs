@@ -17,6 +17,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,9 +25,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_util::io::poll_read_buf;
 
 use super::linger::linger;
 use crate::broker::admission::ConnectionPlace;
@@ -250,18 +250,10 @@ where
                 continue;
             }
             ready!(self.inbox.poll_room(cx));
-            self.input.reserve(READ_CHUNK);
-            let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
-            let Poll::Ready(read) = read else {
-                if self.input.is_empty() {
-                    self.input = BytesMut::new();
-                }
-                return Poll::Pending;
-            };
-            match read {
+            match ready!(self.poll_read_some(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(EndedBy::Peer),
                 Ok(count) => self.inbox.bytes_received.add(count as u64),
-            };
+            }
             self.decode();
             if self.is_over {
                 return Poll::Pending;
@@ -270,6 +262,16 @@ where
         // Others have their turn before the next read.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Reads to the stack: what is kept takes as much memory as has come, and a connection without
+    /// a part of a packet keeps nothing.
+    fn poll_read_some(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let mut space = [const { MaybeUninit::uninit() }; READ_CHUNK];
+        let mut read = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.input.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
     }
 
     /// Large packets that are not complete take memory that all connections share; the last one
@@ -306,13 +308,18 @@ where
         {
             (self.turn, self.ahead) = (turn, 0);
         }
-        let mut events = Vec::new();
-        if let Err(error) = self.take_packets(&mut events) {
-            self.is_over = true;
-            events.push(InboxEvent::Invalid(id, error));
-        }
-        if let Some(turn) = self.inbox.push_all(&mut events) {
+        let inbox = Arc::clone(&self.inbox);
+        let turn = inbox.push_all(|events| {
+            if let Err(error) = self.take_packets(events) {
+                self.is_over = true;
+                events.push(InboxEvent::Invalid(id, error));
+            }
+        });
+        if let Some(turn) = turn {
             self.turn = turn;
+        }
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
         }
     }
 
