@@ -25,10 +25,18 @@ pub enum Origin {
     Field,
     /// A client of the local broker.
     Client,
-    /// The remote broker of the uplink with this index.
-    Uplink(usize),
+    /// The remote broker of the uplink with this index; there are 63 at most.
+    Uplink(u8),
     /// This program itself: `$SYS`.
     Own,
+}
+
+impl Origin {
+    /// The remote broker of an uplink.
+    pub fn uplink(index: usize) -> Self {
+        debug_assert!(index < 64, "the number of uplinks is bounded");
+        Self::Uplink(u8::try_from(index).unwrap_or(u8::MAX))
+    }
 }
 
 /// Priority over a link: all messages of one lane go before any of the next.

@@ -64,7 +64,7 @@ impl Dispatch {
             _ => StateKind::Health,
         };
         let except = match fact.origin {
-            Origin::Uplink(index) => Some(index),
+            Origin::Uplink(index) => Some(usize::from(index)),
             _ => None,
         };
         self.publisher.publish_state(message, kind, except);

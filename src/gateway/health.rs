@@ -143,7 +143,7 @@ impl Health {
             facts.push(Fact {
                 topic,
                 said: state(*link.is_up.borrow(), &link.changed_ms),
-                origin: Origin::Uplink(number),
+                origin: Origin::uplink(number),
             });
         }
         facts

@@ -189,7 +189,7 @@ impl RouteTable {
     pub fn to_uplink(&self, index: usize, subject: &Subject<'_>) -> Option<SendTerms> {
         let message = subject.message();
         let stays = message.topic.is_reserved() && !message.is_status();
-        if stays || message.origin == Origin::Uplink(index) {
+        if stays || message.origin == Origin::uplink(index) {
             return None;
         }
         let routes = self.uplinks.get(index)?;

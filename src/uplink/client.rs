@@ -166,7 +166,7 @@ pub fn prepare(
         session: saved_session(&settings, &outbox),
         lanes: Lanes::new(),
         status,
-        deliveries: Deliveries::new(ends.inbound, Origin::Uplink(settings.index)),
+        deliveries: Deliveries::new(ends.inbound, Origin::uplink(settings.index)),
         burials: Burials::default(),
         batches: Batches::default(),
         pace: LinkPace::default(),

@@ -1,12 +1,11 @@
 //! New messages to clients: who gets one, at which QoS, at once or from a queue.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::connection::{Connection, DurabilityBarrier};
-use super::delivery::{Delivery, SharedMessage};
+use super::delivery::{Delivery, Grounds, SharedMessage};
 use super::fanout::{Fanout, OutgoingPublish};
 use super::notice::NoticeKind;
 use super::queue::Dropped;
@@ -16,7 +15,7 @@ use super::shared::Standing;
 use super::tree::{FilterMatch, GroupKey, SubscriptionTarget};
 use super::{Client, ConnectionId, Engine, Lsn, QueueFull, SessionKey};
 use crate::message::Message;
-use crate::mqtt::{PublishFlags, QoS, TopicFilter};
+use crate::mqtt::{PublishFlags, QoS};
 
 /// Messages that may have to go for one.
 const MOST_EVICTED: usize = 1000;
@@ -45,9 +44,7 @@ pub(super) struct Reached {
 struct DeliveryTerms {
     qos: QoS,
     retain: bool,
-    identifiers: Box<[NonZeroU32]>,
-    /// The shared subscription that chose the session.
-    group: Option<Arc<TopicFilter>>,
+    grounds: Grounds,
 }
 
 impl DeliveryTerms {
@@ -58,8 +55,7 @@ impl DeliveryTerms {
             qos: self.qos,
             retain: self.retain,
             is_replay: false,
-            identifiers: self.identifiers,
-            share: self.group,
+            grounds: self.grounds,
         }
     }
 }
@@ -72,17 +68,15 @@ fn merge(matches: &[FilterMatch], is_own: bool, message: &Message) -> Option<Del
         .filter(|one| !(one.no_local && is_own))
         .peekable();
     counting.peek()?;
-    let (mut qos, mut retain, mut identifiers) = (QoS::AtMostOnce, false, Vec::new());
-    for one in counting {
+    let (mut qos, mut retain) = (QoS::AtMostOnce, false);
+    for one in counting.clone() {
         qos = qos.max(one.qos);
         retain |= one.retain_as_published;
-        identifiers.extend(one.identifier);
     }
     Some(DeliveryTerms {
         qos: qos.min(message.qos),
         retain: retain && message.retain,
-        identifiers: identifiers.into(),
-        group: None,
+        grounds: Grounds::new(counting.filter_map(|one| one.identifier), None),
     })
 }
 
@@ -99,13 +93,13 @@ fn write(
         qos: terms.qos,
         retain: terms.retain,
     };
-    if terms.identifiers.is_empty() && !connection.wants_aliases() {
+    if terms.grounds.identifiers().is_empty() && !connection.wants_aliases() {
         return fanout.write(flags, number, connection, barrier);
     }
     let publish = OutgoingPublish {
         message: &fanout.message,
         expiry: fanout.expiry,
-        identifiers: &terms.identifiers,
+        identifiers: terms.grounds.identifiers(),
         flags,
         number,
     };
@@ -172,8 +166,7 @@ impl Engine {
         let terms = DeliveryTerms {
             qos: subscription.options.qos.min(message.qos),
             retain: message.retain && subscription.options.retain_as_published,
-            identifiers: subscription.identifier.into_iter().collect(),
-            group: Some(group.filter().clone()),
+            grounds: Grounds::new(subscription.identifier, Some(group.filter())),
         };
         Some((member, terms))
     }

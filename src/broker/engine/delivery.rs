@@ -10,7 +10,7 @@
 use std::num::NonZeroU32;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::message::{Message, Origin};
 use crate::mqtt::{PacketId, QoS, SubscribeOptions, TopicFilter, TopicName};
@@ -27,9 +27,11 @@ pub(super) struct SharedMessage {
     message: Message,
     /// Names it in records.
     pub(super) id: u64,
-    weight: usize,
-    /// Queues it is in, and sessions it is in flight to.
-    holders: AtomicUsize,
+    /// Bounded by the largest packet.
+    weight: u32,
+    /// Queues it is in, and sessions it is in flight to. Only the engine changes it.
+    holders: AtomicU32,
+    /// Of all messages that are held. Only the engine changes it.
     total: Arc<AtomicUsize>,
 }
 
@@ -40,8 +42,8 @@ impl SharedMessage {
         Arc::new(Self {
             message,
             id,
-            weight,
-            holders: AtomicUsize::new(0),
+            weight: u32::try_from(weight).unwrap_or(u32::MAX),
+            holders: AtomicU32::new(0),
             total: total.clone(),
         })
     }
@@ -55,34 +57,33 @@ impl SharedMessage {
             message,
             id: 0,
             weight: 0,
-            holders: AtomicUsize::new(0),
+            holders: AtomicU32::new(0),
             total: Arc::default(),
         })
     }
 
     /// One more session holds it.
     pub(super) fn hold(&self) {
-        let weight = if self.holders.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.weight
-        } else {
-            0
-        };
-        self.total.fetch_add(OVERHEAD + weight, Ordering::Relaxed);
+        let holders = self.holders.load(Ordering::Relaxed);
+        self.holders.store(holders + 1, Ordering::Relaxed);
+        let more = OVERHEAD + if holders == 0 { self.weight() } else { 0 };
+        let total = self.total.load(Ordering::Relaxed);
+        self.total.store(total + more, Ordering::Relaxed);
     }
 
     /// One session less holds it.
     pub(super) fn let_go(&self) {
-        let weight = if self.holders.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.weight
-        } else {
-            0
-        };
-        self.total.fetch_sub(OVERHEAD + weight, Ordering::Relaxed);
+        let holders = self.holders.load(Ordering::Relaxed);
+        debug_assert!(holders > 0, "what is let go was held");
+        self.holders.store(holders - 1, Ordering::Relaxed);
+        let less = OVERHEAD + if holders == 1 { self.weight() } else { 0 };
+        let total = self.total.load(Ordering::Relaxed);
+        self.total.store(total - less, Ordering::Relaxed);
     }
 
     /// Bytes it takes, about.
     pub(super) fn weight(&self) -> usize {
-        self.weight
+        self.weight as usize
     }
 }
 
@@ -104,10 +105,43 @@ pub(super) struct Delivery {
     pub(super) retain: bool,
     /// A retained message sent because of a new subscription.
     pub(super) is_replay: bool,
-    /// Those of the subscriptions it is for.
-    pub(super) identifiers: Box<[NonZeroU32]>,
-    /// The shared subscription it was chosen for.
-    pub(super) share: Option<Arc<TopicFilter>>,
+    pub(super) grounds: Grounds,
+}
+
+/// What a delivery has to name of the subscriptions it is for; most have nothing, and take a
+/// pointer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Grounds(Option<Box<NamedGrounds>>);
+
+#[derive(Debug, Clone)]
+struct NamedGrounds {
+    identifiers: Box<[NonZeroU32]>,
+    share: Option<Arc<TopicFilter>>,
+}
+
+impl Grounds {
+    /// The identifiers of the subscriptions, and the shared one that chose the session.
+    pub(super) fn new(
+        identifiers: impl IntoIterator<Item = NonZeroU32>,
+        share: Option<&Arc<TopicFilter>>,
+    ) -> Self {
+        let identifiers: Box<[NonZeroU32]> = identifiers.into_iter().collect();
+        let is_named = share.is_some() || !identifiers.is_empty();
+        Self(is_named.then(|| {
+            let share = share.cloned();
+            Box::new(NamedGrounds { identifiers, share })
+        }))
+    }
+
+    /// Those of the subscriptions.
+    pub(super) fn identifiers(&self) -> &[NonZeroU32] {
+        self.0.as_ref().map_or(&[], |named| &named.identifiers)
+    }
+
+    /// The shared subscription that chose the session.
+    pub(super) fn share(&self) -> Option<&Arc<TopicFilter>> {
+        self.0.as_ref()?.share.as_ref()
+    }
 }
 
 impl Delivery {

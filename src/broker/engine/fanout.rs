@@ -140,7 +140,7 @@ impl<'a> OutgoingPublish<'a> {
         Self {
             message: &delivery.message,
             expiry: delivery.message.seconds_left(now),
-            identifiers: &delivery.identifiers,
+            identifiers: delivery.grounds.identifiers(),
             flags: PublishFlags {
                 dup,
                 qos: delivery.qos,

@@ -408,12 +408,22 @@ impl InFlight {
 
     fn place_of(&self, packet_id: PacketId) -> Option<usize> {
         let number = self.number_of(packet_id)?;
+        // Without gaps its place follows from its number.
+        let first = self.entries.front()?.delivery.number;
+        let likely = usize::try_from(number.checked_sub(first)?).ok()?;
+        let is_there = |entry: &InFlightEntry| entry.delivery.number == number;
+        if self.entries.get(likely).is_some_and(is_there) {
+            return Some(likely);
+        }
         self.entries
             .binary_search_by_key(&number, |entry| entry.delivery.number)
             .ok()
     }
 
     fn spent_place_of(&self, packet_id: PacketId) -> Option<usize> {
+        if self.spent.is_empty() {
+            return None;
+        }
         let number = self.number_of(packet_id)?;
         self.spent
             .binary_search_by_key(&number, |spent| spent.number)

@@ -98,6 +98,7 @@ mod timers;
 mod tree;
 mod wills;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -219,7 +220,8 @@ pub struct Engine {
     load: sys::Load,
     notices: Notices,
     outputs: Vec<Output>,
-    dirty: Vec<ConnectionId>,
+    /// Connections with bytes to write, in the order in which they got them.
+    dirty: VecDeque<ConnectionId>,
     /// Reused by every message.
     scratch: deliver::Scratch,
 }
@@ -272,7 +274,7 @@ impl Engine {
             load: sys::Load::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             scratch: deliver::Scratch::default(),
         }
     }
@@ -340,7 +342,7 @@ impl Engine {
 
     /// The next connection with bytes to write, and these.
     pub fn take_output(&mut self) -> Option<(ConnectionId, &mut OutputBuffer)> {
-        while let Some(id) = self.dirty.pop() {
+        while let Some(id) = self.dirty.pop_front() {
             if self.connections.contains_key(&id) {
                 return self
                     .connections

@@ -241,8 +241,11 @@ impl Engine {
         received: ReceivedPublish,
         is_repeated: bool,
     ) -> Option<Incoming> {
+        if !received.is_qos_2 {
+            return None;
+        }
         let is_in_doubt = self.doubts_restored && !is_repeated;
-        let known = self.incoming_mut(received).filter(|_| received.is_qos_2)?;
+        let known = self.incoming_mut(received)?;
         let first = *known;
         if is_in_doubt && first.connection == 0 {
             // Damage has swallowed its release: the client goes on with the identifier.
@@ -300,12 +303,12 @@ impl Engine {
     /// True if a PUBLISH adds to the messages in flight from this connection: not a repetition of
     /// one that is.
     fn is_new_in_window(&self, received: ReceivedPublish) -> bool {
-        let known = self
-            .sessions
-            .get(received.client.session)
-            .and_then(|session| session.incoming.get(&received.packet_id));
-        !received.is_qos_2
-            || known.is_none_or(|incoming| incoming.connection != received.client.connection)
+        let is_known = || {
+            let session = self.sessions.get(received.client.session)?;
+            let incoming = session.incoming.get(&received.packet_id)?;
+            Some(incoming.connection == received.client.connection)
+        };
+        !received.is_qos_2 || is_known() != Some(true)
     }
 
     /// CONNACK names the Receive Maximum to MQTT 5 clients; older ones cannot know it. Many do not

@@ -175,7 +175,7 @@ impl Engine {
     /// Deliveries of shared subscriptions go to other members.
     pub(super) fn redistribute_deliveries(&mut self, deliveries: Vec<Delivery>, now: Instant) {
         for delivery in deliveries {
-            let Some(filter) = delivery.share.as_ref() else {
+            let Some(filter) = delivery.grounds.share() else {
                 continue;
             };
             let Some(key) = self.subscriptions.group_of(filter) else {

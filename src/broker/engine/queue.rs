@@ -178,7 +178,12 @@ impl SessionQueue {
 
     /// Takes the deliveries of a shared subscription out.
     pub(super) fn take_shared(&mut self, filter: &TopicFilter) -> Vec<Delivery> {
-        let is_of = |delivery: &Delivery| delivery.share.as_deref() == Some(filter);
+        let is_of = |delivery: &Delivery| {
+            delivery
+                .grounds
+                .share()
+                .is_some_and(|share| **share == *filter)
+        };
         if !self.deliveries.iter().any(is_of) {
             return Vec::new();
         }

@@ -143,7 +143,7 @@ fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
         0 => Origin::Field,
         1 => Origin::Client,
         2 => Origin::Own,
-        _ => Origin::Uplink(usize::try_from(index).ok()?),
+        _ => Origin::Uplink(u8::try_from(index).ok()?),
     };
     let topic = topic(bytes)?;
     // A copy: what is kept must not keep the batch.

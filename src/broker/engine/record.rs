@@ -117,8 +117,8 @@ impl TargetRecord {
             retain: delivery.retain,
             was_sent,
             is_replay: delivery.is_replay,
-            identifiers: delivery.identifiers.clone(),
-            share: delivery.share.as_ref().map(|filter| (**filter).clone()),
+            identifiers: delivery.grounds.identifiers().into(),
+            share: delivery.grounds.share().map(|filter| (**filter).clone()),
         }
     }
 }
@@ -348,7 +348,7 @@ fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
         Origin::Uplink(index) => (3, index),
     };
     out.put_u8(kind);
-    put_number(out, index as u64);
+    put_number(out, u64::from(index));
     put_text(out, message.topic.as_str());
     put_bytes(out, &message.payload);
     encode_properties(&message.properties, out);

@@ -183,7 +183,7 @@ impl Remotes {
 
     fn of(&mut self, origin: Origin) -> Option<&mut RemoteMessages> {
         match origin {
-            Origin::Uplink(index) => self.0.get_mut(index),
+            Origin::Uplink(index) => self.0.get_mut(usize::from(index)),
             Origin::Field | Origin::Client | Origin::Own => None,
         }
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::budget::{BudgetPart, Over};
-use super::delivery::{Delivery, SharedMessage, Subscription};
+use super::delivery::{Delivery, Grounds, SharedMessage, Subscription};
 use super::notice::NoticeKind;
 use super::queue::MOST_WAITING;
 use super::record::{Record, TargetRecord};
@@ -289,15 +289,13 @@ impl Engine {
         } else {
             session.next_number()
         };
-        let identifiers = subscription.identifier.into_iter().collect();
         let delivery = Delivery {
             message: message.clone(),
             number,
             qos,
             retain: true,
             is_replay: true,
-            identifiers,
-            share: None,
+            grounds: Grounds::new(subscription.identifier, None),
         };
         let record = (session.is_kept() && number > 0)
             .then(|| TargetRecord::of(session.number, &delivery, false));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::budget::{BudgetPart, NewCharges, Owner};
-use super::delivery::{Delivery, Subscription};
+use super::delivery::{Delivery, Grounds, Subscription};
 use super::known_receipts::KnownReceipts;
 use super::lifecycle::End;
 use super::read_record::{DeliveryStep, RecordedChange, next_change};
@@ -359,14 +359,14 @@ impl Restore {
                 session.last_number = session.last_number.max(number);
             }
             let share = share.map(Arc::new);
+            let grounds = Grounds::new(identifiers, share.as_ref());
             let delivery = Delivery {
                 message: message.clone(),
                 number,
                 qos,
                 retain,
                 is_replay,
-                identifiers,
-                share,
+                grounds,
             };
             known.waiting.insert(
                 number,

@@ -44,7 +44,7 @@ impl Engine {
             return;
         };
         if connection.out.becomes_dirty() {
-            self.dirty.push(id);
+            self.dirty.push_back(id);
         }
         if let Some(position) = connection.out.take_new_gate() {
             self.gate.hold_connection(position, id);

@@ -128,7 +128,7 @@ impl RemoteConnection<'_> {
         }
         let routes = Arc::clone(&self.uplink.routes.borrow());
         let Some(arrival) = routes.arrival(&publish.topic, || {
-            publish.message(Origin::Uplink(self.uplink.settings.index))
+            publish.message(Origin::uplink(self.uplink.settings.index))
         }) else {
             return self.refuse(&publish, &routes);
         };
