@@ -11,15 +11,22 @@ pub(super) const SHARED_FROM: usize = 2048;
 /// A queue of bytes; empty ones take no memory of their own.
 #[derive(Debug, Default)]
 pub struct OutputBuffer {
-    sealed: VecDeque<Bytes>,
-    sealed_len: usize,
+    /// What comes before the tail; most have nothing there, and take a pointer.
+    sealed: Option<Box<SealedPieces>>,
     tail: BytesMut,
+}
+
+/// Pieces that nothing is added to, and their bytes.
+#[derive(Debug, Default)]
+struct SealedPieces {
+    pieces: VecDeque<Bytes>,
+    len: usize,
 }
 
 impl OutputBuffer {
     /// Bytes in it.
     pub fn len(&self) -> usize {
-        self.sealed_len + self.tail.len()
+        self.sealed.as_ref().map_or(0, |sealed| sealed.len) + self.tail.len()
     }
 
     /// True without any.
@@ -35,14 +42,19 @@ impl OutputBuffer {
     /// Appends bytes without copying them.
     pub fn share(&mut self, bytes: Bytes) {
         self.seal();
-        self.sealed_len += bytes.len();
-        self.sealed.push_back(bytes);
+        self.push(bytes);
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        let sealed = self.sealed.get_or_insert_default();
+        sealed.len += bytes.len();
+        sealed.pieces.push_back(bytes);
     }
 
     fn seal(&mut self) {
         if !self.tail.is_empty() {
-            self.sealed_len += self.tail.len();
-            self.sealed.push_back(self.tail.split().freeze());
+            let piece = self.tail.split().freeze();
+            self.push(piece);
         }
     }
 
@@ -52,10 +64,11 @@ impl OutputBuffer {
             std::mem::swap(self, other);
             return;
         }
-        if !other.sealed.is_empty() {
+        if let Some(mut more) = other.sealed.take().filter(|more| more.len > 0) {
             self.seal();
-            self.sealed_len += std::mem::take(&mut other.sealed_len);
-            self.sealed.append(&mut other.sealed);
+            let sealed = self.sealed.get_or_insert_default();
+            sealed.len += more.len;
+            sealed.pieces.append(&mut more.pieces);
         }
         self.tail.extend_from_slice(&other.tail);
         other.tail.clear();
@@ -63,8 +76,8 @@ impl OutputBuffer {
 
     /// Everything, piece by piece; none is empty.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.sealed
-            .iter()
+        let sealed = self.sealed.iter().flat_map(|sealed| &sealed.pieces);
+        sealed
             .map(|bytes| &**bytes)
             .chain([&*self.tail])
             .filter(|piece| !piece.is_empty())
@@ -72,15 +85,17 @@ impl OutputBuffer {
 
     /// The first `count` bytes were written; at most [`OutputBuffer::len`].
     pub fn advance(&mut self, mut count: usize) {
-        while let Some(first) = self.sealed.front_mut() {
-            let taken = first.len().min(count);
-            self.sealed_len -= taken;
-            count -= taken;
-            if taken < first.len() {
-                first.advance(taken);
-                return;
+        if let Some(sealed) = &mut self.sealed {
+            while let Some(first) = sealed.pieces.front_mut() {
+                let taken = first.len().min(count);
+                sealed.len -= taken;
+                count -= taken;
+                if taken < first.len() {
+                    first.advance(taken);
+                    return;
+                }
+                sealed.pieces.pop_front();
             }
-            self.sealed.pop_front();
         }
         self.tail.advance(count.min(self.tail.len()));
     }
@@ -93,11 +108,13 @@ impl OutputBuffer {
     /// Everything as one piece.
     pub fn into_bytes(mut self) -> Bytes {
         self.seal();
-        if self.sealed.len() == 1 {
-            return self.sealed.pop_front().unwrap_or_default();
+        let SealedPieces { mut pieces, len } =
+            self.sealed.map(|sealed| *sealed).unwrap_or_default();
+        if pieces.len() == 1 {
+            return pieces.pop_front().unwrap_or_default();
         }
-        let mut whole = BytesMut::with_capacity(self.sealed_len);
-        for piece in &self.sealed {
+        let mut whole = BytesMut::with_capacity(len);
+        for piece in &pieces {
             whole.extend_from_slice(piece);
         }
         whole.freeze()
