@@ -6,6 +6,7 @@
 //! ```text
 //! cargo bench --bench broker                       # all cases, all brokers that are installed
 //! cargo bench --bench broker -- fan-in wellhead    # cases and brokers by part of their name
+//! cargo bench --bench broker -- fan-in wellhead /tmp/old/wellhead      # beside another build
 //! cargo install --root target/peers/rumqttd rumqttd@0.20.0     # the peer that apt does not have
 //! ```
 #![allow(
@@ -30,7 +31,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use brokers::{median, start};
+use brokers::{is_build, median, start};
 use client::{Client, hello};
 use rustix::event::epoll;
 use wellhead::mqtt::{Connect, QoS, ReasonCode, Version};
@@ -378,11 +379,17 @@ fn main() {
         .into_iter()
         .filter(|broker| words.iter().any(|word| word == broker))
         .collect();
-    let brokers = if named.is_empty() {
+    let mut brokers = if named.is_empty() {
         brokers.to_vec()
     } else {
         named
     };
+    brokers.extend(
+        words
+            .iter()
+            .map(String::as_str)
+            .filter(|word| is_build(word)),
+    );
     let wanted: Vec<&String> = words
         .iter()
         .filter(|word| !brokers.contains(&word.as_str()))

@@ -59,8 +59,13 @@ fn start_floor() -> Option<Broker> {
     Some(launch(command, port, folder))
 }
 
-/// Starts a broker; `more` is added to the `broker:` section of wellhead, in one line. `None` if
-/// the program is not installed.
+/// True for the path of another build of wellhead.
+pub(crate) fn is_build(name: &str) -> bool {
+    name.contains('/')
+}
+
+/// Starts a broker, or another build of wellhead by its path; `more` is added to the `broker:`
+/// section of wellhead, in one line. `None` if the program is not installed.
 pub(crate) fn start(name: &str, more: &str) -> Option<Broker> {
     start_with(name, more, "")
 }
@@ -73,8 +78,12 @@ pub(crate) fn start_with(name: &str, more: &str, sections: &str) -> Option<Broke
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let (program, config, arguments): (PathBuf, String, &[&str]) = match name {
-        "wellhead" => (
-            env!("CARGO_BIN_EXE_wellhead").into(),
+        build if build == "wellhead" || is_build(build) => (
+            if is_build(build) {
+                build.into()
+            } else {
+                env!("CARGO_BIN_EXE_wellhead").into()
+            },
             format!(
                 "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 10000, max_connections_per_address: 10000, connection_rate: 10000, max_sessions: 10000{more} }}\noutbox: {{ folder: data }}\n{sections}"
             ),
