@@ -372,24 +372,26 @@ fn idle(name: &str) -> Option<(u64, f64)> {
     Some((after, (after - before) as f64 * 1024.0 / IDLE as f64))
 }
 
-fn main() {
-    let words = load::words();
-    let brokers = ["wellhead", "mosquitto", "rumqttd", FLOOR];
-    let named: Vec<&str> = brokers
-        .into_iter()
-        .filter(|broker| words.iter().any(|word| word == broker))
-        .collect();
-    let mut brokers = if named.is_empty() {
-        brokers.to_vec()
-    } else {
-        named
-    };
+/// The brokers that the command line names, or all; and other builds, by their paths.
+fn chosen(words: &[String]) -> Vec<&str> {
+    let has = |broker: &&str| words.iter().any(|word| word == broker);
+    let all = ["wellhead", "mosquitto", "rumqttd", FLOOR];
+    let mut brokers: Vec<&str> = all.into_iter().filter(has).collect();
+    if brokers.is_empty() {
+        brokers.extend(all);
+    }
     brokers.extend(
         words
             .iter()
             .map(String::as_str)
             .filter(|word| is_build(word)),
     );
+    brokers
+}
+
+fn main() {
+    let words = load::words();
+    let brokers = chosen(&words);
     let wanted: Vec<&String> = words
         .iter()
         .filter(|word| !brokers.contains(&word.as_str()))
