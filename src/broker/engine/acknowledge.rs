@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 
-use super::connection::Settled;
+use super::connection::{Connection, DurabilityBarrier, Settled};
 use super::in_flight::{Acknowledged, Ending};
 use super::lifecycle::End;
 use super::notice::NoticeKind;
 use super::owed::HeldAck;
-use super::publish::{AckDecision, ReceivedPublish};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::session::{Incoming, IncomingState};
@@ -25,32 +24,6 @@ const OWED_BYTES: usize = 1 << 20;
 const CLOGGED: usize = 4;
 
 impl Engine {
-    /// Notes the acknowledgement that is owed for a PUBLISH; `bytes` is the size of the message.
-    pub(super) fn owe_ack(
-        &mut self,
-        received: ReceivedPublish,
-        bytes: usize,
-        decision: &AckDecision,
-    ) {
-        let Some(connection) = self.connections.get_mut(&received.client.connection) else {
-            return;
-        };
-        if decision.is_owed_already {
-            return;
-        }
-        connection.owed += 1;
-        connection.owed_bytes += bytes;
-        connection.acks.push(HeldAck {
-            packet_id: received.packet_id,
-            is_qos_2: received.is_qos_2,
-            state: decision.state,
-            after: decision.after,
-            bytes,
-            why: decision.why,
-            is_refused_by_destination: false,
-        });
-    }
-
     /// Stops reading a client of which, or for which, too much waits, and reads on when it is less:
     /// no other client waits.
     pub(super) fn pace(&mut self, id: ConnectionId, now: Instant) {
@@ -78,10 +51,10 @@ impl Engine {
     /// Writes the acknowledgements whose turn has come [MQTT-4.6.0-2], [MQTT-4.6.0-3]; they leave
     /// when their batch is durable.
     pub(super) fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
-        while let Some(connection) = self.connections.get_mut(&id) {
-            let Some((reason, is_of_destination)) = connection.acks.next_ready() else {
-                break;
-            };
+        let Some(mut connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        while let Some((reason, is_of_destination)) = connection.acks.next_ready() {
             // Before MQTT 5 an acknowledgement cannot say no: a message that a destination could
             // not take is not acknowledged at all.
             let is_lost = is_of_destination || reason == ReasonCode::QUOTA_EXCEEDED;
@@ -89,42 +62,26 @@ impl Engine {
                 self.close(id, End::Lost, now);
                 return;
             }
-            let Some(ack) = connection.acks.pop_ready() else {
+            let Some(mut ack) = connection.acks.pop_ready() else {
                 break;
             };
-            self.send_ack(id, ack, reason);
+            if ack.is_qos_2 && reason.is_error() {
+                ack.after = ack.after.max(self.free(id, ack.packet_id)); // [MQTT-4.3.3-9]
+                let Some(same) = self.connections.get_mut(&id) else {
+                    return;
+                };
+                connection = same;
+            }
+            let barrier = DurabilityBarrier {
+                after: ack.after,
+                durable: self.gate.durable(),
+            };
+            if let Some(length) = write_ack(connection, &ack, reason, barrier) {
+                self.traffic.packets_sent += 1;
+                self.traffic.bytes_sent += length as u64;
+            }
         }
         self.mark_dirty(id);
-    }
-
-    /// Writes PUBACK or PUBREC.
-    fn send_ack(&mut self, id: ConnectionId, ack: HeldAck, reason: ReasonCode) {
-        let is_refused = ack.is_qos_2 && reason.is_error();
-        let freed = if is_refused {
-            self.free(id, ack.packet_id) // [MQTT-4.3.3-9]
-        } else {
-            0
-        };
-        let barrier = self.barrier(ack.after.max(freed));
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let answer = explained(ack.packet_id, reason, ack.why);
-        let packet = if ack.is_qos_2 {
-            Packet::PubRec(answer)
-        } else {
-            Packet::PubAck(answer)
-        };
-        let Some(length) = connection.write(&packet, barrier) else {
-            return;
-        };
-        connection.settle_with_last(Settled {
-            acks: 1,
-            bytes: ack.bytes,
-            window: usize::from(!ack.is_qos_2 || is_refused),
-        });
-        self.traffic.packets_sent += 1;
-        self.traffic.bytes_sent += length as u64;
     }
 
     /// The next PUBLISH under this identifier is a new message.
@@ -256,6 +213,28 @@ impl Engine {
         };
         self.send(client.connection, &Packet::PubRel(answer), after);
     }
+}
+
+/// Writes PUBACK or PUBREC; its length, or `None` if it is more than the client takes.
+fn write_ack(
+    connection: &mut Connection,
+    ack: &HeldAck,
+    reason: ReasonCode,
+    barrier: DurabilityBarrier,
+) -> Option<usize> {
+    let answer = explained(ack.packet_id, reason, ack.why);
+    let packet = if ack.is_qos_2 {
+        Packet::PubRec(answer)
+    } else {
+        Packet::PubAck(answer)
+    };
+    let length = connection.write(&packet, barrier)?;
+    connection.settle_with_last(Settled {
+        acks: 1,
+        bytes: ack.bytes,
+        window: usize::from(!ack.is_qos_2 || reason.is_error()),
+    });
+    Some(length)
 }
 
 fn unknown(packet_id: PacketId) -> Ack {

@@ -84,12 +84,12 @@ impl Engine {
         session: &Session,
         content: Publication<'_>,
     ) -> Result<(), Refusal> {
-        let is_v5 = session
-            .connection
-            .and_then(|id| self.connections.get(&id))
-            .is_some_and(|connection| connection.version == Version::V5);
         let is_kept = content.retain && !content.payload.is_empty();
-        if is_v5 && is_kept && !self.retained.has_room_for_state(content.topic) {
+        if !is_kept || self.retained.has_room_for_state(content.topic) {
+            return Ok(());
+        }
+        let connection = session.connection.and_then(|id| self.connections.get(&id));
+        if connection.is_some_and(|connection| connection.version == Version::V5) {
             return Err(Refusal::new(ReasonCode::QUOTA_EXCEEDED, TOO_MANY_STATES));
         }
         Ok(())

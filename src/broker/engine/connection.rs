@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::aliases::Aliases;
 use super::lifecycle::{Claimed, Peer, Stage};
 use super::output::OutputBuffer;
-use super::owed::OwedAcks;
+use super::owed::{HeldAck, OwedAcks};
 use super::{Lsn, SessionKey, Timer};
 use crate::mqtt::{Connect, Packet, Properties, Version, encode};
 
@@ -328,6 +328,13 @@ impl Connection {
             _ => {}
         }
         Some(length)
+    }
+
+    /// A PUBLISH is to be acknowledged.
+    pub(super) fn owe(&mut self, ack: HeldAck) {
+        self.owed += 1;
+        self.owed_bytes += ack.bytes;
+        self.acks.push(ack);
     }
 
     /// Settles something when the last answer may leave.

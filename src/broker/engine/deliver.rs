@@ -13,7 +13,7 @@ use super::record::{Record, TargetRecord};
 use super::session::Session;
 use super::shared::Standing;
 use super::tree::{FilterMatch, GroupKey, SubscriptionTarget};
-use super::{Client, ConnectionId, Engine, Lsn, QueueFull, SessionKey};
+use super::{Client, Engine, Lsn, QueueFull, SessionKey};
 use crate::message::Message;
 use crate::mqtt::{PublishFlags, QoS};
 
@@ -185,17 +185,16 @@ impl Engine {
             return;
         }
         let is_at_most_once = terms.qos == QoS::AtMostOnce;
-        let id = session
+        let connection = session
             .connection
-            .filter(|id| self.connections.contains_key(id));
-        match id {
+            .and_then(|id| Some((id, self.connections.get(&id)?)));
+        let is_free = connection
+            .is_some_and(|(_, connection)| self.may_send_at_once(session, connection, terms.qos));
+        match connection.map(|(id, _)| id) {
             // QoS 0 is not kept for a client that is away.
             None if is_at_most_once => self.traffic.dropped += 1,
             None => self.enqueue(key, terms, fanout, now),
-            Some(id)
-                if self.may_send_at_once(session, id, terms.qos)
-                    && (is_at_most_once || self.make_room_in_queues(key, now)) =>
-            {
+            Some(id) if is_free && (is_at_most_once || self.make_room_in_queues(key, now)) => {
                 let client = Client {
                     connection: id,
                     session: key,
@@ -211,10 +210,7 @@ impl Engine {
 
     /// True if nothing waits before a new message, and the connection and the window have room for
     /// it.
-    fn may_send_at_once(&self, session: &Session, id: ConnectionId, qos: QoS) -> bool {
-        let Some(connection) = self.connections.get(&id) else {
-            return false;
-        };
+    fn may_send_at_once(&self, session: &Session, connection: &Connection, qos: QoS) -> bool {
         let is_next = session.queue.is_empty() && session.in_flight.unsent() == 0;
         let has_room = connection.out.waiting < self.limits.output_bytes;
         let has_window = qos == QoS::AtMostOnce

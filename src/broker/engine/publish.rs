@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::budget::BudgetPart;
 use super::deliver::Reached;
 use super::held::{HeldFor, HeldPublish};
-use super::owed::AckState;
+use super::owed::{AckState, HeldAck};
 use super::qos_2_records::ReceivedRecord;
 use super::record::Record;
 use super::refusal::Refusal;
@@ -63,6 +63,19 @@ impl AckDecision {
         }
     }
 
+    /// As it waits for its turn; `bytes` is the size of the message.
+    fn held_ack(&self, received: ReceivedPublish, bytes: usize) -> HeldAck {
+        HeldAck {
+            packet_id: received.packet_id,
+            is_qos_2: received.is_qos_2,
+            state: self.state,
+            after: self.after,
+            bytes,
+            why: self.why,
+            is_refused_by_destination: false,
+        }
+    }
+
     /// Waits for the destinations that have a ticket; without one it is sent with `reason`.
     fn after_forward(ticket: Option<Ticket>, reason: ReasonCode, after: Lsn) -> Self {
         let state = ticket.map_or(AckState::Ready(reason), AckState::Waiting);
@@ -116,8 +129,10 @@ impl Engine {
         let decision = self.decide_ack(received, topic, publish, now);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.window += usize::from(is_new);
+            if !decision.is_owed_already {
+                connection.owe(decision.held_ack(received, bytes));
+            }
         }
-        self.owe_ack(received, bytes, &decision);
         self.send_ready_acks(id, now);
     }
 
