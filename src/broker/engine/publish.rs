@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::budget::BudgetPart;
+use super::connection::Connection;
 use super::deliver::Reached;
 use super::held::{HeldFor, HeldPublish};
 use super::owed::{AckState, HeldAck};
@@ -63,9 +64,12 @@ impl AckDecision {
         }
     }
 
-    /// As it waits for its turn; `bytes` is the size of the message.
-    fn held_ack(&self, received: ReceivedPublish, bytes: usize) -> HeldAck {
-        HeldAck {
+    /// Notes that the connection is owed it; `bytes` is the size of the message.
+    fn note(&self, received: ReceivedPublish, bytes: usize, connection: &mut Connection) {
+        if self.is_owed_already {
+            return;
+        }
+        connection.owe(HeldAck {
             packet_id: received.packet_id,
             is_qos_2: received.is_qos_2,
             state: self.state,
@@ -73,7 +77,7 @@ impl AckDecision {
             bytes,
             why: self.why,
             is_refused_by_destination: false,
-        }
+        });
     }
 
     /// Waits for the destinations that have a ticket; without one it is sent with `reason`.
@@ -129,9 +133,7 @@ impl Engine {
         let decision = self.decide_ack(received, topic, publish, now);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.window += usize::from(is_new);
-            if !decision.is_owed_already {
-                connection.owe(decision.held_ack(received, bytes));
-            }
+            decision.note(received, bytes, connection);
         }
         self.send_ready_acks(id, now);
     }
