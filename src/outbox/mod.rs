@@ -5,7 +5,7 @@
 //! * A message is accepted when its receipt says safe, and gone only when it was settled, or given
 //!   up, counted and reported as a gap.
 //! * Three lanes, each in order: all alarms before anything live, all live messages before the
-//!   backlog. A reading that a newer one has overtaken does not take its place at the remote.
+//!   backlog. A reading of the backlog does not take the place of a newer one at the remote.
 //! * Sequence numbers are those of the store, one series a lane: strictly growing, never used
 //!   again.
 //! * A message that was handed over is sent only once it is on disk, and its hand-over is known
@@ -39,7 +39,7 @@ pub use source::ReadingSource;
 use tokio::sync::{oneshot, watch};
 
 use self::columns::Columns;
-use self::newest::NewestReadings;
+use self::newest::NewestRetained;
 use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
 use crate::reading::Timestamp;
@@ -69,7 +69,7 @@ pub struct Outbox {
     columns: Columns,
     age: Option<Duration>,
     counts: Arc<OutboxCounts>,
-    newest_readings: NewestReadings,
+    newest_retained: NewestRetained,
 }
 
 /// A message with its number in the outbox.
@@ -118,7 +118,7 @@ pub fn open(
         columns,
         age,
         counts,
-        newest_readings: NewestReadings::default(),
+        newest_retained: NewestRetained::default(),
     };
     Ok((outbox, closed))
 }
@@ -127,14 +127,14 @@ impl Outbox {
     /// Appends a message; waits while too many bytes wait for the disk. It is accepted when its
     /// receipt says so.
     pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
-        self.newest_readings.note(lane, message);
+        self.newest_retained.note(lane, message);
         self.store.append(lane as usize, self.entry(message)).await
     }
 
-    /// True if a message of the backlog is a reading, and a newer one of its topic went into
-    /// another lane since the start.
+    /// True if a message of the backlog is a reading, and a newer one of its topic, or what removes
+    /// it, went into another lane since the start.
     pub fn is_overtaken(&self, lane: Lane, message: &Outgoing, now: Timestamp) -> bool {
-        lane == Lane::Backlog && self.newest_readings.has_overtaken(message, now)
+        lane == Lane::Backlog && self.newest_retained.has_overtaken(message, now)
     }
 
     /// Appends a message that its sender hands over and repeats until it is answered. It is sent

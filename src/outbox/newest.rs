@@ -1,7 +1,7 @@
-//! The newest readings that are sent before the backlog, by topic.
+//! The newest messages that are sent before the backlog, by topic.
 //!
 //! A reading of the backlog that the remote is to retain must not take the place of a newer one
-//! that has overtaken it.
+//! that has overtaken it, nor of the empty message that removes it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,28 +13,30 @@ use crate::reading::Timestamp;
 
 use super::Outgoing;
 
-/// By the topic at the remote, when the newest reading was taken. Cheap to clone.
+/// By the topic at the remote, when the newest reading was taken, or removed. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct NewestReadings(Arc<Mutex<HashMap<TopicName, Timestamp>>>);
+pub(super) struct NewestRetained(Arc<Mutex<HashMap<TopicName, Timestamp>>>);
 
-impl NewestReadings {
-    /// A message goes into a lane.
+impl NewestRetained {
+    /// A message of the gateway goes into a lane: a reading, or what removes one.
     pub(super) fn note(&self, lane: Lane, message: &Outgoing) {
-        let Payload::Reading(reading) = &message.payload else {
-            return;
+        let time = match &message.payload {
+            Payload::Reading(reading) => reading.time,
+            Payload::Bytes(bytes) if bytes.is_empty() => message.enqueued,
+            Payload::Bytes(_) => return,
         };
         if lane == Lane::Backlog || !message.retain {
             return;
         }
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(time) = newest.get_mut(&message.topic) {
-            *time = reading.time;
+        if let Some(known) = newest.get_mut(&message.topic) {
+            *known = time;
         } else {
-            newest.insert(message.topic.clone(), reading.time);
+            newest.insert(message.topic.clone(), time);
         }
     }
 
-    /// True if a newer reading of its topic went into another lane since the start.
+    /// True if a newer one of its topic went into another lane since the start.
     pub(super) fn has_overtaken(&self, message: &Outgoing, now: Timestamp) -> bool {
         let Payload::Reading(reading) = &message.payload else {
             return false;
@@ -51,6 +53,8 @@ mod tests {
     use super::*;
     use crate::mqtt::{Properties, QoS};
     use crate::reading::{PointId, Quality, Reading};
+
+    const NOON: i64 = 1_800_000_000_000;
 
     fn reading(topic: &str, unix_ms: i64) -> Outgoing {
         let reading = Reading {
@@ -74,10 +78,22 @@ mod tests {
     }
 
     #[test]
-    fn only_a_newer_reading_of_the_same_topic_in_another_lane_overtakes() {
-        const NOON: i64 = 1_800_000_000_000;
+    fn what_removes_a_reading_overtakes_it() {
+        let newest = NewestRetained::default();
+        let removal = Outgoing {
+            payload: bytes::Bytes::new().into(),
+            ..reading("s/d/p", NOON + 1)
+        };
+        newest.note(Lane::Live, &removal);
         let now = Timestamp::at(NOON + 60_000);
-        let newest = NewestReadings::default();
+        assert!(newest.has_overtaken(&reading("s/d/p", NOON), now));
+        assert!(!newest.has_overtaken(&reading("s/d/p", NOON + 2), now));
+    }
+
+    #[test]
+    fn only_a_newer_reading_of_the_same_topic_in_another_lane_overtakes() {
+        let now = Timestamp::at(NOON + 60_000);
+        let newest = NewestRetained::default();
         let waiting = reading("s/d/p", NOON);
         assert!(!newest.has_overtaken(&waiting, now));
         newest.note(Lane::Backlog, &reading("s/d/p", NOON + 1));

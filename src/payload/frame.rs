@@ -86,6 +86,10 @@ impl<'a> PointFrame<'a> {
         if series.clock_set != self.clock_set || series.readings.len() * 2 < self.times.len() {
             return false;
         }
+        let first = series.readings.first();
+        if !first.is_some_and(|(first, _)| self.times.contains(first)) {
+            return false;
+        }
         let mut left = series.readings.iter().peekable();
         let cell = |time: &i64| {
             let own = left.next_if(|(own, _)| own == time);

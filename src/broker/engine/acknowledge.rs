@@ -85,7 +85,7 @@ impl Engine {
     }
 
     /// The next PUBLISH under this identifier is a new message.
-    fn free(&mut self, id: ConnectionId, packet_id: PacketId) -> Lsn {
+    pub(super) fn free(&mut self, id: ConnectionId, packet_id: PacketId) -> Lsn {
         let connection = self.connections.get(&id);
         let Some(key) = connection.and_then(|connection| connection.session) else {
             return 0;

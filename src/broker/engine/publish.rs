@@ -266,7 +266,7 @@ impl Engine {
         let first = *known;
         if is_in_doubt && first.connection == 0 {
             // Damage has swallowed its release: the client goes on with the identifier.
-            self.forget_received(received.client.session, received.packet_id);
+            self.free(received.client.connection, received.packet_id);
             return None;
         }
         known.connection = received.client.connection;

@@ -299,8 +299,10 @@ where
         Ok(())
     }
 
-    /// Hands every whole packet to the engine.
+    /// Hands every whole packet to the engine. What is more than a read brings is decoded before
+    /// anybody has to wait for it.
     fn decode(&mut self) {
+        let is_large = self.input.len() > READ_CHUNK;
         let id = self.wire.id;
         // Packets that the engine has taken are no burst any more.
         if self.ahead > 0
@@ -309,12 +311,19 @@ where
             (self.turn, self.ahead) = (turn, 0);
         }
         let inbox = Arc::clone(&self.inbox);
-        let turn = inbox.push_all(|events| {
+        let mut decode = |events: &mut Vec<InboxEvent>| {
             if let Err(error) = self.take_packets(events) {
                 self.is_over = true;
                 events.push(InboxEvent::Invalid(id, error));
             }
-        });
+        };
+        let turn = if is_large {
+            let mut decoded = Vec::new();
+            decode(&mut decoded);
+            inbox.push_all(|events| events.append(&mut decoded))
+        } else {
+            inbox.push_all(decode)
+        };
         if let Some(turn) = turn {
             self.turn = turn;
         }
