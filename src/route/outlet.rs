@@ -248,8 +248,8 @@ impl Outlet {
     }
 
     /// The lane of a message: that of its class. A reading that has to wait for the link while many
-    /// do is backlog, unless its receiver could not tell when it was taken, or the clock is not set:
-    /// what is fresh when the link is back need not wait for it.
+    /// do is backlog, unless its receiver could not tell when it was taken, or the clock was not
+    /// set: what is fresh when the link is back need not wait for it.
     fn lane(&self, outgoing: &Outgoing, terms: &SendTerms) -> Lane {
         let lane = terms.class.lane;
         let is_late = !*self.is_up.borrow() && self.outbox.waiting() >= FEW_WAITING;
