@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::remote::Remote;
 use super::support::{
     Gateway, Link, Mosquitto, Process, free_port, peer, python, run, subscriber, wait_for, wellhead,
 };
@@ -64,6 +65,19 @@ uplinks:
     )
 }
 
+/// Messages that wait in the outbox of the gateway that runs in a folder.
+fn waiting(folder: &Path) -> f64 {
+    let mut status = wellhead();
+    let status = status
+        .args(["status", "--metrics"])
+        .current_dir(folder)
+        .output();
+    let text = String::from_utf8(status.unwrap().stdout).unwrap();
+    let lines = text.lines().filter(|line| line.starts_with(QUEUED));
+    let values = lines.map(|line| line.rsplit_once(' ').unwrap().1);
+    values.map(|value| value.parse::<f64>().unwrap()).sum()
+}
+
 /// The readings over an outage in which 600 have to wait, in the order in which they came, and
 /// what the remote retains in the end.
 fn over_an_outage(folder: &Path, uplink: &str) -> (Vec<Arrival>, String) {
@@ -81,24 +95,14 @@ fn over_an_outage(folder: &Path, uplink: &str) -> (Vec<Arrival>, String) {
     });
     link.cut();
     gateway.process.wait_for_event("uplink.down", &[]);
-    let waiting = || {
-        let status = wellhead()
-            .args(["status", "--metrics"])
-            .current_dir(folder)
-            .output();
-        let text = String::from_utf8(status.unwrap().stdout).unwrap();
-        let lines = text.lines().filter(|line| line.starts_with(QUEUED));
-        let values = lines.map(|line| line.rsplit_once(' ').unwrap().1);
-        values
-            .map(|value| value.parse::<f64>().unwrap())
-            .sum::<f64>()
-    };
-    wait_for("600 readings wait", || (waiting() > 600.0).then_some(()));
+    wait_for("600 readings wait", || {
+        (waiting(folder) > 600.0).then_some(())
+    });
     let before = arrivals(&subscriber).len();
     link.restore();
     wait_for("all have come", || {
         let came = arrivals(&subscriber).len() - before;
-        (came > 900 && waiting() < 5.0).then_some(())
+        (came > 900 && waiting(folder) < 5.0).then_some(())
     });
     assert!(gateway.process.terminate().success());
     let (_, retained, _) = run(Command::new("mosquitto_sub")
@@ -157,4 +161,53 @@ fn readings_come_as_they_were_taken_where_that_is_asked_for() {
     let (arrivals, _) = over_an_outage(folder.path(), order);
     check_complete(&arrivals);
     assert_eq!(overtaken(&arrivals), 0);
+}
+
+#[test]
+fn no_retained_reading_takes_the_place_of_a_newer_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::listen();
+    let points: String = (0..10)
+        .map(|number| {
+            format!("p{number}: {{ every: 20ms, simulate: {{ shape: counter, period: 1s }} }}, ")
+        })
+        .collect();
+    let yaml = format!(
+        "site: x
+health: false
+lines: [ {{ name: bench, simulated: {{}} }} ]
+devices: [ {{ name: pump, line: bench, points: {{ {points} }} }} ]
+outbox: {{ folder: state }}
+uplinks:
+  - name: cloud
+    to: mqtt://127.0.0.1:{}
+    presence: false
+    rate: 700/s
+    send: [ {{ filter: 'x/pump/+', where: known(q) }} ]
+",
+        remote.port
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    // Nobody answers CONNECT yet.
+    wait_for("readings wait", || {
+        (waiting(folder.path()) > 600.0).then_some(())
+    });
+    let mut wire = remote.accept(false, &[]);
+    let mut newest: BTreeMap<String, String> = BTreeMap::new();
+    let mut overtaken = 0;
+    while overtaken < 100 {
+        let publish = wire.publish();
+        wire.answer(0x40, publish.id, 0);
+        let payload: Value = serde_json::from_str(&publish.payload).unwrap();
+        let time = payload["t"].as_str().unwrap().to_owned();
+        let known = newest.entry(publish.topic.clone()).or_default();
+        let is_late = time < *known;
+        assert!(
+            !(is_late && publish.retain),
+            "{} at {time} behind {known}",
+            publish.topic
+        );
+        overtaken += usize::from(is_late);
+        *known = std::mem::take(known).max(time);
+    }
 }
