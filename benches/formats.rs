@@ -159,6 +159,7 @@ fn named(point: &PointReadings, scan: usize) -> NamedReading<'_> {
         reading,
         time: reading.time,
         names: &point.names,
+        number: 0,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use wellhead::payload::pack::{
-    AdaptiveModel, ColumnKind, PackCells, PackColumn, PackError, PackFrame, PackSchema,
-    order_of_f32,
+    AdaptiveModel, ColumnKind, NumberRun, PackCells, PackColumn, PackError, PackFrame, PackMessage,
+    PackSchema, order_of_f32,
 };
 
 use super::plant::{PlantColumn, RegisterKind};
@@ -77,9 +77,9 @@ impl PackedPlant {
             if self.known == Known::BaseRow && start % HOUR == 0 {
                 schema = self.schema(start)?;
             }
-            let frame = self.frame(start..rows.end.min(start + scans));
-            let bytes = frame.encode(&schema)?;
-            debug_assert_eq!(PackFrame::decode(&bytes, &schema)?, frame);
+            let message = self.message(start..rows.end.min(start + scans));
+            let bytes = message.encode(&schema)?;
+            debug_assert_eq!(PackMessage::decode(&bytes, &schema)?, message);
             total += bytes.len();
         }
         Ok(total as f64 / (rows.len() * self.kinds.len()) as f64)
@@ -98,7 +98,7 @@ impl PackedPlant {
         })
     }
 
-    fn frame(&self, rows: Range<usize>) -> PackFrame {
+    fn message(&self, rows: Range<usize>) -> PackMessage {
         let time = |row: usize| 1_800_000_000_250 + 10_000 * i64::try_from(row).unwrap();
         let column = |place: usize| {
             let numbers = self.rows[rows.clone()].iter().map(|row| Some(row[place]));
@@ -107,13 +107,20 @@ impl PackedPlant {
                 cells: PackCells::Numbers(numbers.collect()),
             }
         };
-        PackFrame {
-            series: 7,
-            first: 100_000,
+        let readings = rows.len() * self.kinds.len();
+        let frame = PackFrame {
             times: rows.clone().map(time).collect(),
             clock_set: true,
             columns: (0..self.kinds.len()).map(column).collect(),
             not_good: Vec::new(),
+            numbers: vec![NumberRun {
+                first: 100_000,
+                count: u64::try_from(readings).unwrap(),
+            }],
+        };
+        PackMessage {
+            series: 7,
+            frames: vec![frame],
         }
     }
 }

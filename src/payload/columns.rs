@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::frame::{FrameColumn, PointFrame, frames};
 use super::{NamedReading, decimal, json, names, value};
-use crate::reading::{Reading, Value};
+use crate::reading::Value;
 
 #[derive(Serialize)]
 struct FrameJson<'a> {
@@ -80,7 +80,7 @@ fn qualities<'a>(
 ) -> impl Iterator<Item = QualityJson<'a>> {
     let readings = column.cells.iter().enumerate();
     readings.filter_map(move |(row, cell)| {
-        let reading = (*cell)?;
+        let reading = (*cell)?.reading;
         let reason = reading.quality.reason()?;
         let age = reading.age.as_secs_f64();
         Some(QualityJson(
@@ -102,7 +102,8 @@ struct WrittenColumn<'a> {
 
 impl<'a> WrittenColumn<'a> {
     fn of(column: &'a FrameColumn<'a>) -> Self {
-        let value = |cell: &Option<&'a Reading>| cell.and_then(|reading| reading.value.as_ref());
+        let value =
+            |cell: &Option<NamedReading<'a>>| cell.and_then(|named| named.reading.value.as_ref());
         let values: Vec<Option<&Value>> = column.cells.iter().map(value).collect();
         let there: Vec<&Value> = values.iter().flatten().copied().collect();
         match units(&there) {

@@ -173,6 +173,7 @@ mod tests {
             reading: &reading,
             time: reading.time,
             names: &PointNames::of_topic(&TopicName::new("s7/pump/flow").unwrap()),
+            number: 0,
         }])
     }
 

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 
 use super::{NamedReading, PointNames};
 use crate::mqtt::TopicName;
-use crate::reading::Reading;
 
 /// The readings of several points, taken at the same times.
 #[derive(Debug)]
@@ -24,14 +23,20 @@ pub(super) struct PointFrame<'a> {
 pub(super) struct FrameColumn<'a> {
     pub(super) names: &'a PointNames,
     /// By time; `None` where the point was not read.
-    pub(super) cells: Vec<Option<&'a Reading>>,
+    pub(super) cells: Vec<Option<NamedReading<'a>>>,
 }
 
 /// Readings of a point, in their order.
 struct PointSeries<'a> {
     clock_set: bool,
     names: &'a PointNames,
-    readings: Vec<(i64, &'a Reading)>,
+    readings: Vec<NamedReading<'a>>,
+}
+
+impl PointSeries<'_> {
+    fn times(&self) -> impl Iterator<Item = i64> {
+        self.readings.iter().map(|named| named.time.unix_ms)
+    }
 }
 
 /// Puts points together that were read at the same times, or at most of them.
@@ -62,7 +67,7 @@ fn series<'a>(readings: &[NamedReading<'a>]) -> Vec<PointSeries<'a>> {
             all.len() - 1
         });
         if let Some(series) = all.get_mut(place) {
-            series.readings.push((named.time.unix_ms, named.reading));
+            series.readings.push(*named);
         }
     }
     all
@@ -71,11 +76,11 @@ fn series<'a>(readings: &[NamedReading<'a>]) -> Vec<PointSeries<'a>> {
 impl<'a> PointFrame<'a> {
     fn of(series: &PointSeries<'a>) -> Self {
         Self {
-            times: series.readings.iter().map(|(time, _)| *time).collect(),
+            times: series.times().collect(),
             clock_set: series.clock_set,
             columns: vec![FrameColumn {
                 names: series.names,
-                cells: series.readings.iter().map(|(_, own)| Some(*own)).collect(),
+                cells: series.readings.iter().copied().map(Some).collect(),
             }],
         }
     }
@@ -86,16 +91,16 @@ impl<'a> PointFrame<'a> {
         if series.clock_set != self.clock_set || series.readings.len() * 2 < self.times.len() {
             return false;
         }
-        let first = series.readings.first();
-        if !first.is_some_and(|(first, _)| self.times.contains(first)) {
+        if !series
+            .times()
+            .next()
+            .is_some_and(|first| self.times.contains(&first))
+        {
             return false;
         }
         let mut left = series.readings.iter().peekable();
-        let cell = |time: &i64| {
-            let own = left.next_if(|(own, _)| own == time);
-            own.map(|(_, reading)| *reading)
-        };
-        let cells: Vec<Option<&Reading>> = self.times.iter().map(cell).collect();
+        let cell = |time: &i64| left.next_if(|own| own.time.unix_ms == *time).copied();
+        let cells: Vec<Option<NamedReading<'_>>> = self.times.iter().map(cell).collect();
         let is_all = left.next().is_none();
         if is_all {
             self.columns.push(FrameColumn {

@@ -99,6 +99,11 @@ struct QueuedJson {
     clock: Option<String>,
 }
 
+/// The value of a text in JSON; `None` if it is none.
+pub(super) fn value(text: &str) -> Option<Value> {
+    value_of(serde_json::from_str(text).ok()?)
+}
+
 fn value_of(json: serde_json::Value) -> Option<Value> {
     use serde_json::Value as Json;
     Some(match json {

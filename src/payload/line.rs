@@ -172,6 +172,7 @@ mod tests {
             reading: &reading,
             time: reading.time,
             names: &names,
+            number: 0,
         }])
     }
 

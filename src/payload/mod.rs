@@ -12,10 +12,12 @@ mod line;
 mod names;
 mod object;
 pub mod pack;
+mod packed;
 pub mod raw;
 #[cfg(test)]
 mod samples;
 mod scan;
+mod schema;
 mod senml;
 mod template;
 mod value;
@@ -24,6 +26,8 @@ use bytes::Bytes;
 pub use compression::Compression;
 pub use format::{BatchTerms, PayloadFormat, ReadingFormat};
 pub use names::{NamedReading, NamesOfPoints, PointNames};
+pub use packed::UnpackedReading;
+pub use schema::{FrameSchema, SchemaError};
 pub use template::PayloadTemplate;
 
 use crate::reading::{Reading, Timestamp};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::mqtt::TopicName;
-use crate::reading::{Reading, Timestamp};
+use crate::reading::{Quality, Reading, Timestamp};
 
 /// The names of points by their local topics.
 pub type NamesOfPoints = HashMap<TopicName, PointNames>;
@@ -18,6 +18,15 @@ pub struct NamedReading<'a> {
     pub time: Timestamp,
     /// The names of its point.
     pub names: &'a PointNames,
+    /// Its number in its series; 0 where that is not known.
+    pub number: u64,
+}
+
+impl NamedReading<'_> {
+    /// True if it has a value, or a reason why there is none.
+    pub(super) fn says_something(&self) -> bool {
+        self.reading.value.is_some() || self.reading.quality != Quality::Good
+    }
 }
 
 /// The names of a point.

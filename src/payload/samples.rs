@@ -36,6 +36,7 @@ pub(super) fn named(samples: &[NamedSample]) -> Vec<NamedReading<'_>> {
             reading: &sample.reading,
             time: sample.reading.time,
             names: &sample.names,
+            number: 0,
         })
         .collect()
 }

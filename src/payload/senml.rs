@@ -164,6 +164,7 @@ mod tests {
             reading: &reading,
             time: reading.time,
             names: &names,
+            number: 0,
         }])
     }
 

@@ -146,6 +146,7 @@ impl PayloadTemplate {
             reading: &reading,
             time: reading.time,
             names: &names,
+            number: 0,
         });
         match serde_json::from_str::<IgnoredAny>(&filled) {
             Ok(_) => Ok(()),
@@ -173,6 +174,7 @@ fn filling(placeholder: TemplateName, named: &NamedReading<'_>) -> TemplateFilli
         reading,
         time,
         names,
+        ..
     } = *named;
     let text = |text: &str| TemplateFilling::Text(text.to_owned());
     let optional = |found: Option<&str>| found.map_or(TemplateFilling::Nothing, text);
@@ -328,6 +330,7 @@ mod tests {
             reading: &reading,
             time: reading.time,
             names: &names(),
+            number: 0,
         })
     }
 

@@ -60,6 +60,7 @@ impl Routes {
             reading,
             time: at.time_of(reading),
             names: &names,
+            number: 0,
         }])
     }
 
@@ -102,6 +103,7 @@ impl Routes {
             reading,
             time: at.time_of(reading),
             names,
+            number: 0,
         });
         write(&named.collect::<Vec<_>>())
     }

@@ -89,6 +89,7 @@ fn payload(routes: &Routes, rule: &Rule, point: &TopicName) -> Option<String> {
         reading: &reading,
         time: reading.time,
         names: &routes.names_of(point),
+        number: 0,
     }]);
     payload.map(|payload| String::from_utf8_lossy(&payload).into_owned())
 }

@@ -36,6 +36,7 @@ impl ReadingBytes {
             reading: sample,
             time: sample.time,
             names,
+            number: 0,
         };
         // Another point with a name of the same length.
         let other = PointNames {
@@ -93,6 +94,7 @@ fn more_in_frame(format: &ReadingFormat, points: &[NamedReading<'_>; 2]) -> f64 
             reading,
             time: reading.time,
             names,
+            number: 0,
         });
         let payload = format.encode(&named.collect::<Vec<_>>());
         payload.map_or(0, |payload| payload.len())

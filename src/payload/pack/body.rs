@@ -1,6 +1,6 @@
 //! The numbers of a frame, as coders take them.
 
-use super::{ColumnKind, PackSchema};
+use super::ColumnKind;
 
 /// Rows and columns of numbers.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub(super) struct BodyColumn {
 }
 
 /// The kind of a column of a schema, as coders take it.
-pub(super) fn body_kind(schema: &PackSchema, place: usize) -> ColumnKind {
-    match schema.kinds.get(place) {
+pub(super) fn body_kind(kinds: &[ColumnKind], place: usize) -> ColumnKind {
+    match kinds.get(place) {
         Some(ColumnKind::Text) | None => ColumnKind::Status,
         Some(kind) => *kind,
     }

@@ -2,24 +2,32 @@
 //! Pure.
 //!
 //! A frame says which numbers came when, and nothing else: names, units and how many digits a
-//! number has are in a [schema](PackSchema) that both sides know, and whose hash the frame carries.
+//! number has are in a [schema](PackSchema) that both sides know, and whose hash the message
+//! carries.
 //!
 //! ```text
-//! version 1 | flags 1 | hash of the schema 4
-//! | series | number of the first reading | rows | time of the first row, ms, zigzag
+//! message: version 1 | hash of the schema 4 | series | how many frames; sizes of all but the last
+//!   | frames
+//! frame: flags | rows | time of the first row, ms, zigzag
 //! | if regular and more than one row: ms between rows, zigzag
-//! | some columns only: how many; each: how many are left out before it
+//! | some columns only: how many runs; each: how many are left out before it, how many it has
+//! | number of the first reading
+//! | numbers in runs: how many groups of equal runs; each: numbers left out before it, zigzag,
+//!   numbers of a run, how many runs, if more than one: from the start of one to the next, zigzag
 //! | texts: how many; each: length, UTF-8
 //! | not good: how many; each: cells since the last one, 1 stale or 2 bad, text of the reason, age in ms
 //! | body, to the end
 //! flags: 1 adaptive coder · 2 irregular times · 4 cells may be empty · 8 some columns only
-//!   · 16 some readings are not good · 32 times of a clock that was not set · 64 Rice codes
-//!   · 128 texts
+//!   · 16 some readings are not good · 32 times of a clock that was not set · 64 numbers in runs
+//!   · 128 Rice codes · 256 texts
 //! ```
 //! Numbers without a size are LEB128. Cells are counted row by row, from 0. The body has the
 //! columns in the order of the schema; before them, if times are irregular, one of kind `counter`
 //! with the milliseconds since the first row. A column of text has the places of its texts, and is
 //! one of kind `status`.
+//!
+//! Every reading has a number in its series, by which a receiver knows it again when it comes
+//! twice: readings are numbered row by row, those of a row in the order of columns.
 //!
 //! Numbers are 64 bits wide and wrap: a `u64` is the `i64` of the same bits. A float is the
 //! [order](order_of_f32) of its bits, so that numbers near to one another stay near, and every
@@ -27,13 +35,15 @@
 //!
 //! Invariants:
 //! * What was encoded is decoded to the same frame; ages are whole milliseconds.
-//! * Bytes from outside are an error or a frame. No more is allocated than [`MOST_CELLS`] cells
+//! * Bytes from outside are an error or a message. No more is allocated than [`MOST_CELLS`] cells
 //!   and what the bytes themselves hold.
 
 mod adaptive;
 mod body;
 mod head;
+mod message;
 mod model;
+mod numbers;
 mod packed;
 mod predictor;
 mod range;
@@ -47,11 +57,16 @@ mod zigzag;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use message::{PackMessage, hash_of};
 pub use model::AdaptiveModel;
+pub(super) use model::kind_seen;
+pub use numbers::NumberRun;
+
+use serde::{Deserialize, Serialize};
 
 use crate::reading::Quality;
 
-/// Most cells of a frame, rows times columns.
+/// Most cells of all frames of a message, rows times columns.
 pub const MOST_CELLS: usize = 1 << 20;
 
 /// Why there is no frame.
@@ -59,8 +74,14 @@ pub const MOST_CELLS: usize = 1 << 20;
 #[error("no packed frame: {0}")]
 pub struct PackError(&'static str);
 
+impl PackError {
+    pub(super) const UNKNOWN_COLUMN: Self = Self("a column that the schema does not have");
+    pub(super) const NO_VALUE: Self = Self("a number that is no value of its column");
+}
+
 /// What the numbers of a column are; it decides how they are expected to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ColumnKind {
     /// Integers, such as registers with a scale.
     Scaled,
@@ -90,18 +111,17 @@ pub struct PackSchema {
 /// Numbers or texts of several points at the same times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackFrame {
-    /// Which outbox its readings are numbered in.
-    pub series: u64,
-    /// The number of its first reading there.
-    pub first: u64,
     /// When its rows were taken, in milliseconds since 1970; not empty.
     pub times: Vec<i64>,
     /// False if these are times of a clock that was not set.
     pub clock_set: bool,
     /// Some of the columns of the schema, in its order.
     pub columns: Vec<PackColumn>,
-    /// The readings that are not good, row by row, those of a row in the order of columns.
+    /// The readings that are not good, row by row, those of a row in the order of columns. One in
+    /// an empty cell has no value.
     pub not_good: Vec<NotGood>,
+    /// The numbers of its readings, in the same order.
+    pub numbers: Vec<NumberRun>,
 }
 
 /// A column of a frame.
@@ -129,6 +149,22 @@ impl PackCells {
             Self::Texts(cells) => cells.len(),
         }
     }
+
+    /// True if it has a value in a row.
+    pub fn has(&self, row: usize) -> bool {
+        match self {
+            Self::Numbers(cells) => cells.get(row).is_some_and(Option::is_some),
+            Self::Texts(cells) => cells.get(row).is_some_and(Option::is_some),
+        }
+    }
+
+    /// How many values it has.
+    fn there(&self) -> usize {
+        match self {
+            Self::Numbers(cells) => cells.iter().flatten().count(),
+            Self::Texts(cells) => cells.iter().flatten().count(),
+        }
+    }
 }
 
 /// A reading that is not good.
@@ -145,22 +181,14 @@ pub struct NotGood {
 }
 
 impl PackFrame {
-    /// The bytes of a frame; the error says what does not fit the schema, or is too large.
-    pub fn encode(&self, schema: &PackSchema) -> Result<Vec<u8>, PackError> {
-        write::encode(self, schema)
-    }
-
-    /// The frame of bytes that were written by the same schema.
-    pub fn decode(bytes: &[u8], schema: &PackSchema) -> Result<Self, PackError> {
-        read::decode(bytes, schema)
-    }
-}
-
-/// The hash of the schema of a frame; `None` if it is no frame of a version that is known.
-pub fn hash_of(frame: &[u8]) -> Option<u32> {
-    match frame {
-        [head::VERSION, _, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
-        _ => None,
+    /// How many readings it has: numbers and texts, and what is not good and has none.
+    fn readings(&self) -> usize {
+        let there: usize = self.columns.iter().map(|column| column.cells.there()).sum();
+        let is_empty = |not_good: &&NotGood| {
+            let column = self.columns.get(not_good.column);
+            column.is_some_and(|column| !column.cells.has(not_good.row))
+        };
+        there + self.not_good.iter().filter(is_empty).count()
     }
 }
 

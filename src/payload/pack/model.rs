@@ -6,18 +6,18 @@
 //! | chances, to the end: each: how many are left out before it, LEB128 | highest byte 1 | bits it has seen 1
 //! ```
 
+use std::cmp::Ordering;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::adaptive::{AdaptiveColumn, Chances};
-use super::range::{Chance, Learner};
+use super::range::Chance;
 use super::zigzag::{put_zigzag, take_zigzag};
-use super::{ColumnKind, PackError};
+use super::{ColumnKind, PackCells, PackError, PackFrame, stream, write};
 use crate::leb128;
 
-/// Rows of the frames from which it learns, and of those whose steps it measures.
-const FRAME: usize = 360;
-/// In frames, every so many rows are the first ones after a base row.
-const FIRSTS: usize = 20;
+/// Steps of a column that show its kind.
+const FEWEST_STEPS: usize = 4;
 /// A chance that has seen fewer bits is not kept.
 const LEAST_SEEN: u8 = 3;
 /// A chance counts as one that has seen no more bits, so that it still follows.
@@ -45,36 +45,56 @@ impl AdaptiveModel {
         }
     }
 
-    /// What rows say that came one after the other, each with a number for each kind; texts are
-    /// ignored.
-    pub fn learn(kinds: &[ColumnKind], rows: &[Vec<i64>]) -> Self {
+    /// What frames of a schema say that were written one after the other. Its base row has the
+    /// last numbers of all columns.
+    pub fn learn(kinds: &[ColumnKind], frames: &[PackFrame]) -> Self {
         let mut model = Self::new(kinds.len());
+        let (mut first, mut last) = (vec![0; kinds.len()], vec![0; kinds.len()]);
         for (place, kind) in kinds.iter().enumerate() {
-            let number = |row: &Vec<i64>| row.get(place).copied();
-            let numbers: Vec<i64> = rows.iter().take(FRAME).filter_map(number).collect();
+            let numbers = numbers_of(place, frames);
             if let Some(scale) = model.scales.get_mut(place) {
                 *scale = scale_of(*kind, &numbers);
             }
-        }
-        let mut before: Option<&Vec<i64>> = None;
-        for frame in rows.chunks(FRAME) {
-            model.see(kinds, frame, None);
-            for first in frame.iter().step_by(FIRSTS).filter(|_| before.is_some()) {
-                model.see(kinds, std::slice::from_ref(first), before);
+            for (row, number) in [(&mut first, numbers.first()), (&mut last, numbers.last())] {
+                if let (Some(own), Some(number)) = (row.get_mut(place), number) {
+                    *own = *number;
+                }
             }
-            before = frame.last();
         }
+        // The frames to come will be as far from the base row as these are, or farther.
+        model.base = Some(first);
+        for frame in frames {
+            stream::learn(&write::numbers_only(frame, kinds), &mut model);
+        }
+        model.base = Some(last);
         model.round();
         model
     }
 
-    /// With a row near which frames begin.
-    pub fn with_base(mut self, row: Vec<i64>) -> Result<Self, PackError> {
-        if row.len() != self.scales.len() {
-            return Err(PackError("a base row of other columns"));
+    /// For as many columns: of new ones nothing is known.
+    #[must_use]
+    pub fn with_columns(mut self, columns: usize) -> Self {
+        self.scales.resize(columns, 0);
+        if let Some(base) = &mut self.base {
+            base.resize(columns, 0);
         }
-        self.base = Some(row);
-        Ok(self)
+        self
+    }
+
+    /// For numbers of a column that count in smaller units, by so many digits.
+    #[must_use]
+    pub fn with_more_digits(mut self, place: usize, digits: u8) -> Self {
+        /// Of ten, in quarters of powers of two.
+        const OF_TEN: i8 = 13;
+        if let Some(scale) = self.scales.get_mut(place) {
+            let more = OF_TEN.saturating_mul(digits.cast_signed());
+            *scale = scale.saturating_add(more).min(MOST_SCALE);
+        }
+        let number = self.base.as_mut().and_then(|base| base.get_mut(place));
+        if let Some(number) = number {
+            *number = number.saturating_mul(10_i64.saturating_pow(digits.into()));
+        }
+        self
     }
 
     pub(super) fn columns(&self) -> usize {
@@ -85,22 +105,6 @@ impl AdaptiveModel {
         let scale = self.scales.get(place).copied().unwrap_or(0);
         let base = self.base.as_ref().and_then(|row| row.get(place)).copied();
         AdaptiveColumn::new(kind, scale, base)
-    }
-
-    /// Lets the chances follow a frame.
-    fn see(&mut self, kinds: &[ColumnKind], rows: &[Vec<i64>], base: Option<&Vec<i64>>) {
-        let column = |(place, kind): (usize, &ColumnKind)| {
-            let scale = self.scales.get(place).copied().unwrap_or(0);
-            let base = base.and_then(|row| row.get(place)).copied();
-            AdaptiveColumn::new(*kind, scale, base)
-        };
-        let mut columns: Vec<AdaptiveColumn> = kinds.iter().enumerate().map(column).collect();
-        for row in rows {
-            let numbers = row.iter().zip(&mut columns).zip(kinds);
-            for ((number, column), _) in numbers.filter(|(_, kind)| **kind != ColumnKind::Text) {
-                column.number(*number, &mut self.chances, &mut Learner);
-            }
-        }
     }
 
     /// As it comes back from its bytes.
@@ -169,6 +173,47 @@ fn rounded(highest: u8, seen: u8) -> Chance {
     Chance {
         of_one: u16::from_be_bytes([highest, 128]),
         seen,
+    }
+}
+
+/// The numbers of a column, one after the other; those of texts are not known.
+fn numbers_of(place: usize, frames: &[PackFrame]) -> Vec<i64> {
+    let columns = frames.iter().flat_map(|frame| &frame.columns);
+    let own = columns.filter(|column| column.place == place);
+    let cells = own.map(|column| match &column.cells {
+        PackCells::Numbers(cells) => &cells[..],
+        PackCells::Texts(_) => &[],
+    });
+    cells.flatten().copied().flatten().collect()
+}
+
+/// The kind of a column as its numbers show it; of floats and texts it is known.
+pub(in crate::payload) fn kind_seen(
+    known: ColumnKind,
+    place: usize,
+    frames: &[PackFrame],
+) -> ColumnKind {
+    if !matches!(
+        known,
+        ColumnKind::Scaled | ColumnKind::Counter | ColumnKind::Status
+    ) {
+        return known;
+    }
+    let numbers = numbers_of(place, frames);
+    let pairs = numbers.iter().zip(numbers.iter().skip(1));
+    let is_counted =
+        |(up, down, still): (usize, usize, usize), (one, next): (&i64, &i64)| match next.cmp(one) {
+            Ordering::Greater => (up + 1, down, still),
+            Ordering::Less => (up, down + 1, still),
+            Ordering::Equal => (up, down, still + 1),
+        };
+    let (up, down, still) = pairs.fold((0, 0, 0), is_counted);
+    if up > FEWEST_STEPS && down * 100 <= up && still <= up {
+        ColumnKind::Counter
+    } else if still > FEWEST_STEPS && (up + down) * 20 <= still {
+        ColumnKind::Status
+    } else {
+        ColumnKind::Scaled
     }
 }
 

@@ -7,9 +7,10 @@ use bytes::{Buf, Bytes};
 
 use super::body::{Body, BodyColumn, body_kind};
 use super::head::*;
+use super::numbers::take_numbers;
 use super::zigzag::take_zigzag;
-use super::{ColumnKind, MOST_CELLS, NotGood, PackCells, PackColumn, PackError, PackFrame};
-use super::{PackSchema, hash_of, packed, stream};
+use super::{ColumnKind, NotGood, PackCells, PackColumn, PackError, PackFrame};
+use super::{PackSchema, packed, stream};
 use crate::leb128;
 use crate::reading::Quality;
 
@@ -17,23 +18,26 @@ use crate::reading::Quality;
 struct Reader<'a> {
     bytes: Bytes,
     schema: &'a PackSchema,
-    flags: u8,
+    flags: u64,
 }
 
-pub(super) fn decode(bytes: &[u8], schema: &PackSchema) -> Result<PackFrame, PackError> {
-    if hash_of(bytes) != Some(schema.hash) {
-        return Err(PackError("another version or schema"));
-    }
+/// Reads a frame, whose cells are taken from those that are left.
+pub(super) fn decode(
+    mut bytes: Bytes,
+    schema: &PackSchema,
+    left: &mut usize,
+) -> Result<PackFrame, PackError> {
+    let flags = leb128::take(&mut bytes).ok_or(PackError("cut short"))?;
     let mut reader = Reader {
-        flags: bytes.get(1).copied().unwrap_or_default(),
-        bytes: Bytes::copy_from_slice(bytes.get(6..).unwrap_or_default()),
+        flags,
+        bytes,
         schema,
     };
-    reader.frame()
+    reader.frame(left)
 }
 
 impl Reader<'_> {
-    fn has(&self, flag: u8) -> bool {
+    fn has(&self, flag: u64) -> bool {
         self.flags & flag != 0
     }
 
@@ -52,16 +56,18 @@ impl Reader<'_> {
         count.ok_or(PackError("cut short"))
     }
 
-    fn frame(&mut self) -> Result<PackFrame, PackError> {
-        let (series, first) = (self.number()?, self.number()?);
+    fn frame(&mut self, left: &mut usize) -> Result<PackFrame, PackError> {
         let rows = usize::try_from(self.number()?).ok();
         let rows = rows.filter(|rows| *rows > 0);
         let rows = rows.ok_or(PackError("no rows"))?;
         let (start, step) = (self.zigzag()?, self.step(rows)?);
         let places = self.places()?;
-        if rows.saturating_mul(places.len() + 1) > MOST_CELLS {
-            return Err(PackError("too many cells"));
-        }
+        *left = rows
+            .checked_mul(places.len() + 1)
+            .and_then(|cells| left.checked_sub(cells))
+            .ok_or(PackError("too many cells"))?;
+        let is_in_runs = self.has(NUMBERS);
+        let numbers = take_numbers(is_in_runs, rows * places.len(), &mut self.bytes)?;
         let texts = self.texts()?;
         let not_good = self.not_good(rows, places.len(), &texts)?;
         let mut body = self.body(rows, &places)?;
@@ -73,14 +79,15 @@ impl Reader<'_> {
             .collect();
         let columns = body.columns.into_iter();
         let columns = columns.map(|column| self.column(column, &texts));
-        Ok(PackFrame {
-            series,
-            first,
+        let mut frame = PackFrame {
             times,
             clock_set: !self.has(CLOCK_UNSET),
             columns: columns.collect::<Result<_, _>>()?,
             not_good,
-        })
+            numbers: Vec::new(),
+        };
+        frame.numbers = numbers.of(frame.readings())?;
+        Ok(frame)
     }
 
     /// The step between rows that are equally far apart.
@@ -96,14 +103,17 @@ impl Reader<'_> {
         if !self.has(SOME_COLUMNS) {
             return Ok((0..known).collect());
         }
-        let (mut places, mut next) = (Vec::new(), 0_usize);
+        let (mut places, mut next) = (Vec::new(), 0);
         for _ in 0..self.count()? {
-            let place = usize::try_from(self.number()?).ok();
-            let place = place.and_then(|gap| next.checked_add(gap));
-            let place = place.filter(|place| *place < known);
-            let place = place.ok_or(PackError("a column that the schema does not have"))?;
-            places.push(place);
-            next = place + 1;
+            let (gap, count) = (self.number()?, self.number()?);
+            let first = gap.checked_add(next).filter(|_| count > 0);
+            let end = first.and_then(|first| first.checked_add(count));
+            let end = end.filter(|end| *end <= known as u64);
+            let end = end.ok_or(PackError::UNKNOWN_COLUMN)?;
+            let run =
+                usize::try_from(end - count).and_then(|first| Ok(first..usize::try_from(end)?));
+            places.extend(run.map_err(|_| PackError::UNKNOWN_COLUMN)?);
+            next = end;
         }
         if places.is_empty() {
             return Err(PackError("no columns"));
@@ -160,7 +170,7 @@ impl Reader<'_> {
     fn body(&mut self, rows: usize, places: &[usize]) -> Result<Body, PackError> {
         let column = |place: &usize| BodyColumn {
             place: *place,
-            kind: body_kind(self.schema, *place),
+            kind: body_kind(&self.schema.kinds, *place),
             numbers: Vec::new(),
         };
         let empty = Body {

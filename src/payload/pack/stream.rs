@@ -2,7 +2,7 @@
 
 use super::adaptive::{AdaptiveColumn, Chances};
 use super::body::Body;
-use super::range::{RangeDecoder, RangeEncoder};
+use super::range::{BitCoder, Learner, RangeDecoder, RangeEncoder};
 use super::{AdaptiveModel, ColumnKind, PackError};
 
 /// The size of the steps between irregular times: 64 ms.
@@ -12,24 +12,15 @@ const SCALE_OF_TIMES: i8 = 24;
 pub(super) fn write(body: &Body, model: &AdaptiveModel) -> Vec<u8> {
     let mut coder = RangeEncoder::new();
     let mut run = Run::of(body, model);
-    let mut rows: Vec<_> = body
-        .columns
-        .iter()
-        .map(|column| column.numbers.iter())
-        .collect();
-    for row in 0..body.rows {
-        if let Some(time) = body.times.as_ref().and_then(|times| times.get(row)) {
-            run.times.number(*time, &mut run.chances, &mut coder);
-        }
-        for (numbers, column) in rows.iter_mut().zip(&mut run.columns) {
-            let number = numbers.next().copied().flatten();
-            let is_there = number.is_some();
-            if !body.has_gaps || column.is_there(is_there, &mut run.chances, &mut coder) {
-                column.number(number.unwrap_or(0), &mut run.chances, &mut coder);
-            }
-        }
-    }
+    run.walk(body, &mut coder);
     coder.finish()
+}
+
+/// Lets the chances of a model follow a frame.
+pub(super) fn learn(body: &Body, model: &mut AdaptiveModel) {
+    let mut run = Run::of(body, model);
+    run.walk(body, &mut Learner);
+    model.chances = run.chances;
 }
 
 /// Fills the columns of a frame.
@@ -69,6 +60,24 @@ impl Run {
             columns: columns
                 .map(|column| model.column(column.kind, column.place))
                 .collect(),
+        }
+    }
+
+    /// Brings the numbers of a frame to a coder, row by row.
+    fn walk(&mut self, body: &Body, coder: &mut impl BitCoder) {
+        let columns = body.columns.iter();
+        let mut rows: Vec<_> = columns.map(|column| column.numbers.iter()).collect();
+        for row in 0..body.rows {
+            if let Some(time) = body.times.as_ref().and_then(|times| times.get(row)) {
+                self.times.number(*time, &mut self.chances, coder);
+            }
+            for (numbers, column) in rows.iter_mut().zip(&mut self.columns) {
+                let number = numbers.next().copied().flatten();
+                let is_there = number.is_some();
+                if !body.has_gaps || column.is_there(is_there, &mut self.chances, coder) {
+                    column.number(number.unwrap_or(0), &mut self.chances, coder);
+                }
+            }
         }
     }
 }

@@ -42,19 +42,40 @@ fn rows(count: i64) -> Vec<Vec<i64>> {
 
 /// Without a model, with one that knows nothing, and with one that has learned.
 static SCHEMAS: LazyLock<[PackSchema; 3]> = LazyLock::new(|| {
-    let learned = AdaptiveModel::learn(&KINDS, &rows(800));
-    let learned = learned.with_base(rows(801).pop().unwrap()).unwrap();
+    let rows = rows(801);
+    let columns = |rows: &[Vec<i64>]| {
+        let column = |place: usize| numbers(place, rows.iter().map(|row| row[place]));
+        (0..5).map(column).collect()
+    };
+    let times = || (0..).map(|row: i64| row * 10_000);
+    let seen = |rows: &[Vec<i64>]| frame(times().take(rows.len()).collect(), columns(rows));
+    let frames: Vec<PackFrame> = rows.chunks(20).map(seen).collect();
+    let learned = AdaptiveModel::learn(&KINDS, &frames);
     [None, Some(AdaptiveModel::new(KINDS.len())), Some(learned)].map(schema)
 });
 
 fn frame(times: Vec<i64>, columns: Vec<PackColumn>) -> PackFrame {
-    PackFrame {
-        series: 7,
-        first: 100_000,
+    let mut frame = PackFrame {
         times,
         clock_set: true,
         columns,
         not_good: Vec::new(),
+        numbers: Vec::new(),
+    };
+    number(&mut frame);
+    frame
+}
+
+/// Numbers the readings of a frame.
+fn number(frame: &mut PackFrame) {
+    let count = frame.readings() as u64;
+    frame.numbers = NumberRun::of(100_000..100_000 + count);
+}
+
+fn message(frame: &PackFrame) -> PackMessage {
+    PackMessage {
+        series: 7,
+        frames: vec![frame.clone()],
     }
 }
 
@@ -67,9 +88,10 @@ fn numbers(place: usize, numbers: impl IntoIterator<Item = i64>) -> PackColumn {
 
 fn check_round_trip(frame: &PackFrame) -> Vec<usize> {
     let round_trip = |schema: &PackSchema| {
-        let bytes = frame.encode(schema).unwrap();
+        let message = message(frame);
+        let bytes = message.encode(schema).unwrap();
         assert_eq!(hash_of(&bytes), Some(schema.hash));
-        assert_eq!(&PackFrame::decode(&bytes, schema).unwrap(), frame);
+        assert_eq!(PackMessage::decode(&bytes, schema).unwrap(), message);
         bytes.len()
     };
     SCHEMAS.iter().map(round_trip).collect()
@@ -143,7 +165,6 @@ fn a_model_comes_back_from_its_bytes() {
             assert!(AdaptiveModel::from_bytes(&bytes[..cut], KINDS.len()).is_err());
         }
     }
-    assert!(AdaptiveModel::new(2).with_base(vec![1]).is_err());
 }
 
 #[test]
@@ -186,32 +207,84 @@ fn what_is_no_frame_of_the_schema_is_refused() {
             ..good.clone()
         },
     ];
-    for wrong in wrong {
-        assert!(wrong.encode(&SCHEMAS[0]).is_err(), "{wrong:?}");
+    for mut wrong in wrong {
+        number(&mut wrong);
+        assert!(message(&wrong).encode(&SCHEMAS[0]).is_err(), "{wrong:?}");
     }
-    let bytes = good.encode(&SCHEMAS[0]).unwrap();
+    let numbered_twice = PackFrame {
+        numbers: NumberRun::of([7, 8, 9, 10, 11].into_iter()),
+        ..good.clone()
+    };
+    assert!(message(&numbered_twice).encode(&SCHEMAS[0]).is_err());
+    let empty = PackMessage {
+        series: 7,
+        frames: Vec::new(),
+    };
+    assert!(empty.encode(&SCHEMAS[0]).is_err());
+    let bytes = message(&good).encode(&SCHEMAS[0]).unwrap();
     let other = PackSchema {
         hash: 1,
         ..SCHEMAS[0].clone()
     };
-    assert!(PackFrame::decode(&bytes, &other).is_err());
-    assert!(PackFrame::decode(&[2, 0, 0, 0, 0, 0], &SCHEMAS[0]).is_err());
+    assert!(PackMessage::decode(&bytes, &other).is_err());
+    assert!(PackMessage::decode(&[2, 0, 0, 0, 0, 0], &SCHEMAS[0]).is_err());
 }
 
 #[test]
 fn a_frame_of_many_rows_in_few_bytes_is_refused_before_it_is_filled() {
     // Every cell of a column that stands still takes no bytes: the count of rows is all there is.
-    let mut bytes = vec![1, 64, 0xC0, 0xDE, 0x20, 0x26, 7, 1];
-    bytes.extend([0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 0, 0]);
-    bytes.extend([0, 255].repeat(6));
+    const STILL: u8 = 255;
+    let head = [1, 0xC0, 0xDE, 0x20, 0x26, 7, 1];
+    let rice_and_texts = [0x80, 3];
+    let frame = |rows: &[u8]| {
+        [
+            &rice_and_texts,
+            rows,
+            &[0, 0, 9, 1, 0],
+            &[0, STILL].repeat(6),
+        ]
+        .concat()
+    };
+    let decode = |frames: &[u8]| PackMessage::decode(&[&head, frames].concat(), &SCHEMAS[0]);
+    let too_many = PackError("too many cells");
     assert_eq!(
-        PackFrame::decode(&bytes, &SCHEMAS[0]),
-        Err(PackError("too many cells"))
+        decode(&frame(&[0xFF, 0xFF, 0xFF, 0xFF, 0x0F])),
+        Err(too_many)
     );
+    // 131,072 rows of six columns and their times fit in, but not twice.
+    let large = frame(&[0x80, 0x80, 8]);
+    assert!(decode(&large).is_ok());
+    let size = u8::try_from(large.len()).unwrap();
+    let twice = [&head[..6], &[2, size], &large, &large].concat();
+    assert_eq!(PackMessage::decode(&twice, &SCHEMAS[0]), Err(too_many));
 }
 
-/// Frames of everything that there is, each with the number of its schema.
-fn samples() -> Vec<(&'static str, usize, PackFrame)> {
+#[test]
+fn numbers_in_runs_of_one_length_take_few_bytes_however_many_there_are() {
+    let turn = |row: u64| 5_000 + 50 * row..5_000 + 50 * row + 2;
+    let size = |count: u64| {
+        let rows = i64::try_from(count).unwrap();
+        let times = (0..rows).map(|row| row * 10_000).collect();
+        let columns = vec![numbers(0, vec![5; 40]), numbers(2, vec![5; 40])];
+        let mut frame = frame(times, columns);
+        frame.numbers = NumberRun::of((0..count).flat_map(turn));
+        assert_eq!(frame.numbers.len(), 40);
+        check_round_trip(&frame)
+    };
+    let in_turns = size(40);
+    let mut in_a_row = frame(
+        (0..40).map(|row| row * 10_000).collect(),
+        vec![numbers(0, [5; 40])],
+    );
+    in_a_row.columns.push(numbers(2, [5; 40]));
+    number(&mut in_a_row);
+    for (one, other) in in_turns.iter().zip(check_round_trip(&in_a_row)) {
+        assert!(*one <= other + 8, "{one} {other}");
+    }
+}
+
+/// Messages of everything that there is, each with the number of its schema.
+fn samples() -> Vec<(&'static str, usize, Vec<PackFrame>)> {
     let rows = rows(930);
     let of_rows = |from: usize, count: usize, places: &[usize]| {
         let column = |place: &usize| {
@@ -246,21 +319,31 @@ fn samples() -> Vec<(&'static str, usize, PackFrame)> {
         age: Duration::from_millis(1500),
     })
     .to_vec();
+    mixed.numbers = NumberRun::of([7, 8, 9, 20, 22, 24, 26, 5, 6].into_iter());
     let mut samples = Vec::new();
     for (coder, schema) in [("packed", 0), ("adaptive", 1), ("learned", 2)] {
         samples.extend([
-            (coder, schema, of_rows(900, 1, &numbers_only)),
-            (coder, schema, of_rows(900, 2, &numbers_only)),
-            (coder, schema, of_rows(900, 30, &numbers_only)),
+            (coder, schema, vec![of_rows(900, 1, &numbers_only)]),
+            (coder, schema, vec![of_rows(900, 2, &numbers_only)]),
+            (coder, schema, vec![of_rows(900, 30, &numbers_only)]),
             (
                 coder,
                 schema,
-                frame(
+                vec![frame(
                     wild.to_vec(),
                     numbers_only.map(|place| numbers(place, wild)).to_vec(),
-                ),
+                )],
             ),
-            (coder, schema, mixed.clone()),
+            (
+                coder,
+                schema,
+                vec![
+                    of_rows(900, 20, &[0, 2]),
+                    mixed.clone(),
+                    of_rows(900, 1, &[4]),
+                ],
+            ),
+            (coder, schema, vec![mixed.clone()]),
         ]);
     }
     samples
@@ -292,8 +375,9 @@ fn json(frame: &PackFrame) -> serde_json::Value {
         ])
     });
     serde_json::json!({
-        "series": frame.series, "first": frame.first, "times": frame.times, "clock_set": frame.clock_set,
+        "times": frame.times, "clock_set": frame.clock_set,
         "columns": columns, "not_good": not_good.collect::<Vec<_>>(),
+        "numbers": frame.numbers.iter().flat_map(|run| run.numbers()).collect::<Vec<_>>(),
     })
 }
 
@@ -305,16 +389,21 @@ fn hexadecimal(bytes: &[u8]) -> String {
 fn bytes_are_frozen() {
     let kinds = ["scaled", "counter", "status", "f32", "f64", "text"];
     let frozen = include_str!("../../../tests/vectors/pack.jsonl");
-    let line = |(coder, schema, frame): &(&str, usize, PackFrame)| {
+    let line = |(coder, schema, frames): &(&str, usize, Vec<PackFrame>)| {
         let schema = &SCHEMAS[*schema];
         let model = schema
             .model
             .as_ref()
             .map(|model| hexadecimal(&model.to_bytes()));
-        let bytes = hexadecimal(&frame.encode(schema).unwrap());
+        let message = PackMessage {
+            series: 7,
+            frames: frames.clone(),
+        };
+        let bytes = hexadecimal(&message.encode(schema).unwrap());
+        let decoded: Vec<_> = frames.iter().map(json).collect();
         let line = serde_json::json!({
-            "coder": coder, "kinds": kinds, "model": model.unwrap_or_default(), "frame": bytes,
-            "decoded": json(frame),
+            "coder": coder, "kinds": kinds, "model": model.unwrap_or_default(), "message": bytes,
+            "series": 7, "frames": decoded,
         });
         format!("{line}\n")
     };
@@ -402,18 +491,19 @@ fn any_frame() -> impl Strategy<Value = PackFrame> {
             any_times(rows),
             columns,
             not_good,
-            any::<[u32; 2]>(),
+            prop::collection::vec(
+                prop_oneof![8 => Just(0_u64), 1 => 0..3_u64, 1 => any::<u64>()],
+                2 * cells,
+            ),
             any::<bool>(),
         )
-            .prop_map(
-                move |(times, columns, not_good, [series, first], clock_set)| PackFrame {
-                    series: series.into(),
-                    first: first.into(),
+            .prop_map(move |(times, columns, not_good, skipped, clock_set)| {
+                let not_good = not_good.into_iter();
+                let mut frame = PackFrame {
                     times,
                     clock_set,
                     columns,
                     not_good: not_good
-                        .into_iter()
                         .map(|(cell, (quality, age))| NotGood {
                             row: cell / width,
                             column: cell % width,
@@ -421,8 +511,17 @@ fn any_frame() -> impl Strategy<Value = PackFrame> {
                             age: Duration::from_millis(age),
                         })
                         .collect(),
-                },
-            )
+                    numbers: Vec::new(),
+                };
+                let mut next = 0_u64;
+                let numbers = skipped.into_iter().map(|skipped| {
+                    let number = next.wrapping_add(skipped);
+                    next = number.wrapping_add(1);
+                    number
+                });
+                frame.numbers = NumberRun::of(numbers.take(frame.readings()));
+                frame
+            })
     })
 }
 
@@ -441,17 +540,17 @@ proptest! {
         any in prop::collection::vec(any::<u8>(), 0..100),
     ) {
         for schema in SCHEMAS.iter() {
-            let mut bytes = frame.encode(schema).unwrap();
+            let mut bytes = message(&frame).encode(schema).unwrap();
             bytes.truncate(cut.max(7));
             for (at, with) in &damage {
                 if let Some(byte) = bytes.get_mut(*at) {
                     *byte = *with;
                 }
             }
-            let _ = PackFrame::decode(&bytes, schema);
+            let _ = PackMessage::decode(&bytes, schema);
             let mut made = bytes[..6].to_vec();
             made.extend(&any);
-            let _ = PackFrame::decode(&made, schema);
+            let _ = PackMessage::decode(&made, schema);
             let _ = AdaptiveModel::from_bytes(&any, 6);
         }
     }

@@ -7,9 +7,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::body::{Body, BodyColumn, body_kind};
 use super::head::*;
+use super::numbers::put_numbers;
 use super::zigzag::put_zigzag;
 use super::{AdaptiveModel, ColumnKind, MOST_CELLS, NotGood, PackCells, PackColumn, PackError};
-use super::{PackFrame, PackSchema, packed, stream};
+use super::{NumberRun, PackFrame, PackSchema, packed, stream};
 use crate::leb128;
 use crate::reading::Quality;
 
@@ -35,7 +36,7 @@ pub(super) fn encode(frame: &PackFrame, schema: &PackSchema) -> Result<Vec<u8>, 
     check(frame, schema)?;
     let mut texts = TextTable::default();
     let not_good = not_good(frame, &mut texts)?;
-    let body = body(frame, schema, &mut texts);
+    let body = body(frame, &schema.kinds, &mut texts);
     let (coder, coded) = code(&body, schema);
     let is_some = frame.columns.len() < schema.kinds.len();
     let flags = [
@@ -44,16 +45,17 @@ pub(super) fn encode(frame: &PackFrame, schema: &PackSchema) -> Result<Vec<u8>, 
         (SOME_COLUMNS, is_some),
         (NOT_GOOD, !frame.not_good.is_empty()),
         (CLOCK_UNSET, !frame.clock_set),
+        (NUMBERS, frame.numbers.len() > 1),
         (TEXTS, !texts.texts.is_empty()),
     ];
     let set = flags.iter().filter(|(_, is_set)| *is_set);
     let mut out = BytesMut::new();
-    out.put_slice(&[VERSION, set.fold(coder, |flags, (flag, _)| flags | flag)]);
-    out.put_u32(schema.hash);
-    put_numbers(frame, &mut out);
+    leb128::put(set.fold(coder, |flags, (flag, _)| flags | flag), &mut out);
+    put_times(&frame.times, &mut out);
     if is_some {
         put_places(&frame.columns, &mut out);
     }
+    put_numbers(&frame.numbers, &mut out);
     put_texts(&texts.texts, &mut out);
     out.put_slice(&not_good);
     out.put_slice(&coded);
@@ -61,7 +63,7 @@ pub(super) fn encode(frame: &PackFrame, schema: &PackSchema) -> Result<Vec<u8>, 
 }
 
 /// The numbers of a frame, and the flag of the coder that needs the fewest bytes.
-fn code(body: &Body, schema: &PackSchema) -> (u8, Vec<u8>) {
+fn code(body: &Body, schema: &PackSchema) -> (u64, Vec<u8>) {
     if let Some(model) = &schema.model {
         return (ADAPTIVE, stream::write(body, model));
     }
@@ -73,14 +75,11 @@ fn code(body: &Body, schema: &PackSchema) -> (u8, Vec<u8>) {
     }
 }
 
-/// Which readings a frame has, and when they were taken.
-fn put_numbers(frame: &PackFrame, out: &mut BytesMut) {
-    leb128::put(frame.series, out);
-    leb128::put(frame.first, out);
-    leb128::put(frame.times.len() as u64, out);
-    put_zigzag(frame.times.first().copied().unwrap_or(0), out);
-    let step = regular_step(&frame.times);
-    if let Some(step) = step.filter(|_| frame.times.len() > 1) {
+/// How many rows there are, and when they were taken.
+fn put_times(times: &[i64], out: &mut BytesMut) {
+    leb128::put(times.len() as u64, out);
+    put_zigzag(times.first().copied().unwrap_or(0), out);
+    if let Some(step) = regular_step(times).filter(|_| times.len() > 1) {
         put_zigzag(step, out);
     }
 }
@@ -102,7 +101,7 @@ fn check(frame: &PackFrame, schema: &PackSchema) -> Result<(), PackError> {
     }
     for column in &frame.columns {
         let kind = schema.kinds.get(column.place);
-        let kind = kind.ok_or(PackError("a column that the schema does not have"))?;
+        let kind = kind.ok_or(PackError::UNKNOWN_COLUMN)?;
         let is_text = matches!(column.cells, PackCells::Texts(_));
         if is_text != (*kind == ColumnKind::Text) {
             return Err(PackError("a column of another kind"));
@@ -111,6 +110,10 @@ fn check(frame: &PackFrame, schema: &PackSchema) -> Result<(), PackError> {
             return Err(PackError("a column of another length"));
         }
     }
+    let numbers: u64 = frame.numbers.iter().map(|run| run.count).sum();
+    if numbers != frame.readings() as u64 {
+        return Err(PackError("more numbers than readings, or fewer"));
+    }
     let fits = |model: &AdaptiveModel| model.columns() == schema.kinds.len();
     if schema.model.as_ref().is_some_and(|model| !fits(model)) {
         return Err(PackError("a model of other columns"));
@@ -118,8 +121,13 @@ fn check(frame: &PackFrame, schema: &PackSchema) -> Result<(), PackError> {
     Ok(())
 }
 
+/// The numbers that a coder gets of a frame.
+pub(super) fn numbers_only(frame: &PackFrame, kinds: &[ColumnKind]) -> Body {
+    body(frame, kinds, &mut TextTable::default())
+}
+
 /// The columns as numbers.
-fn body(frame: &PackFrame, schema: &PackSchema, texts: &mut TextTable) -> Body {
+fn body(frame: &PackFrame, kinds: &[ColumnKind], texts: &mut TextTable) -> Body {
     let start = frame.times.first().copied().unwrap_or(0);
     let times = frame.times.iter().map(|time| time.wrapping_sub(start));
     let times = regular_step(&frame.times)
@@ -140,7 +148,7 @@ fn body(frame: &PackFrame, schema: &PackSchema, texts: &mut TextTable) -> Body {
         };
         columns.push(BodyColumn {
             place: column.place,
-            kind: body_kind(schema, column.place),
+            kind: body_kind(kinds, column.place),
             numbers,
         });
     }
@@ -161,12 +169,15 @@ fn regular_step(times: &[i64]) -> Option<i64> {
     steps.all(|pair| step(pair) == first).then_some(first)
 }
 
+/// The places of columns, as runs of neighbours.
 fn put_places(columns: &[PackColumn], out: &mut BytesMut) {
-    leb128::put(columns.len() as u64, out);
+    let runs = NumberRun::of(columns.iter().map(|column| column.place as u64));
+    leb128::put(runs.len() as u64, out);
     let mut next = 0;
-    for column in columns {
-        leb128::put((column.place - next) as u64, out);
-        next = column.place + 1;
+    for run in runs {
+        leb128::put(run.first - next, out);
+        leb128::put(run.count, out);
+        next = run.first + run.count;
     }
 }
 

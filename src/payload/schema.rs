@@ -1,0 +1,360 @@
+//! The schema of packed frames: which points their columns are of, and how their numbers count.
+//! Pure.
+//!
+//! ```json
+//! {"version":1,"hash":"1f6a90c3","base":"s7/pump/","names":["flow","total"],"types":["decimal","uint"],
+//!   "decimals":[1,0],"kinds":["scaled","counter"],"units":["m3/h",null],"model":"AAEC..."}
+//! ```
+//!
+//! A column has values of one type: a point whose values are of several types has a column of each.
+//! `types` are bool, int, uint, decimal (integers that count in units of the last of the `decimals`
+//! after the point), f32, f64, text, list (JSON in text), and none of a point without any value so
+//! far. `model`, in Base64, is what the adaptive coder knows.
+//!
+//! Invariants:
+//! * A schema grows and does not shrink: what one could write, the next one can write, too.
+//! * Schemas of another content have another hash.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde::{Deserialize, Serialize};
+
+use super::decimal::{self, MOST_DIGITS};
+use super::pack::{AdaptiveModel, ColumnKind, PackFrame, PackSchema};
+use super::{NamedReading, json, names};
+use crate::mqtt::TopicName;
+use crate::reading::Value;
+
+/// Most columns.
+const MOST_COLUMNS: usize = 20_000;
+const VERSION: u32 = 1;
+
+/// What the values of a column are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ColumnType {
+    Bool,
+    Int,
+    UInt,
+    Decimal,
+    F32,
+    F64,
+    Text,
+    List,
+    /// There was no value so far.
+    None,
+}
+
+/// The values of a point that are of one type.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SchemaColumn {
+    pub(super) topic: TopicName,
+    pub(super) unit: Option<Arc<str>>,
+    pub(super) of: ColumnType,
+    /// Digits after the point; 0 but for decimals.
+    pub(super) decimals: u8,
+}
+
+impl SchemaColumn {
+    /// True if it has a place for a value.
+    fn takes(&self, value: Option<&Value>) -> bool {
+        match value {
+            None => true,
+            Some(Value::F64(float)) if self.of == ColumnType::Decimal => {
+                decimal::units(*float, self.decimals).is_some()
+            }
+            Some(value) => self.of == plain_type(value),
+        }
+    }
+}
+
+/// The type of a value that is no decimal.
+fn plain_type(value: &Value) -> ColumnType {
+    match value {
+        Value::Bool(_) => ColumnType::Bool,
+        Value::Int(_) => ColumnType::Int,
+        Value::UInt(_) => ColumnType::UInt,
+        Value::F32(_) => ColumnType::F32,
+        Value::F64(_) => ColumnType::F64,
+        Value::Text(_) => ColumnType::Text,
+        Value::List(_) => ColumnType::List,
+    }
+}
+
+/// The least digits after the point that a value needs; `None` if it is no decimal.
+fn digits_of(value: &Value) -> Option<u8> {
+    let Value::F64(float) = value else {
+        return None;
+    };
+    (0..=MOST_DIGITS).find(|digits| decimal::units(*float, *digits).is_some())
+}
+
+/// Why a document is no schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no schema of packed frames: {0}")]
+pub struct SchemaError(String);
+
+/// The columns of packed frames.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameSchema {
+    pub(super) columns: Vec<SchemaColumn>,
+    /// The columns of each point.
+    places: HashMap<TopicName, Vec<usize>>,
+    /// What frames know of it.
+    pub(super) codes: PackSchema,
+}
+
+/// The document.
+#[derive(Serialize, Deserialize)]
+struct SchemaJson<'a> {
+    version: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    hash: String,
+    #[serde(borrow)]
+    base: Cow<'a, str>,
+    names: Vec<String>,
+    types: Vec<ColumnType>,
+    decimals: Vec<u8>,
+    kinds: Vec<ColumnKind>,
+    units: Vec<Option<Arc<str>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+}
+
+impl Default for FrameSchema {
+    fn default() -> Self {
+        Self {
+            columns: Vec::new(),
+            places: HashMap::new(),
+            codes: PackSchema {
+                hash: 0,
+                kinds: Vec::new(),
+                model: None,
+            },
+        }
+    }
+}
+
+impl FrameSchema {
+    /// Its name in messages, as their topics write it.
+    pub fn hash(&self) -> String {
+        format!("{:08x}", self.codes.hash)
+    }
+
+    /// How many columns it has.
+    pub fn columns(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// True if it has a model of its columns.
+    pub fn has_model(&self) -> bool {
+        self.codes.model.is_some()
+    }
+
+    /// The column with a place for a value of a point.
+    pub(super) fn place(&self, topic: &TopicName, value: Option<&Value>) -> Option<usize> {
+        let mut places = self.places.get(topic)?.iter().copied();
+        places.find(|place| {
+            let column = self.columns.get(*place);
+            column.is_some_and(|column| column.takes(value))
+        })
+    }
+
+    /// The schema that has a place for readings, too; `None` if this one has. Readings for which
+    /// there is no room are left out.
+    pub fn grown(&self, readings: &[NamedReading<'_>]) -> Option<Self> {
+        let lacks = |named: &&NamedReading<'_>| {
+            let value = named.reading.value.as_ref();
+            self.place(&named.names.topic, value).is_none()
+        };
+        let mut lacking = readings.iter().filter(lacks).peekable();
+        lacking.peek()?;
+        let mut grown = self.clone();
+        for named in lacking {
+            grown.take(named);
+        }
+        (grown.columns != self.columns).then(|| grown.named())
+    }
+
+    /// Makes a place for a reading.
+    fn take(&mut self, named: &NamedReading<'_>) {
+        let (topic, value) = (&named.names.topic, named.reading.value.as_ref());
+        if self.place(topic, value).is_some() {
+            return;
+        }
+        let digits = value.and_then(digits_of);
+        let of = match (value, digits) {
+            (None, _) => ColumnType::None,
+            (Some(_), Some(_)) => ColumnType::Decimal,
+            (Some(value), None) => plain_type(value),
+        };
+        let own = self.places.get(topic).into_iter().flatten().copied();
+        let is_of = |place: &usize, of: ColumnType| {
+            self.columns
+                .get(*place)
+                .is_some_and(|column| column.of == of)
+        };
+        let mut own: Vec<usize> = own.collect();
+        own.retain(|place| is_of(place, of) || is_of(place, ColumnType::None));
+        let decimals = digits.unwrap_or(0);
+        match own.first() {
+            Some(place) if is_of(place, ColumnType::None) => self.replace(*place, of, decimals),
+            // The number is too large for the digits of the others.
+            Some(place) if self.digits(*place) >= decimals => self.push(named, ColumnType::F64, 0),
+            Some(place) => self.add_digits(*place, decimals),
+            None => self.push(named, of, decimals),
+        }
+    }
+
+    fn digits(&self, place: usize) -> u8 {
+        self.columns.get(place).map_or(0, |column| column.decimals)
+    }
+
+    fn replace(&mut self, place: usize, of: ColumnType, decimals: u8) {
+        if let Some(column) = self.columns.get_mut(place) {
+            (column.of, column.decimals) = (of, decimals);
+        }
+        if let Some(kind) = self.codes.kinds.get_mut(place) {
+            *kind = kind_of(of);
+        }
+    }
+
+    fn add_digits(&mut self, place: usize, decimals: u8) {
+        let more = decimals - self.digits(place).min(decimals);
+        if let Some(column) = self.columns.get_mut(place) {
+            column.decimals = decimals;
+        }
+        let model = self.codes.model.take();
+        self.codes.model = model.map(|model| model.with_more_digits(place, more));
+    }
+
+    fn push(&mut self, named: &NamedReading<'_>, of: ColumnType, decimals: u8) {
+        let place = self.columns.len();
+        if place >= MOST_COLUMNS {
+            return;
+        }
+        let topic = named.names.topic.detached();
+        self.places.entry(topic.clone()).or_default().push(place);
+        self.columns.push(SchemaColumn {
+            topic,
+            unit: named.names.unit.clone(),
+            of,
+            decimals,
+        });
+        self.codes.kinds.push(kind_of(of));
+        let model = self.codes.model.take();
+        self.codes.model = model.map(|model| model.with_columns(place + 1));
+    }
+
+    /// The same columns, and what frames say about their numbers that came one after the other:
+    /// kinds, and a model for the adaptive coder.
+    #[must_use]
+    pub fn learned(mut self, frames: &[PackFrame]) -> Self {
+        for (place, column) in self.columns.iter().enumerate() {
+            if let Some(kind) = self.codes.kinds.get_mut(place) {
+                *kind = super::pack::kind_seen(kind_of(column.of), place, frames);
+            }
+        }
+        self.codes.model = Some(AdaptiveModel::learn(&self.codes.kinds, frames));
+        self.named()
+    }
+
+    /// With the hash of its content.
+    fn named(mut self) -> Self {
+        let content = self.document(String::new());
+        self.codes.hash = crc32c::crc32c(content.as_bytes());
+        self
+    }
+
+    /// The document for receivers, in JSON.
+    pub fn to_json(&self) -> String {
+        self.document(self.hash())
+    }
+
+    fn document(&self, hash: String) -> String {
+        let topics = self.columns.iter().map(|column| column.topic.as_str());
+        let base = names::common_levels(topics.clone());
+        let name = |topic: &str| topic.strip_prefix(base).unwrap_or(topic).to_owned();
+        let model = self.codes.model.as_ref();
+        json::text(&SchemaJson {
+            version: VERSION,
+            hash,
+            base: base.into(),
+            names: topics.map(name).collect(),
+            types: self.columns.iter().map(|column| column.of).collect(),
+            decimals: self.columns.iter().map(|column| column.decimals).collect(),
+            kinds: self.codes.kinds.clone(),
+            units: self
+                .columns
+                .iter()
+                .map(|column| column.unit.clone())
+                .collect(),
+            model: model.map(|model| BASE64_STANDARD.encode(model.to_bytes())),
+        })
+    }
+
+    /// The schema of a document.
+    pub fn from_json(document: &[u8]) -> Result<Self, SchemaError> {
+        let fault = |what: &str| SchemaError(what.to_owned());
+        let json: SchemaJson<'_> =
+            serde_json::from_slice(document).map_err(|error| SchemaError(error.to_string()))?;
+        if json.version != VERSION {
+            return Err(fault("its version is not known; install a newer wellhead"));
+        }
+        let count = json.names.len();
+        let lengths = [
+            json.types.len(),
+            json.decimals.len(),
+            json.kinds.len(),
+            json.units.len(),
+        ];
+        if count > MOST_COLUMNS || lengths.iter().any(|length| *length != count) {
+            return Err(fault("its lists have different lengths, or are too long"));
+        }
+        let hash = u32::from_str_radix(&json.hash, 16).map_err(|_| fault("no hash"))?;
+        let mut schema = Self::default();
+        for (place, name) in json.names.iter().enumerate() {
+            let topic = TopicName::new(format!("{}{name}", json.base))
+                .map_err(|error| SchemaError(error.to_string()))?;
+            schema.places.entry(topic.clone()).or_default().push(place);
+            let (of, decimals) = (json.types.get(place), json.decimals.get(place));
+            let (Some(of), Some(decimals)) = (of, decimals.filter(|own| **own <= MOST_DIGITS))
+            else {
+                return Err(fault("more digits after the point than a number has"));
+            };
+            schema.columns.push(SchemaColumn {
+                topic,
+                unit: json.units.get(place).cloned().flatten(),
+                of: *of,
+                decimals: *decimals,
+            });
+        }
+        let model = json.model.map(|model| {
+            let bytes = BASE64_STANDARD
+                .decode(model)
+                .map_err(|_| fault("its model is no Base64"))?;
+            let model = AdaptiveModel::from_bytes(&bytes, count);
+            model.map_err(|error| SchemaError(error.to_string()))
+        });
+        schema.codes = PackSchema {
+            hash,
+            kinds: json.kinds,
+            model: model.transpose()?,
+        };
+        Ok(schema)
+    }
+}
+
+/// The kind of a column whose numbers are not known yet.
+fn kind_of(of: ColumnType) -> ColumnKind {
+    match of {
+        ColumnType::Bool | ColumnType::None => ColumnKind::Status,
+        ColumnType::Int | ColumnType::UInt | ColumnType::Decimal => ColumnKind::Scaled,
+        ColumnType::F32 => ColumnKind::F32,
+        ColumnType::F64 => ColumnKind::F64,
+        ColumnType::Text | ColumnType::List => ColumnKind::Text,
+    }
+}
