@@ -30,7 +30,7 @@ mod value;
 pub(super) use broker::{
     BrokerConfig, BrokerKeep, Deny, LoginMethod, RulesConfig, TlsConfig, UserConfig,
 };
-pub(super) use format::{CompressionConfig, FormatConfig, FormatKind, HowFormatted};
+pub(super) use format::{CoderConfig, CompressionConfig, FormatConfig, FormatKind, HowFormatted};
 pub(super) use health::{Health, HowHealthy};
 pub(super) use manners::{AcceptConfig, Compared, PauseConfig};
 pub(super) use meter::{MbusConfig, RecordConfig, SmlConfig};

@@ -20,6 +20,7 @@ mod entry;
 mod handed;
 mod newest;
 mod rated;
+mod schemas;
 mod selection;
 mod source;
 
@@ -34,6 +35,7 @@ pub use counts::OutboxCounts;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use handed::handover;
 pub use rated::RatedRule;
+pub use schemas::SavedSchema;
 pub use selection::{Filter, Selection};
 pub use source::ReadingSource;
 use tokio::sync::{oneshot, watch};
@@ -70,6 +72,7 @@ pub struct Outbox {
     age: Option<Duration>,
     counts: Arc<OutboxCounts>,
     newest_retained: NewestRetained,
+    folder: Arc<Path>,
 }
 
 /// A message with its number in the outbox.
@@ -119,6 +122,7 @@ pub fn open(
         age,
         counts,
         newest_retained: NewestRetained::default(),
+        folder: folder.into(),
     };
     Ok((outbox, closed))
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Compression, NamedReading, PayloadTemplate, columns, json, line, object, scan, senml, value,
+    Compression, FrameSchema, NamedReading, PayloadTemplate, columns, json, line, object, scan,
+    senml, value,
 };
 use crate::reading::{Quality, Reading};
 
@@ -25,17 +26,37 @@ pub enum PayloadFormat {
     Object,
     /// By point, with differences instead of numbers.
     Columns,
+    /// The same in the fewest bytes: binary, and read with the help of a schema.
+    Pack(PackCoder),
     /// Line protocol of InfluxDB.
     Line,
     /// SenML in JSON.
     Senml,
 }
 
+/// How the numbers of packed frames are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PackCoder {
+    /// As what came before lets expect, when enough has come.
+    #[default]
+    Adaptive,
+    /// With Rice codes, which are simple to read.
+    Rice,
+}
+
 impl PayloadFormat {
+    /// How it writes packed frames; `None` of others.
+    pub fn pack(&self) -> Option<PackCoder> {
+        match self {
+            Self::Pack(coder) => Some(*coder),
+            _ => None,
+        }
+    }
+
     /// True if it says whether a reading is good. Others write good readings only.
     pub fn tells_quality(&self) -> bool {
         match self {
-            Self::Json | Self::Columns | Self::Line => true,
+            Self::Json | Self::Columns | Self::Pack(_) | Self::Line => true,
             Self::Value | Self::Scan | Self::Object | Self::Senml => false,
             Self::Template(template) => template.tells_quality(),
         }
@@ -44,9 +65,13 @@ impl PayloadFormat {
     /// True if it says when a reading was taken.
     pub fn tells_time(&self) -> bool {
         match self {
-            Self::Json | Self::Scan | Self::Object | Self::Columns | Self::Line | Self::Senml => {
-                true
-            }
+            Self::Json
+            | Self::Scan
+            | Self::Object
+            | Self::Columns
+            | Self::Pack(_)
+            | Self::Line
+            | Self::Senml => true,
             Self::Value => false,
             Self::Template(template) => template.tells_time(),
         }
@@ -60,7 +85,10 @@ impl PayloadFormat {
     /// True if it is made for several readings: they share a payload although the file does not say
     /// for how long they wait.
     pub fn is_for_several(&self) -> bool {
-        matches!(self, Self::Scan | Self::Object | Self::Columns)
+        matches!(
+            self,
+            Self::Scan | Self::Object | Self::Columns | Self::Pack(_)
+        )
     }
 
     /// True if a payload does not name the device, and holds readings of one device only.
@@ -84,6 +112,7 @@ impl PayloadFormat {
         let readings: Vec<NamedReading<'_>> = readings.iter().filter(writes).copied().collect();
         let first = readings.first()?;
         let payload = match self {
+            Self::Pack(_) => return packed(&readings),
             Self::Json => json::encode_as_of(first.reading, first.time),
             Self::Value => value::encode(first.reading.value.as_ref()?),
             Self::Template(template) => template.fill(first),
@@ -100,6 +129,12 @@ impl PayloadFormat {
     fn writes(&self, reading: &Reading) -> bool {
         reading.quality == Quality::Good || self.tells_quality()
     }
+}
+
+/// Frames with a schema of their own: what they would take if nothing were known before.
+fn packed(readings: &[NamedReading<'_>]) -> Option<Vec<u8>> {
+    let schema = FrameSchema::default().grown(readings)?;
+    schema.encode(0, schema.frames(readings)).ok()
 }
 
 /// When readings that wait for one another become a message.
@@ -136,7 +171,32 @@ impl ReadingFormat {
 
     /// True if a payload takes fewer bytes than its readings one by one.
     pub fn shrinks(&self) -> bool {
-        self.compression != Compression::None || self.payload == PayloadFormat::Columns
+        let is_by_column = matches!(
+            self.payload,
+            PayloadFormat::Columns | PayloadFormat::Pack(_)
+        );
+        self.compression != Compression::None || is_by_column
+    }
+
+    /// The bytes that a reading adds to a payload, where that is only guessed because to write it
+    /// takes long.
+    pub fn guess(&self, reading: &Reading) -> Option<usize> {
+        /// More than most take.
+        const NUMBER: usize = 8;
+        self.payload.pack().map(|_| NUMBER + reading.weight())
+    }
+
+    /// The format of readings that a receiver has no schema for: it needs none.
+    #[must_use]
+    pub fn without_schema(&self) -> Self {
+        match self.payload {
+            PayloadFormat::Pack(_) => Self {
+                payload: PayloadFormat::Columns,
+                compression: Compression::Deflate,
+                ..self.clone()
+            },
+            _ => self.clone(),
+        }
     }
 }
 

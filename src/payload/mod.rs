@@ -24,7 +24,7 @@ mod value;
 
 use bytes::Bytes;
 pub use compression::Compression;
-pub use format::{BatchTerms, PayloadFormat, ReadingFormat};
+pub use format::{BatchTerms, PackCoder, PayloadFormat, ReadingFormat};
 pub use names::{NamedReading, NamesOfPoints, PointNames};
 pub use packed::UnpackedReading;
 pub use schema::{FrameSchema, SchemaError};

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{Routes, Rule};
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::Outgoing;
+use crate::outbox::{Outgoing, Waiting};
 use crate::payload::{BatchTerms, NamedReading, Payload, PointNames, ReadingFormat};
 use crate::reading::{Reading, Timestamp};
 
@@ -56,7 +56,9 @@ impl Routes {
         };
         let (rule, topic) = self.origin(message);
         let names = self.names_of(&topic);
-        self.format(rule).encode(&[NamedReading {
+        // Alone it has no schema.
+        let format = self.format(rule).without_schema();
+        format.encode(&[NamedReading {
             reading,
             time: at.time_of(reading),
             names: &names,
@@ -68,7 +70,7 @@ impl Routes {
     pub fn payload_of_all<'a>(
         &self,
         format: &ReadingFormat,
-        messages: impl Iterator<Item = &'a Outgoing>,
+        messages: impl Iterator<Item = &'a Waiting>,
         at: WrittenAt,
     ) -> Option<Bytes> {
         self.with_names(messages, at, |readings| format.encode(readings))
@@ -78,33 +80,37 @@ impl Routes {
     pub fn bytes_written<'a>(
         &self,
         format: &ReadingFormat,
-        messages: impl Iterator<Item = &'a Outgoing>,
+        messages: impl Iterator<Item = &'a Waiting>,
     ) -> Option<usize> {
         let written = |readings: &[NamedReading<'_>]| format.write(readings);
         let payload = self.with_names(messages, WrittenAt::AsTaken, written);
         payload.map(|payload| payload.len())
     }
 
-    fn with_names<'a, T>(
+    /// Readings with their names, numbers and times.
+    pub fn with_names<'a, T>(
         &self,
-        messages: impl Iterator<Item = &'a Outgoing>,
+        messages: impl Iterator<Item = &'a Waiting>,
         at: WrittenAt,
-        write: impl Fn(&[NamedReading<'_>]) -> T,
+        write: impl FnOnce(&[NamedReading<'_>]) -> T,
     ) -> T {
-        let readings: Vec<(&Reading, Cow<'_, PointNames>)> = messages
-            .filter_map(|message| match &message.payload {
+        let readings: Vec<(&Reading, Cow<'_, PointNames>, u64)> = messages
+            .filter_map(|waiting| match &waiting.message.payload {
                 Payload::Reading(reading) => {
-                    Some((&**reading, self.names_of(&self.origin(message).1)))
+                    let names = self.names_of(&self.origin(&waiting.message).1);
+                    Some((&**reading, names, waiting.seq))
                 }
                 Payload::Bytes(_) => None,
             })
             .collect();
-        let named = readings.iter().map(|(reading, names)| NamedReading {
-            reading,
-            time: at.time_of(reading),
-            names,
-            number: 0,
-        });
+        let named = readings
+            .iter()
+            .map(|(reading, names, number)| NamedReading {
+                reading,
+                time: at.time_of(reading),
+                names,
+                number: *number,
+            });
         write(&named.collect::<Vec<_>>())
     }
 

@@ -55,9 +55,9 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// The readings, in their order.
-    pub(super) fn messages(&self) -> impl Iterator<Item = &Outgoing> {
-        self.members.iter().map(|member| &member.message)
+    /// The readings, in their order, each with its place.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Waiting> {
+        self.members.iter()
     }
 
     /// Their format.
@@ -123,7 +123,8 @@ impl Batch {
     }
 
     fn weight(&self) -> usize {
-        self.messages().map(Outgoing::weight).sum()
+        let members = self.members.iter();
+        members.map(|member| member.message.weight()).sum()
     }
 
     /// Runs of consecutive numbers.
@@ -233,10 +234,10 @@ impl Batches {
     }
 
     /// The last reading of the batch that one would join.
-    pub(super) fn last_before(&self, joining: &Joining) -> Option<&Outgoing> {
+    pub(super) fn last_before(&self, joining: &Joining) -> Option<&Waiting> {
         let key = joining.key();
         let batch = self.open.iter().find(|open| open.key == key)?;
-        batch.messages().last()
+        batch.members.last()
     }
 
     /// The batch that a reading would join, if it seems to have no room although it may have: it

@@ -23,6 +23,7 @@ use super::pace::LinkPace;
 use super::presence::RemotesSeen;
 use super::rates::Rates;
 use super::rivals::{ClientIdTaken, Rivals};
+use super::schemas::Schemas;
 use super::session::Session;
 use super::silence::Silence;
 use super::status::{StatusTopics, ToldGap};
@@ -67,6 +68,8 @@ pub struct Uplink {
     pub(super) burials: Burials,
     /// Readings that travel together.
     pub(super) batches: Batches,
+    /// Of the packed frames of each topic.
+    pub(super) schemas: Schemas,
     pub(super) pace: LinkPace,
     /// A save of the session that is under way.
     pub(super) saving: Option<oneshot::Receiver<()>>,
@@ -169,6 +172,7 @@ pub fn prepare(
         deliveries: Deliveries::new(ends.inbound, Origin::uplink(settings.index)),
         burials: Burials::default(),
         batches: Batches::default(),
+        schemas: Schemas::restored(outbox.schemas()),
         pace: LinkPace::default(),
         saving: None,
         last_save: at,

@@ -10,6 +10,7 @@ mod excess;
 mod liveness;
 mod question;
 mod receive;
+mod schemas;
 mod sending;
 mod state;
 
@@ -244,6 +245,7 @@ impl<'a> RemoteConnection<'a> {
     fn begin(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
         uplink.rivals.begin(uplink.current);
+        uplink.schemas.begin(accepted.session_present);
         uplink.pace.begin(self.link.round_trip());
         uplink.rates.throttle.begin();
         let limits = accepted.max_packet.into_iter();

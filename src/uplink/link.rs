@@ -163,8 +163,8 @@ pub(super) enum Command {
         message: Outgoing,
         number: Option<String>,
     },
-    /// Whether this gateway lives; not from the outbox.
-    State {
+    /// A message of the uplink itself, not from the outbox.
+    Own {
         packet_id: Option<PacketId>,
         message: Outgoing,
     },
@@ -319,6 +319,11 @@ impl Link {
         Ok(())
     }
 
+    /// True if the remote keeps retained messages.
+    pub(super) fn retains(&self) -> bool {
+        self.retain_available
+    }
+
     /// From here on nothing is sent with the retain flag.
     pub(super) fn retain_nothing(&mut self) {
         self.retain_available = false;
@@ -330,7 +335,7 @@ impl Link {
         let is_first = self.output.is_empty();
         let before = self.output.len();
         let mut alias = None;
-        if let Command::Publish { message, .. } | Command::State { message, .. } = &mut command {
+        if let Command::Publish { message, .. } | Command::Own { message, .. } = &mut command {
             message.retain &= self.retain_available;
         }
         if let Command::Publish { message, .. } = &command {

@@ -51,6 +51,7 @@ mod rates;
 mod remote;
 mod rivals;
 mod route;
+mod schemas;
 mod session;
 mod silence;
 mod status;

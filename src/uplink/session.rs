@@ -38,6 +38,8 @@ use window::{InFlight, SendStage, Window};
 pub(super) const OTHER_IDS: u16 = 128;
 /// That of the state of this gateway, which is none of the messages of an outbox.
 pub(super) const STATE_ID: PacketId = PacketId::MIN.saturating_add(u16::MAX - OTHER_IDS - 1);
+/// That of the schemas of packed frames.
+pub(super) const SCHEMA_ID: PacketId = PacketId::MIN.saturating_add(u16::MAX - OTHER_IDS - 2);
 /// Bytes in flight; one message may exceed it.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -100,6 +102,8 @@ pub(super) struct Session {
     receive_maximum: usize,
     /// `window`, or what the remote leaves for messages.
     allowed: usize,
+    /// How many of those that the remote allows are left to messages that are not from here.
+    reserved: usize,
     /// QoS 2 messages that may be in flight.
     max_exact: usize,
     max_qos: QoS,
@@ -162,6 +166,7 @@ impl Session {
             window,
             receive_maximum: window,
             allowed: window,
+            reserved: 0,
             max_exact: MAX_EXACT,
             max_qos: QoS::ExactlyOnce,
             in_flight: Window::default(),
@@ -219,7 +224,8 @@ impl Session {
         max_qos: QoS,
     ) -> Forgotten {
         self.receive_maximum = usize::from(receive_maximum.max(1));
-        self.reserve(0);
+        self.reserved = 0;
+        self.allow();
         self.max_qos = max_qos;
         self.alone = None;
         self.may_try = false;
@@ -242,16 +248,26 @@ impl Session {
         told
     }
 
-    /// Leaves so much of what the remote allows to packets that are not from here.
-    pub(super) fn reserve(&mut self, packets: usize) {
-        self.allowed = self
-            .window
-            .min(self.receive_maximum.saturating_sub(packets));
+    /// Leaves one more place of what the remote allows to a message that is not from here.
+    pub(super) fn reserve(&mut self) {
+        self.reserved += 1;
+        self.allow();
+    }
+
+    /// Such a message was answered.
+    pub(super) fn give_back(&mut self) {
+        self.reserved = self.reserved.saturating_sub(1);
+        self.allow();
+    }
+
+    fn allow(&mut self) {
+        let left = self.receive_maximum.saturating_sub(self.reserved);
+        self.allowed = self.window.min(left);
     }
 
     /// True if the remote takes one more message at this moment, of whatever kind.
     pub(super) fn has_place(&self) -> bool {
-        self.in_flight.on_wire() < self.receive_maximum
+        self.in_flight.on_wire() + self.reserved < self.receive_maximum
     }
 
     /// True if what is reserved leaves nothing for messages.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::field::Field;
 use super::{Check, at};
 use crate::config::document::PathStep;
-use crate::config::file::{CompressionConfig, FormatConfig, FormatKind, HowFormatted};
+use crate::config::file::{CoderConfig, CompressionConfig, FormatConfig, FormatKind, HowFormatted};
 use crate::message::Class;
 use crate::mqtt::{QoS, TopicName};
 use crate::payload::{
-    BatchTerms, Compression, NamesOfPoints, PayloadFormat, PayloadTemplate, PointNames,
+    BatchTerms, Compression, NamesOfPoints, PackCoder, PayloadFormat, PayloadTemplate, PointNames,
     ReadingFormat,
 };
 use crate::report::PointReport;
@@ -36,6 +36,7 @@ pub(super) fn format(
 ) -> Option<ReadingFormat> {
     let FormatConfig(typed) = typed?;
     let payload = payload(check, path, typed)?;
+    check_pack(check, path, typed, &payload);
     Some(ReadingFormat {
         batch: batch(check, path, typed, &payload),
         compression: compression(typed),
@@ -84,8 +85,37 @@ fn payload(
         (FormatKind::Scan, None) => Some(PayloadFormat::Scan),
         (FormatKind::Object, None) => Some(PayloadFormat::Object),
         (FormatKind::Columns, None) => Some(PayloadFormat::Columns),
+        (FormatKind::Pack, None) => Some(PayloadFormat::Pack(coder(typed))),
         (FormatKind::Line, None) => Some(PayloadFormat::Line),
         (FormatKind::Senml, None) => Some(PayloadFormat::Senml),
+    }
+}
+
+fn coder(typed: &HowFormatted) -> PackCoder {
+    match typed.coder {
+        Some(CoderConfig::Rice) => PackCoder::Rice,
+        Some(CoderConfig::Adaptive) | None => PackCoder::Adaptive,
+    }
+}
+
+/// Keys that packed frames have, or have not.
+fn check_pack(
+    check: &mut Check<'_>,
+    path: &[PathStep],
+    typed: &HowFormatted,
+    payload: &PayloadFormat,
+) {
+    if payload.pack().is_none() && typed.coder.is_some() {
+        check.fault(
+            &below(path, "coder"),
+            "only packed frames have a coder; remove this, or write `kind: pack`",
+        );
+    }
+    if payload.pack().is_some() && compression(typed) != Compression::None {
+        check.fault(
+            &below(path, "compress"),
+            "packed frames cannot be made smaller; remove this",
+        );
     }
 }
 

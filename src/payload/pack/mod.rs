@@ -181,6 +181,15 @@ pub struct NotGood {
 }
 
 impl PackFrame {
+    /// Bytes it takes in memory, about.
+    pub fn weight(&self) -> usize {
+        let column = |column: &PackColumn| {
+            size_of::<PackColumn>() + column.cells.len() * size_of::<Option<i64>>()
+        };
+        let columns: usize = self.columns.iter().map(column).sum();
+        size_of::<Self>() + columns + self.times.len() * size_of::<i64>()
+    }
+
     /// How many readings it has: numbers and texts, and what is not good and has none.
     fn readings(&self) -> usize {
         let there: usize = self.columns.iter().map(|column| column.cells.there()).sum();

@@ -145,7 +145,7 @@ fn a_batch_whose_size_is_only_guessed_is_measured_before_it_is_closed() {
         // What the batch would have after it: readings of 100 bytes become 20.
         let mut measured = 0;
         while let Some(batch) = batches.to_measure(&joining) {
-            let bytes = 20 * batch.messages().count();
+            let bytes = 20 * batch.members().count();
             batches.measured(&joining, bytes);
             measured += 1;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::RemoteConnection;
 use crate::outbox::{EntryId, Outgoing, Reason, Waiting};
+use crate::payload::Payload;
 use crate::reading::Timestamp;
 use crate::route::{JoinTerms, Routes, WrittenAt};
 use crate::time::{moment, now};
@@ -104,7 +105,7 @@ impl Uplink {
         let Some(batch) = self.batches.to_measure(joining) else {
             return;
         };
-        let payload = routes.payload_of_all(batch.format(), batch.messages(), WrittenAt::AsTaken);
+        let payload = routes.payload_of_all(batch.format(), batch.members(), WrittenAt::AsTaken);
         let bytes = payload.map_or(0, |payload| payload.len());
         self.batches.measured(joining, bytes);
     }
@@ -112,11 +113,15 @@ impl Uplink {
     /// What a reading adds to the payload of the readings that wait for others, before it is
     /// compressed.
     fn bytes_of_joining(&self, joining: &Joining, routes: &Routes) -> Option<usize> {
-        let written = |messages: &[&Outgoing]| {
-            let format = &joining.join.format;
-            routes.bytes_written(format, messages.iter().copied())
-        };
-        let own = &joining.waiting.message;
+        let format = &joining.join.format;
+        if let Payload::Reading(reading) = &joining.waiting.message.payload
+            && let Some(guessed) = format.guess(reading)
+        {
+            return Some(guessed);
+        }
+        let written =
+            |readings: &[&Waiting]| routes.bytes_written(format, readings.iter().copied());
+        let own = &joining.waiting;
         let alone = written(&[own])?;
         let Some(last) = self.batches.last_before(joining) else {
             return Some(alone);
@@ -126,6 +131,7 @@ impl Uplink {
     }
 
     fn offer_batch(&mut self, head: Waiting) {
+        self.prepare_schema(&head);
         if let Some((rule, guessed)) = self.batches.cost_of(head.place()) {
             let bytes = self.bytes_of_batch(&head).unwrap_or(guessed);
             self.rates.taken(rule, bytes, now());
@@ -138,7 +144,7 @@ impl Uplink {
         let batch = self.batches.sent(head.place())?;
         let routes = self.routes.borrow();
         let format = batch.format();
-        let written = || routes.payload_of_all(format, batch.messages(), WrittenAt::AsTaken);
+        let written = || routes.payload_of_all(format, batch.members(), WrittenAt::AsTaken);
         let payload = format.shrinks().then(written)??;
         Some(head.message.topic.as_str().len() + payload.len())
     }

@@ -12,7 +12,7 @@ use crate::uplink::client::Uplink;
 use crate::uplink::failure::LinkError;
 use crate::uplink::inbound::Delivery;
 use crate::uplink::link::{Command, Incoming, Received};
-use crate::uplink::session::{AckOutcome, STATE_ID};
+use crate::uplink::session::{AckOutcome, SCHEMA_ID, STATE_ID};
 
 /// Packets taken from the remote before sending continues.
 const RECEIVE_BATCH: usize = 512;
@@ -57,6 +57,9 @@ impl RemoteConnection<'_> {
                 if packet_id == STATE_ID && self.state.has_identifier() =>
             {
                 self.state_answered(reason)?;
+            }
+            Incoming::PubAck(SCHEMA_ID, reason) if self.uplink.schemas.is_publishing() => {
+                self.schema_answered(reason);
             }
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);

@@ -27,6 +27,7 @@ impl RemoteConnection<'_> {
         }
         self.uplink.lanes.has_looked();
         while self.link.has_room() {
+            self.publish_schema()?;
             if let Some(step) = self.next_step() {
                 self.write(step)?;
                 continue;
@@ -335,7 +336,7 @@ impl Uplink {
         // others than at first.
         let at = WrittenAt::Now(now);
         let payload = match self.batches.sent(send.place) {
-            Some(batch) => routes.payload_of_all(batch.format(), batch.messages(), at),
+            Some(batch) => self.payload_of_batch(batch, send, at, &routes),
             None => routes.payload(&send.message, at),
         };
         let mut encoded = send.message.with_payload(payload?);
@@ -346,7 +347,11 @@ impl Uplink {
     }
 
     /// The topic of a message at the remote; the error says why there is none.
-    fn topic_there(&self, message: &Outgoing, number: Option<&str>) -> Result<TopicName, String> {
+    pub(super) fn topic_there(
+        &self,
+        message: &Outgoing,
+        number: Option<&str>,
+    ) -> Result<TopicName, String> {
         let Some(cloud) = &self.settings.cloud else {
             return Ok(message.topic.clone());
         };

@@ -140,7 +140,7 @@ impl RemoteConnection<'_> {
             source: None,
         };
         let packet_id = Some(STATE_ID).filter(|_| qos != QoS::AtMostOnce);
-        if !self.link.feed(Command::State { packet_id, message })? {
+        if !self.link.feed(Command::Own { packet_id, message })? {
             tracing::debug!(event = "uplink.state_too_large", uplink = %self.uplink.settings.name, "the state of this gateway is larger than the remote takes");
             return Ok(());
         }
@@ -148,7 +148,7 @@ impl RemoteConnection<'_> {
         if packet_id.is_some() {
             self.state.has_identifier = true;
             self.state.unanswered = Some(now());
-            self.uplink.session.reserve(1);
+            self.uplink.session.reserve();
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl RemoteConnection<'_> {
     pub(super) fn state_answered(&mut self, reason: ReasonCode) -> Result<(), LinkError> {
         self.state.unanswered = None;
         self.state.has_identifier = false;
-        self.uplink.session.reserve(0);
+        self.uplink.session.give_back();
         let current = self.uplink.current;
         self.has_said(reason);
         match self

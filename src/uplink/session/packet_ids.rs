@@ -4,7 +4,7 @@
 use super::{InFlight, OTHER_IDS, Session};
 use crate::mqtt::{PacketId, QoS};
 
-pub(super) const LAST_PACKET_ID: u16 = u16::MAX - OTHER_IDS - 1;
+pub(super) const LAST_PACKET_ID: u16 = u16::MAX - OTHER_IDS - 2;
 
 impl Session {
     /// Gives an identifier to a message that needs one.

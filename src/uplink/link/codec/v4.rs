@@ -73,7 +73,7 @@ fn published(publish: v4::Publish) -> Incoming {
 pub(super) fn outgoing(command: Command) -> v4::Packet {
     match command {
         Command::Connect(opening) => v4::Packet::Connect(connect(*opening)),
-        Command::State { packet_id, message } => v4::Packet::Publish(publish(packet_id, message)),
+        Command::Own { packet_id, message } => v4::Packet::Publish(publish(packet_id, message)),
         Command::Publish {
             packet_id,
             dup,

@@ -181,7 +181,7 @@ fn sent_properties(
 pub(super) fn outgoing(command: Command, alias: Option<Alias>) -> v5::Packet {
     match command {
         Command::Connect(opening) => connect(*opening),
-        Command::State { packet_id, message } => {
+        Command::Own { packet_id, message } => {
             v5::Packet::Publish(publish(packet_id, message, None, None))
         }
         Command::Publish {
