@@ -12,12 +12,15 @@
 //!   values as they are.
 //! * `null` is a time without a value; the next step counts from the last value.
 //! * `quality` lists the readings that are not good: column, row, quality, reason, age in seconds.
+//! * `series` and `numbers`, where readings have to be known again: the runs of consecutive numbers
+//!   of the readings, row by row, those of a row in the order of columns, as first one and count.
 //! * `"clock":"unset"` marks times that were taken before the clock of the gateway was set.
 //! * 32-bit floats have seven digits, as in every format that people can read.
 
 use serde::Serialize;
 
 use super::frame::{FrameColumn, PointFrame, frames};
+use super::pack::NumberRun;
 use super::{NamedReading, decimal, json, names, value};
 use crate::reading::Value;
 
@@ -33,6 +36,10 @@ struct FrameJson<'a> {
     values: Vec<Vec<Option<json::Number<'a>>>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     quality: Vec<QualityJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    series: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    numbers: Vec<[u64; 2]>,
 }
 
 /// Column, row, quality, reason, age in seconds.
@@ -44,6 +51,30 @@ pub(super) fn encode(readings: &[NamedReading<'_>]) -> String {
     let frames = frames(readings);
     let shapes: Vec<FrameJson<'_>> = frames.iter().map(shape).collect();
     json::text(&shapes)
+}
+
+/// The same with the numbers that the readings have in a series.
+pub(super) fn encode_numbered(series: u64, readings: &[NamedReading<'_>]) -> String {
+    let frames = frames(readings);
+    let numbered = |frame| FrameJson {
+        series: Some(series),
+        numbers: numbers(frame),
+        ..shape(frame)
+    };
+    let shapes: Vec<FrameJson<'_>> = frames.iter().map(numbered).collect();
+    json::text(&shapes)
+}
+
+fn numbers(frame: &PointFrame<'_>) -> Vec<[u64; 2]> {
+    let row = |row: usize| {
+        let cells = frame
+            .columns
+            .iter()
+            .map(move |column| column.cells.get(row));
+        cells.flatten().flatten().map(|named| named.number)
+    };
+    let runs = NumberRun::of((0..frame.times.len()).flat_map(row));
+    runs.iter().map(|run| [run.first, run.count]).collect()
 }
 
 fn shape<'a>(frame: &'a PointFrame<'a>) -> FrameJson<'a> {
@@ -63,6 +94,8 @@ fn shape<'a>(frame: &'a PointFrame<'a>) -> FrameJson<'a> {
         order: Vec::new(),
         values: Vec::new(),
         quality: Vec::new(),
+        series: None,
+        numbers: Vec::new(),
     };
     for (number, column) in frame.columns.iter().enumerate() {
         let written = WrittenColumn::of(column);

@@ -1,5 +1,6 @@
 //! The formats of readings. Pure.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -137,6 +138,13 @@ fn packed(readings: &[NamedReading<'_>]) -> Option<Vec<u8>> {
     schema.encode(0, schema.frames(readings)).ok()
 }
 
+/// The payload of readings for a receiver that has no schema for them yet: columns, compressed by
+/// deflate, with the numbers that packed frames would have.
+pub fn numbered_columns(series: u64, readings: &[NamedReading<'_>]) -> Bytes {
+    let columns = columns::encode_numbered(series, readings);
+    Compression::Deflate.compress(columns.into_bytes()).into()
+}
+
 /// When readings that wait for one another become a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchTerms {
@@ -186,17 +194,17 @@ impl ReadingFormat {
         self.payload.pack().map(|_| NUMBER + reading.weight())
     }
 
-    /// The format of readings that a receiver has no schema for: it needs none.
+    /// The format of a reading that is sent alone, and has no schema.
     #[must_use]
-    pub fn without_schema(&self) -> Self {
-        match self.payload {
-            PayloadFormat::Pack(_) => Self {
-                payload: PayloadFormat::Columns,
-                compression: Compression::Deflate,
-                ..self.clone()
-            },
-            _ => self.clone(),
+    pub fn without_schema(&self) -> Cow<'_, Self> {
+        if self.payload.pack().is_none() {
+            return Cow::Borrowed(self);
         }
+        Cow::Owned(Self {
+            payload: PayloadFormat::Columns,
+            compression: Compression::Deflate,
+            ..self.clone()
+        })
     }
 }
 

@@ -104,7 +104,7 @@ pub(super) fn value(text: &str) -> Option<Value> {
     value_of(serde_json::from_str(text).ok()?)
 }
 
-fn value_of(json: serde_json::Value) -> Option<Value> {
+pub(super) fn value_of(json: serde_json::Value) -> Option<Value> {
     use serde_json::Value as Json;
     Some(match json {
         Json::Bool(b) => Value::Bool(b),

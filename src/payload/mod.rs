@@ -5,11 +5,13 @@
 mod columns;
 mod compression;
 mod decimal;
+mod expansion;
 mod format;
 mod frame;
 pub mod json;
 mod line;
 mod names;
+mod numbered;
 mod object;
 pub mod pack;
 mod packed;
@@ -24,7 +26,8 @@ mod value;
 
 use bytes::Bytes;
 pub use compression::Compression;
-pub use format::{BatchTerms, PackCoder, PayloadFormat, ReadingFormat};
+pub use expansion::{Expanded, Expander};
+pub use format::{BatchTerms, PackCoder, PayloadFormat, ReadingFormat, numbered_columns};
 pub use names::{NamedReading, NamesOfPoints, PointNames};
 pub use packed::UnpackedReading;
 pub use schema::{FrameSchema, SchemaError};
