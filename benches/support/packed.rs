@@ -9,8 +9,8 @@ use wellhead::payload::pack::{
 
 use super::plant::{PlantColumn, RegisterKind};
 
-/// Scans of an hour.
-const HOUR: usize = 360;
+/// Scans of the frames from which the coder learns.
+const LEARNED_FRAME: usize = 20;
 
 /// What the receiver of frames knows before they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,30 +20,25 @@ pub(crate) enum Known {
     /// The same; the adaptive coder begins each frame anew.
     Nothing,
     /// What the coder learned in the first hours of the plant.
-    Chances,
-    /// The same, and the last row of the hour before.
-    BaseRow,
+    Learned,
 }
 
 impl Known {
-    pub(crate) const ALL: [Self; 4] = [Self::Schema, Self::Nothing, Self::Chances, Self::BaseRow];
+    pub(crate) const ALL: [Self; 3] = [Self::Schema, Self::Nothing, Self::Learned];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Schema => "pack, Rice",
             Self::Nothing => "pack, adaptive",
-            Self::Chances => "pack, learned",
-            Self::BaseRow => "pack, base row",
+            Self::Learned => "pack, learned",
         }
     }
 }
 
 /// The numbers of the plant, and what is known of them.
 pub(crate) struct PackedPlant {
-    kinds: Vec<ColumnKind>,
     rows: Vec<Vec<i64>>,
-    known: Known,
-    model: Option<AdaptiveModel>,
+    schema: PackSchema,
 }
 
 impl PackedPlant {
@@ -52,53 +47,46 @@ impl PackedPlant {
         let kinds: Vec<ColumnKind> = columns.iter().map(kind).collect();
         let row = |row: usize| columns.iter().map(|column| number(column, row)).collect();
         let rows: Vec<Vec<i64>> = (0..columns[0].raw.len()).map(row).collect();
-        let model = match known {
+        let mut plant = Self {
+            rows,
+            schema: PackSchema {
+                hash: 0xC0DE_2026,
+                kinds,
+                model: None,
+            },
+        };
+        plant.schema.model = match known {
             Known::Schema => None,
-            Known::Nothing => Some(AdaptiveModel::new(kinds.len())),
-            Known::Chances | Known::BaseRow => {
-                let model = AdaptiveModel::learn(&kinds, &rows[..learned]);
+            Known::Nothing => Some(AdaptiveModel::new(columns.len())),
+            Known::Learned => {
+                let starts = (0..learned).step_by(LEARNED_FRAME);
+                let frames = starts.map(|start| plant.frame(start..start + LEARNED_FRAME));
+                let frames: Vec<PackFrame> = frames.collect();
+                let model = AdaptiveModel::learn(&plant.schema.kinds, &frames);
                 println!("{:>18} {} bytes", "a model has", model.to_bytes().len());
                 Some(model)
             }
         };
-        Self {
-            kinds,
-            rows,
-            known,
-            model,
-        }
+        plant
     }
 
     /// Bytes of a reading, in frames of so many scans.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn bytes(&self, rows: Range<usize>, scans: usize) -> Result<f64, PackError> {
-        let (mut total, mut schema) = (0, self.schema(rows.start)?);
+        let mut total = 0;
         for start in rows.clone().step_by(scans) {
-            if self.known == Known::BaseRow && start % HOUR == 0 {
-                schema = self.schema(start)?;
-            }
-            let message = self.message(start..rows.end.min(start + scans));
-            let bytes = message.encode(&schema)?;
-            debug_assert_eq!(PackMessage::decode(&bytes, &schema)?, message);
+            let message = PackMessage {
+                series: 7,
+                frames: vec![self.frame(start..rows.end.min(start + scans))],
+            };
+            let bytes = message.encode(&self.schema)?;
+            debug_assert_eq!(PackMessage::decode(&bytes, &self.schema)?, message);
             total += bytes.len();
         }
-        Ok(total as f64 / (rows.len() * self.kinds.len()) as f64)
+        Ok(total as f64 / (rows.len() * self.schema.kinds.len()) as f64)
     }
 
-    fn schema(&self, row: usize) -> Result<PackSchema, PackError> {
-        let base = self.rows[row / HOUR * HOUR - 1].clone();
-        let model = match (self.model.clone(), self.known) {
-            (Some(model), Known::BaseRow) => Some(model.with_base(base)?),
-            (model, _) => model,
-        };
-        Ok(PackSchema {
-            hash: 0xC0DE_2026,
-            kinds: self.kinds.clone(),
-            model,
-        })
-    }
-
-    fn message(&self, rows: Range<usize>) -> PackMessage {
+    fn frame(&self, rows: Range<usize>) -> PackFrame {
         let time = |row: usize| 1_800_000_000_250 + 10_000 * i64::try_from(row).unwrap();
         let column = |place: usize| {
             let numbers = self.rows[rows.clone()].iter().map(|row| Some(row[place]));
@@ -107,20 +95,16 @@ impl PackedPlant {
                 cells: PackCells::Numbers(numbers.collect()),
             }
         };
-        let readings = rows.len() * self.kinds.len();
-        let frame = PackFrame {
+        let places = self.schema.kinds.len();
+        PackFrame {
             times: rows.clone().map(time).collect(),
             clock_set: true,
-            columns: (0..self.kinds.len()).map(column).collect(),
+            columns: (0..places).map(column).collect(),
             not_good: Vec::new(),
             numbers: vec![NumberRun {
                 first: 100_000,
-                count: u64::try_from(readings).unwrap(),
+                count: u64::try_from(rows.len() * places).unwrap(),
             }],
-        };
-        PackMessage {
-            series: 7,
-            frames: vec![frame],
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::time::now;
 /// How long the broker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_PACKET: usize = 256 << 20;
+/// How long a broker keeps a session, in seconds: for ever.
+const SESSION_EXPIRY: u32 = u32::MAX;
 
 /// The address of the broker and the login there.
 #[derive(Debug, Args)]
@@ -95,12 +97,19 @@ impl BrokerAccess {
 
     /// Connects and logs in.
     pub(super) fn connect(&self) -> Result<Client, Failure> {
+        self.connect_as(None)
+    }
+
+    /// Connects and logs in, to a session of this name that the broker keeps.
+    pub(super) fn connect_as(&self, session: Option<&str>) -> Result<Client, Failure> {
         let address = self.address()?;
         let stream = open(&address)?;
         let password = self.password_file.as_deref().map(password).transpose()?;
         let login = ClientLogin {
             user: self.user.as_deref().map(Into::into),
             password: password.map(Bytes::from),
+            client_id: session.unwrap_or_default().into(),
+            session_expiry: session.map(|_| SESSION_EXPIRY),
             ..ClientLogin::default()
         };
         let mut client = Client {
@@ -314,23 +323,36 @@ impl Client {
         self.accepted("the message", reason)
     }
 
-    fn acknowledged(&mut self, publish: Publish) -> Result<Publish, Failure> {
-        self.packets.acknowledge(&publish);
-        self.flush()?;
-        Ok(publish)
+    /// Tells the broker that a message is done with.
+    pub(super) fn acknowledge(&mut self, publish: &Publish) -> Result<(), Failure> {
+        self.packets.acknowledge(publish);
+        self.flush()
     }
 
-    /// The next message; `None` if there is none until `deadline`.
+    /// The next message, acknowledged; `None` if there is none until `deadline`.
     pub(super) fn message(
         &mut self,
         deadline: Option<Instant>,
     ) -> Result<Option<Publish>, Failure> {
+        let message = self.unacknowledged(deadline)?;
+        if let Some(publish) = &message {
+            self.acknowledge(publish)?;
+        }
+        Ok(message)
+    }
+
+    /// The next message, which is to be [acknowledged](Self::acknowledge); `None` if there is none
+    /// until `deadline`.
+    pub(super) fn unacknowledged(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Publish>, Failure> {
         if let Some(publish) = self.early.pop_front() {
-            return self.acknowledged(publish).map(Some);
+            return Ok(Some(publish));
         }
         while let Some(packet) = self.next(deadline)? {
             match packet {
-                Packet::Publish(publish) => return self.acknowledged(publish).map(Some),
+                Packet::Publish(publish) => return Ok(Some(publish)),
                 Packet::Disconnect(end) => {
                     return Err(Failure::runtime(format!(
                         "{}: the broker ends this: {}",

@@ -7,6 +7,7 @@ mod client_commands;
 mod columns;
 mod demo;
 mod direct;
+mod expand;
 mod init;
 mod line_access;
 mod log;
@@ -149,6 +150,11 @@ enum Command {
         after_help = "Examples:\n  wellhead watch                                 everything\n  wellhead watch 'pump-station-7/+/flow'         some topics\n  wellhead watch | grep bad                      a line for each value"
     )]
     Watch(watch::WatchArguments),
+    /// Expand packed frames from a broker into readings: lines, or messages on plain topics
+    #[command(
+        after_help = "Examples:\n  wellhead expand 'oilco/+/frames' --to mqtt://broker.example.net    a line of JSON for each reading\n  wellhead expand 'oilco/+/frames' --publish plain/ --session expander --state /var/lib/expander\n  wellhead expand 'oilco/+/frames' --as csv > readings.csv"
+    )]
+    Expand(expand::ExpandArguments),
     /// Show the state of the running gateway: lines, uplinks, queued messages
     Status(status::StatusArguments),
     /// Show requests and answers on a line of the running gateway, decoded
@@ -263,6 +269,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Sub(arguments) => client_commands::sub(arguments),
         Command::Pub(arguments) => client_commands::publish(arguments),
         Command::Watch(arguments) => watch::watch(arguments),
+        Command::Expand(arguments) => expand::expand(arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Trace(arguments) => trace::trace(&arguments),
         Command::Read(arguments) => client_commands::read(&arguments),

@@ -23,6 +23,9 @@ pub struct ClientLogin {
     pub user: Option<ByteString>,
     /// The password.
     pub password: Option<Bytes>,
+    /// How long the broker keeps the session after the connection, in seconds, and resumes it;
+    /// `None` for a new one that ends with the connection.
+    pub session_expiry: Option<u32>,
 }
 
 /// The client's end of a connection.
@@ -37,7 +40,7 @@ pub struct MqttClient {
 }
 
 impl MqttClient {
-    /// A client that begins a new session, and takes packets up to `max_packet` bytes.
+    /// A client that takes packets up to `max_packet` bytes.
     pub fn connect(login: ClientLogin, max_packet: usize) -> Self {
         let mut client = Self {
             input: BytesMut::new(),
@@ -45,16 +48,20 @@ impl MqttClient {
             decoder: Decoder::client(Version::V5, max_packet),
             last_id: 0,
         };
+        let mut properties = Properties::default();
+        if login.session_expiry.is_some() {
+            properties.edit().session_expiry = login.session_expiry;
+        }
         client.send(&Packet::Connect(Box::new(Connect {
             version: Version::V5,
             is_bridge: false,
-            clean_start: true,
+            clean_start: login.session_expiry.is_none(),
             keep_alive: login.keep_alive,
             client_id: login.client_id,
             will: None,
             username: login.user,
             password: login.password,
-            properties: Properties::default(),
+            properties,
         })));
         client
     }

@@ -104,7 +104,7 @@ impl Expander {
     /// The new readings of a message.
     pub fn expand(&mut self, topic: &TopicName, payload: &Bytes) -> Expanded {
         let unreadable = |what: &dyn std::fmt::Display| Expanded::Unreadable(what.to_string());
-        let (series, readings) = if let Some(hash) = hash_of(payload) {
+        let readings = if let Some(hash) = hash_of(payload) {
             let known = self.schemas.get(topic).and_then(|own| own.get(&hash));
             let Some(schema) = known else {
                 return Expanded::SchemaMissing(format!("{hash:08x}"));
@@ -119,17 +119,22 @@ impl Expander {
                 None => return unreadable(&"neither packed frames nor numbered columns"),
             }
         };
-        Expanded::Readings(self.new_of(format!("{topic} {series}"), readings))
+        Expanded::Readings(self.new_of(topic, readings))
     }
 
-    fn new_of(&mut self, series: String, readings: Vec<UnpackedReading>) -> Vec<UnpackedReading> {
+    fn new_of(
+        &mut self,
+        topic: &TopicName,
+        readings: Vec<UnpackedReading>,
+    ) -> Vec<UnpackedReading> {
         self.messages += 1;
-        let own = self.seen.entry(series).or_default();
+        let Some(series) = readings.first().map(|own| own.series) else {
+            return readings;
+        };
+        let own = self.seen.entry(format!("{topic} {series}")).or_default();
         own.used = self.messages;
-        let new = readings
-            .into_iter()
-            .filter(|reading| own.note(reading.number));
-        let new = new.collect();
+        let new = readings.into_iter();
+        let new = new.filter(|reading| own.note(reading.number)).collect();
         if self.seen.len() > MOST_SERIES {
             let oldest = self.seen.iter().min_by_key(|(_, own)| own.used);
             let oldest = oldest.map(|(series, _)| series.clone());
@@ -139,8 +144,8 @@ impl Expander {
     }
 }
 
-/// The series and readings of columns, compressed or not.
-fn columns(payload: &Bytes) -> Option<(u64, Vec<UnpackedReading>)> {
+/// The readings of columns, compressed or not.
+fn columns(payload: &Bytes) -> Option<Vec<UnpackedReading>> {
     if payload.first() != Some(&ZLIB) {
         return numbered::decode(payload);
     }
@@ -233,9 +238,8 @@ mod tests {
         let readings = numbered(&samples);
         let schema = FrameSchema::default().grown(&readings).unwrap();
         let message = schema.encode(9, schema.frames(&readings)).unwrap();
-        let (_, packed) = schema.decode(&message).unwrap();
-        let (series, columns) = columns(&numbered_columns(9, &readings)).unwrap();
-        assert_eq!((series, columns), (9, packed));
+        let packed = schema.decode(&message).unwrap();
+        assert_eq!(columns(&numbered_columns(9, &readings)), Some(packed));
     }
 
     #[test]

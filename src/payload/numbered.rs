@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::decimal::{self, MOST_DIGITS};
-use super::pack::MOST_CELLS;
+use super::pack::{MOST_CELLS, NumberRun};
 use super::{UnpackedReading, json};
 use crate::mqtt::TopicName;
 use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
@@ -33,46 +33,53 @@ struct ColumnsFrame {
 #[derive(Deserialize)]
 struct NotGoodJson(usize, usize, String, String, f64);
 
-/// The series and the readings of a payload; `None` if it is none of numbered columns.
-pub(super) fn decode(payload: &[u8]) -> Option<(u64, Vec<UnpackedReading>)> {
+impl NotGoodJson {
+    /// Its quality and age.
+    fn told(&self) -> Option<(Quality, Duration)> {
+        let Self(_, _, quality, reason, age) = self;
+        let reason = reason.as_str().into();
+        let quality = match quality.as_str() {
+            "stale" => Quality::Stale(reason),
+            "bad" => Quality::Bad(reason),
+            _ => return None,
+        };
+        Some((quality, Duration::try_from_secs_f64(*age).ok()?))
+    }
+}
+
+/// The readings of a payload, in the order of their numbers; `None` if it is none of numbered
+/// columns.
+pub(super) fn decode(payload: &[u8]) -> Option<Vec<UnpackedReading>> {
     let frames: Vec<ColumnsFrame> = serde_json::from_slice(payload).ok()?;
-    let series = frames.first()?.series;
     let mut readings = Vec::new();
     for frame in &frames {
         frame.unpack(&mut readings)?;
     }
     readings.sort_by_key(|own| own.number);
-    Some((series, readings))
+    (!frames.is_empty()).then_some(readings)
 }
 
 impl ColumnsFrame {
     fn unpack(&self, into: &mut Vec<UnpackedReading>) -> Option<()> {
-        let total = self
-            .numbers
-            .iter()
-            .try_fold(0_u64, |sum, [_, count]| sum.checked_add(*count));
-        let most = u64::try_from(MOST_CELLS).unwrap_or(u64::MAX);
-        total.filter(|total| *total <= most)?;
-        let runs = self.numbers.iter();
-        let mut numbers =
-            runs.flat_map(|[first, count]| (0..*count).map(|more| first.wrapping_add(more)));
-        let times = summed(&self.times, 2);
+        let mut numbers = self.numbers()?;
+        let columns = (0..self.names.len()).map(|column| self.column(column));
+        let columns: Vec<(TopicName, Vec<Option<Value>>)> = columns.collect::<Option<_>>()?;
         let not_good = self.quality.iter();
         let not_good: HashMap<(usize, usize), &NotGoodJson> =
             not_good.map(|own| ((own.1, own.0), own)).collect();
-        let columns: Vec<(TopicName, Vec<Option<Value>>)> = (0..self.names.len())
-            .map(|column| self.column(column))
-            .collect::<Option<_>>()?;
-        for (row, time) in times.iter().enumerate() {
+        for (row, time) in summed(&self.times, 2).into_iter().enumerate() {
             for (column, (topic, values)) in columns.iter().enumerate() {
                 let value = values.get(row).cloned().flatten();
-                let quality = not_good.get(&(row, column));
-                if value.is_none() && quality.is_none() {
+                let not_good = not_good.get(&(row, column));
+                if value.is_none() && not_good.is_none() {
                     continue;
                 }
-                let mut time = Timestamp::at(*time);
+                let mut time = Timestamp::at(time);
                 time.clock_set &= self.clock.is_none();
+                let (quality, age) =
+                    not_good.map_or(Some((Quality::Good, Duration::ZERO)), |own| own.told())?;
                 into.push(UnpackedReading {
+                    series: self.series,
                     number: numbers.next()?,
                     topic: topic.clone(),
                     unit: None,
@@ -80,16 +87,28 @@ impl ColumnsFrame {
                         point: PointId(u32::MAX),
                         value,
                         time,
-                        quality: quality
-                            .map_or(Some(Quality::Good), |own| quality_of(&own.2, &own.3))?,
-                        age: quality.map_or(Some(Duration::ZERO), |own| {
-                            Duration::try_from_secs_f64(own.4).ok()
-                        })?,
+                        quality,
+                        age,
                     },
                 });
             }
         }
         Some(())
+    }
+
+    /// The numbers of its readings; `None` if there are too many.
+    fn numbers(&self) -> Option<impl Iterator<Item = u64>> {
+        let counts = self.numbers.iter().map(|[_, count]| *count);
+        let total = counts.fold(0, u64::saturating_add);
+        let most = u64::try_from(MOST_CELLS).unwrap_or(u64::MAX);
+        let numbers = |[first, count]: &[u64; 2]| {
+            let run = NumberRun {
+                first: *first,
+                count: *count,
+            };
+            run.numbers()
+        };
+        (total <= most).then(|| self.numbers.iter().flat_map(numbers))
     }
 
     /// The topic and the values of a column.
@@ -118,14 +137,6 @@ impl ColumnsFrame {
                 .flatten()
         });
         Some((topic, values.collect()))
-    }
-}
-
-fn quality_of(name: &str, reason: &str) -> Option<Quality> {
-    match name {
-        "stale" => Some(Quality::Stale(reason.into())),
-        "bad" => Some(Quality::Bad(reason.into())),
-        _ => None,
     }
 }
 

@@ -17,7 +17,9 @@ use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 /// A reading of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnpackedReading {
-    /// Its number in the series of the message.
+    /// The series of its number: that of an outbox.
+    pub series: u64,
+    /// Its number in the series.
     pub number: u64,
     /// The local topic of its point.
     pub topic: TopicName,
@@ -125,18 +127,23 @@ impl FrameSchema {
         PackMessage { series, frames }.encode(&self.codes)
     }
 
-    /// The series of a message of this schema, and its readings, in the order of their numbers.
-    pub fn decode(&self, message: &[u8]) -> Result<(u64, Vec<UnpackedReading>), PackError> {
+    /// The readings of a message of this schema, in the order of their numbers.
+    pub fn decode(&self, message: &[u8]) -> Result<Vec<UnpackedReading>, PackError> {
         let PackMessage { series, frames } = PackMessage::decode(message, &self.codes)?;
         let mut readings = Vec::new();
         for frame in &frames {
-            self.unpack(frame, &mut readings)?;
+            self.unpack(series, frame, &mut readings)?;
         }
         readings.sort_by_key(|own| own.number);
-        Ok((series, readings))
+        Ok(readings)
     }
 
-    fn unpack(&self, frame: &PackFrame, into: &mut Vec<UnpackedReading>) -> Result<(), PackError> {
+    fn unpack(
+        &self,
+        series: u64,
+        frame: &PackFrame,
+        into: &mut Vec<UnpackedReading>,
+    ) -> Result<(), PackError> {
         let mut numbers = frame.numbers.iter().flat_map(|run| run.numbers());
         let mut not_good = frame.not_good.iter().peekable();
         for (row, time) in frame.times.iter().enumerate() {
@@ -152,6 +159,7 @@ impl FrameSchema {
                 let mut time = Timestamp::at(*time);
                 time.clock_set &= frame.clock_set;
                 into.push(UnpackedReading {
+                    series,
                     number: numbers.next().unwrap_or_default(),
                     topic: column.topic.clone(),
                     unit: column.unit.clone(),
@@ -241,7 +249,8 @@ mod tests {
             let age = reading.age.as_millis();
             let value = reading.value.as_ref().map(bits);
             format!(
-                "{} {} {value:?} {} {} {:?} {age}",
+                "{} {} {} {value:?} {} {} {:?} {age}",
+                own.series,
                 own.number,
                 own.topic,
                 reading.time.unix_ms,
@@ -276,13 +285,12 @@ mod tests {
         let there = FrameSchema::from_json(schema.to_json().as_bytes()).unwrap();
         assert_eq!(&there, schema);
         assert_eq!(hash_of(&message), Some(schema.codes.hash));
-        let (series, unpacked) = there.decode(&message).unwrap();
-        assert_eq!(series, 7);
-        unpacked
+        there.decode(&message).unwrap()
     }
 
     fn expected(samples: &[NamedSample]) -> Vec<UnpackedReading> {
         let own = |(number, sample): (u64, &NamedSample)| UnpackedReading {
+            series: 7,
             number,
             topic: sample.names.topic.clone(),
             unit: None,

@@ -316,35 +316,45 @@ impl FrameSchema {
         }
         let hash = u32::from_str_radix(&json.hash, 16).map_err(|_| fault("no hash"))?;
         let mut schema = Self::default();
-        for (place, name) in json.names.iter().enumerate() {
-            let topic = TopicName::new(format!("{}{name}", json.base))
-                .map_err(|error| SchemaError(error.to_string()))?;
-            schema.places.entry(topic.clone()).or_default().push(place);
-            let (of, decimals) = (json.types.get(place), json.decimals.get(place));
-            let (Some(of), Some(decimals)) = (of, decimals.filter(|own| **own <= MOST_DIGITS))
-            else {
-                return Err(fault("more digits after the point than a number has"));
-            };
-            schema.columns.push(SchemaColumn {
-                topic,
-                unit: json.units.get(place).cloned().flatten(),
-                of: *of,
-                decimals: *decimals,
-            });
+        for place in 0..count {
+            let column = json.column(place)?;
+            let own = schema.places.entry(column.topic.clone()).or_default();
+            own.push(place);
+            schema.columns.push(column);
         }
-        let model = json.model.map(|model| {
-            let bytes = BASE64_STANDARD
-                .decode(model)
-                .map_err(|_| fault("its model is no Base64"))?;
-            let model = AdaptiveModel::from_bytes(&bytes, count);
-            model.map_err(|error| SchemaError(error.to_string()))
-        });
+        let model = json.model(count).transpose()?;
         schema.codes = PackSchema {
             hash,
             kinds: json.kinds,
-            model: model.transpose()?,
+            model,
         };
         Ok(schema)
+    }
+}
+
+impl SchemaJson<'_> {
+    fn column(&self, place: usize) -> Result<SchemaColumn, SchemaError> {
+        let name = self.names.get(place).map_or("", String::as_str);
+        let topic = TopicName::new(format!("{}{name}", self.base));
+        let decimals = self.decimals.get(place).copied().unwrap_or(0);
+        if decimals > MOST_DIGITS {
+            let what = "more digits after the point than a number has";
+            return Err(SchemaError(what.to_owned()));
+        }
+        Ok(SchemaColumn {
+            topic: topic.map_err(|error| SchemaError(error.to_string()))?,
+            unit: self.units.get(place).cloned().flatten(),
+            of: self.types.get(place).copied().unwrap_or(ColumnType::None),
+            decimals,
+        })
+    }
+
+    fn model(&self, columns: usize) -> Option<Result<AdaptiveModel, SchemaError>> {
+        let bytes = BASE64_STANDARD.decode(self.model.as_ref()?);
+        let model = bytes.map_err(|error| error.to_string()).and_then(|bytes| {
+            AdaptiveModel::from_bytes(&bytes, columns).map_err(|error| error.to_string())
+        });
+        Some(model.map_err(SchemaError))
     }
 }
 

@@ -60,6 +60,7 @@ mod north;
 mod notices;
 mod outage;
 mod packaging;
+mod packed;
 mod packets;
 mod played_profiles;
 mod power;

@@ -412,6 +412,11 @@ impl Mosquitto {
         }
     }
 
+    /// While it is stopped: it loses its sessions, and what it retained.
+    pub fn forget(&self) {
+        fs::remove_file(self.folder.join("mosquitto.db")).unwrap();
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         self.process.as_ref().unwrap().signal(signal);
     }

@@ -85,13 +85,19 @@ fn payload(routes: &Routes, rule: &Rule, point: &TopicName) -> Option<String> {
         quality: Quality::Good,
         age: Duration::ZERO,
     };
-    let payload = format.write(&[NamedReading {
+    let written = format.write(&[NamedReading {
         reading: &reading,
         time: reading.time,
         names: &routes.names_of(point),
         number: 0,
     }]);
-    payload.map(|payload| String::from_utf8_lossy(&payload).into_owned())
+    written.map(|payload| match format.payload.pack() {
+        Some(_) => format!(
+            "in a packed frame, of {} bytes if it is alone",
+            payload.len()
+        ),
+        None => String::from_utf8_lossy(&payload).into_owned(),
+    })
 }
 
 /// The command to the first point that one can come to.

@@ -13,15 +13,15 @@ pub(in crate::config) struct FormatConfig(pub(in crate::config) HowFormatted);
 pub(in crate::config) struct HowFormatted {
     /// json (value, time and quality), value (the bare value), template, scan (values by time, as
     /// ThingsBoard takes them), object (the values of a device at one time), columns (by point, as
-    /// differences), pack (the same in the fewest bytes, binary), line (line protocol of InfluxDB) or senml (RFC 8428). Default json, or
-    /// template where there is one.
+    /// differences), pack (the same in the fewest bytes, binary), line (line protocol of InfluxDB)
+    /// or senml (RFC 8428). Default json, or template where there is one.
     pub(in crate::config) kind: Option<FormatKind>,
     /// The payload, with {value}, {quality}, {reason}, {age}, {time}, {time_s}, {time_ms},
     /// {time_ns}, {topic}, {site}, {line}, {device}, {point} and {unit}.
     pub(in crate::config) template: Option<String>,
     /// The longest time that a reading waits for others with which it shares a message; for scan,
-    /// object, columns, pack, line and senml. Default 10s for scan, columns and pack, 1s for object; others
-    /// share none unless this, `up_to` or `compress` is set.
+    /// object, columns, pack, line and senml. Default 10s for scan, columns and pack, 1s for
+    /// object; others share none unless this, `up_to` or `compress` is set.
     pub(in crate::config) every: Option<Span>,
     /// The largest payload of such a message while nothing is late, 200B to 128kB. Default 8kB.
     pub(in crate::config) up_to: Option<Size>,

@@ -41,6 +41,7 @@
 mod adaptive;
 mod body;
 mod head;
+mod learn;
 mod message;
 mod model;
 mod numbers;
@@ -57,9 +58,9 @@ mod zigzag;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use learn::kind_seen;
 pub use message::{PackMessage, hash_of};
 pub use model::AdaptiveModel;
-pub(super) use model::kind_seen;
 pub use numbers::NumberRun;
 
 use serde::{Deserialize, Serialize};
