@@ -2,15 +2,15 @@
  *
  *     static void on_reading(void *context, const struct pack_reading *reading) { ... }
  *     ...
- *     uint32_t hash;                                     // the schema is retained at <topic of the messages>/meta/<hash>
+ *     uint32_t hash;         // its schema is at <topic of the messages>/meta/<hash>, retained
  *     if (pack_hash_of(message, size, &hash) == PACK_OK) {
  *         const struct pack_schema *schema = yours(hash);
  *         int result = pack_decode(schema, message, size, on_reading, context);
  *
  * The caller parses the schema document, which is JSON, with a library of its own, and fills in `struct pack_schema`.
  * A message is read twice: first to check it, then to tell its readings, so that of a damaged one nothing is told.
- * Memory, from malloc, while a message is read: 9 bytes for each cell of a frame, rows times columns, of which there are
- * at most PACK_MOST_CELLS, and 160 kB if the schema has a model.
+ * Memory, from malloc, while a message is read: 9 bytes for each cell of a frame, rows times columns, of which there
+ * are at most PACK_MOST_CELLS, and 80 kB and 232 bytes for each column if the schema has a model.
  */
 #ifndef WELLHEAD_PACK_H
 #define WELLHEAD_PACK_H
@@ -777,6 +777,15 @@ static inline enum pack_result pack_hash_of(const uint8_t *message, size_t size,
     if (size < 5 || message[0] != 1) return PACK_DAMAGED;
     *hash = (uint32_t)message[1] << 24 | (uint32_t)message[2] << 16 | (uint32_t)message[3] << 8 | message[4];
     return PACK_OK;
+}
+
+/* The series in which the readings of a message are numbered. */
+static inline enum pack_result pack_series_of(const uint8_t *message, size_t size, uint64_t *series) {
+    struct pack_bytes bytes;
+    if (size < 5) return PACK_DAMAGED;
+    bytes = pack_bytes_of(message + 5, size - 5);
+    *series = pack_number(&bytes);
+    return bytes.failed ? PACK_DAMAGED : PACK_OK;
 }
 
 static inline enum pack_result pack_frames(const struct pack_schema *schema, const uint8_t *message, size_t size,

@@ -18,19 +18,22 @@ function check(isRight, what) {
   if (!isRight) throw new RangeError('no packed message: ' + what);
 }
 
+const clamp = (number, least, most) => Math.min(Math.max(number, least), most);
+
 // Integers of 64 bits: numbers where they are exact, else BigInts.
 const narrow = (big) => {
   const number = Number(big);
   return Number.isSafeInteger(number) ? number : big;
 };
 const wrapped = (exact, big) => (Number.isSafeInteger(exact) ? exact : narrow(BigInt.asIntN(64, big())));
-const isNumber = (own) => typeof own === 'number';
-const add = (one, other) => wrapped(isNumber(one) && isNumber(other) ? one + other : NaN, () => BigInt(one) + BigInt(other));
+const areNumbers = (one, other) => typeof one === 'number' && typeof other === 'number';
+const add = (one, other) =>
+  wrapped(areNumbers(one, other) ? one + other : NaN, () => BigInt(one) + BigInt(other));
 const subtract = (one, other) =>
-  wrapped(isNumber(one) && isNumber(other) ? one - other : NaN, () => BigInt(one) - BigInt(other));
+  wrapped(areNumbers(one, other) ? one - other : NaN, () => BigInt(one) - BigInt(other));
 const unsigned = (number) => (number >= 0 ? number : narrow(BigInt.asUintN(64, BigInt(number))));
 const unzigzag = (number) => {
-  if (isNumber(number)) return number % 2 ? -(number + 1) / 2 : number / 2;
+  if (typeof number === 'number') return number % 2 ? -(number + 1) / 2 : number / 2;
   return narrow(number & 1n ? -(number + 1n) / 2n : number / 2n);
 };
 
@@ -119,9 +122,10 @@ class Schema {
   constructor(document) {
     const own = typeof document === 'object' && !Buffer.isBuffer(document) ? document : JSON.parse(document);
     check(own.version === 1, 'the schema is of another version');
-    Object.assign(this, { hash: own.hash, kinds: own.kinds, types: own.types, units: own.units, decimals: own.decimals });
+    const { hash, kinds, types, units, decimals } = own;
+    Object.assign(this, { hash, kinds, types, units, decimals });
     this.topics = own.names.map((name) => own.base + name);
-    const lists = [own.kinds, own.types, own.units, own.decimals];
+    const lists = [kinds, types, units, decimals];
     check(lists.every((list) => list.length === this.topics.length), 'lists of different lengths');
     this.model = own.model == null ? null : this.readModel(new Bytes(Buffer.from(own.model, 'base64')));
   }
@@ -190,7 +194,8 @@ class Chances {
     const bound = Math.floor((this.range * ofOne) / 65536);
     const rate = seen >= 30 ? 6 : seen >= 7 ? 5 : [1, 2, 3, 3, 4, 4, 4][seen];
     const bit = this.code < bound;
-    this.ofOne[place] = Math.min(Math.max(bit ? ofOne + ((65535 - ofOne) >> rate) : ofOne - (ofOne >> rate), 48), 65487);
+    const next = bit ? ofOne + ((65535 - ofOne) >> rate) : ofOne - (ofOne >> rate);
+    this.ofOne[place] = clamp(next, 48, 65487);
     this.seen[place] = Math.min(seen + 1, 250);
     if (!bit) this.code -= bound;
     this.range = bit ? bound : this.range - bound;
@@ -234,7 +239,6 @@ const part = (whole, of256) => {
   const high = Math.floor(whole / 256);
   return high * of256 + Math.floor(((whole - high * 256) * of256) / 256);
 };
-const clamp = (number, least, most) => Math.min(Math.max(number, least), most);
 const bounded = (integer) => (integer < -FAR ? -FAR : integer > FAR ? FAR : Number(integer));
 
 // A column of an adaptive frame: each number is predicted out of those before it.
@@ -488,6 +492,11 @@ function hashOf(message) {
   return Buffer.from(message.subarray(1, 5)).toString('hex');
 }
 
+// The series in which the readings of a message are numbered.
+function seriesOf(message) {
+  return new Bytes(message.subarray(5)).number();
+}
+
 // The readings of a message in the order of their numbers; `schema` is a Schema or its document.
 function decode(schema, message) {
   const own = schema instanceof Schema ? schema : new Schema(schema);
@@ -503,7 +512,7 @@ function decode(schema, message) {
   return readings.sort((one, other) => (one.number < other.number ? -1 : one.number > other.number ? 1 : 0));
 }
 
-// The readings of columns, as they come until the receiver has a schema: the text, without its compression.
+// The readings of the text of a message in the format `columns`, which says neither units nor types.
 function decodeColumns(text) {
   const summed = (steps, order) => {
     const numbers = steps.filter((step) => step !== null);
@@ -516,18 +525,32 @@ function decodeColumns(text) {
   const readings = [];
   for (const frame of JSON.parse(text)) {
     const times = summed(frame.times, 2);
+    const columns = frame.values.map((values, column) => summed(values, frame.order[column]));
     const notGood = new Map((frame.quality || []).map(([column, row, ...rest]) => [column + ' ' + row, rest]));
-    frame.names.forEach((name, column) => {
-      const decimals = frame.decimals[column];
-      summed(frame.values[column], frame.order[column]).forEach((own, row) => {
+    const run = ([first, count]) => Array.from({ length: count }, (_, more) => first + more);
+    const numbers = (frame.numbers || []).flatMap(run);
+    for (let row = 0, count = 0; row < times.length; row++) {
+      columns.forEach((values, column) => {
         const [quality, reason, age] = notGood.get(column + ' ' + row) || ['good', null, 0];
-        if (own === null && quality === 'good') return;
-        const value = own !== null && decimals ? own / 10 ** decimals : own;
-        readings.push({ topic: frame.base + name, time: times[row], value, quality, reason, age });
+        if (values[row] === null && quality === 'good') return; // the point was not read then
+        const decimals = frame.decimals[column];
+        const value = values[row] !== null && decimals ? values[row] / 10 ** decimals : values[row];
+        readings.push({
+          number: numbers.length > 0 ? numbers[count++] : null,
+          topic: frame.base + frame.names[column],
+          unit: null,
+          time: times[row],
+          clockSet: frame.clock !== 'unset',
+          type: null,
+          value,
+          quality,
+          reason,
+          age,
+        });
       });
-    });
+    }
   }
   return readings;
 }
 
-if (typeof module !== 'undefined') module.exports = { Schema, decode, decodeColumns, hashOf };
+if (typeof module !== 'undefined') module.exports = { Schema, decode, decodeColumns, hashOf, seriesOf };

@@ -21,12 +21,12 @@ SIGNS, LENGTHS, TREES, THERE = 474, 632, 5688, 25912  # where the chances of eac
 
 
 class Reading(NamedTuple):
-    number: int  # in the series of the message: a reading that comes twice has it twice
+    number: Optional[int]  # in the series of the message: a reading that comes twice has it twice
     topic: str
     unit: Optional[str]
     time: int  # ms since 1970
     clock_set: bool  # False: the time is worthless, because the clock of the gateway was not set
-    type: str  # bool, int, uint, decimal, f32, f64, text, list, none
+    type: Optional[str]  # bool, int, uint, decimal, f32, f64, text, list, none; None without a schema
     value: Union[bool, int, float, str, list, None]
     quality: str  # good, stale, bad
     reason: Optional[str]
@@ -125,6 +125,7 @@ class Schema:
             text = texts[number]
             return json.loads(text) if of == "list" else text
         if of == "f32":
+            check(-1 << 31 <= number < 1 << 31, "a number that is no value of its column")
             return struct.unpack(">f", struct.pack(">I", number if number >= 0 else 0x7FFF_FFFF - number))[0]
         if of == "f64":
             return struct.unpack(">d", struct.pack(">q", number if number >= 0 else -(1 << 63) - 1 - number))[0]
@@ -360,7 +361,8 @@ def frame(schema, data, cells_left):
             quality, reason, age = not_good.get(row * len(places) + column, ("good", None, 0))
             if number is None and quality == "good":
                 continue  # the point was not read then
-            check(number is None or schema.kinds[place] != "text" or 0 <= number < len(texts), "a text that is not there")
+            is_text = number is not None and schema.kinds[place] == "text"
+            check(not is_text or 0 <= number < len(texts), "a text that is not there")
             check(numbers is None or len(readings) < len(numbers), "more readings than numbers")
             own = (first + len(readings)) % (1 << 64) if numbers is None else numbers[len(readings)]
             value = None if number is None else schema.value(place, number, texts)
@@ -373,6 +375,11 @@ def frame(schema, data, cells_left):
 def hash_of(message):
     """The name of the schema that a message needs: the last level of the topic on which that is retained."""
     return message[1:5].hex() if len(message) >= 5 and message[0] == 1 else None
+
+
+def series_of(message):
+    """The series in which the readings of a message are numbered."""
+    return Bytes(message[5:]).number()
 
 
 def decode(schema, message):
@@ -390,6 +397,13 @@ def decode(schema, message):
     yield from sorted(readings, key=lambda reading: reading.number)
 
 
+def without_schema(payload):
+    """The readings of a message in the format `columns`, which says neither units nor types."""
+    for own in columns.readings(payload):
+        yield Reading(own.get("number"), own["topic"], None, own["ts"], "clock" not in own, None, own["v"], own["q"],
+                      own["reason"], own["age"])
+
+
 class Receiver:
     """Finds the schemas of messages, and lets messages wait for theirs."""
     MOST_WAITING = 1000
@@ -398,7 +412,7 @@ class Receiver:
         self.schemas, self.waiting = {}, []
 
     def take(self, topic, payload):
-        """The readings that can be told now, as dicts."""
+        """The readings that can be told when this message has come."""
         above, meta, name = topic.rpartition("/meta/")
         if meta and payload[:1] == b"{":
             self.schemas[above, name] = Schema(payload.decode())
@@ -406,11 +420,11 @@ class Receiver:
             self.waiting = [own for own in self.waiting if own not in ready]
             return [reading for own in ready for reading in self.take(*own)]
         if payload[:1] in (b"x", b"["):
-            return list(columns.readings(payload))
+            return list(without_schema(payload))
         schema = self.schemas.get((topic, hash_of(payload)))
         if schema is None and hash_of(payload):
             self.waiting = [*self.waiting, (topic, payload)][-self.MOST_WAITING:]
-        return [] if schema is None else [own._asdict() for own in decode(schema, payload)]
+        return [] if schema is None else list(decode(schema, payload))
 
 
 if __name__ == "__main__":
@@ -418,4 +432,4 @@ if __name__ == "__main__":
     for line in sys.stdin:
         topic, _, payload = line.rstrip("\n").rpartition(" ")
         for reading in receiver.take(topic, bytes.fromhex(payload)):
-            print(json.dumps(reading), flush=True)
+            print(json.dumps(reading._asdict()), flush=True)

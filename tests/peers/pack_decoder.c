@@ -36,10 +36,10 @@ static void print_value(int type, const struct pack_reading *reading) {
         printf("\"f32\",\"%08" PRIx32 "\"", bits_of_f32);
         break;
     case PACK_TEXT:
-        printf("\"text\",");
+    case PACK_LIST: /* still in JSON */
+        printf(type == PACK_TEXT ? "\"text\"," : "\"list\",");
         print_text(reading->value.text);
         break;
-    case PACK_LIST: printf("\"list\",%.*s", (int)reading->value.text.size, reading->value.text.bytes); break;
     default:
         memcpy(&bits, &reading->value.f64, sizeof bits);
         printf("\"f64\",\"%016" PRIx64 "\"", bits);

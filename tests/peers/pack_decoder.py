@@ -1,4 +1,5 @@
-"""Reads messages by docs/decoders/pack.py: a line of JSON in, with schema and message; its readings out, or null if it is damaged."""
+"""Reads messages by docs/decoders/pack.py: a line of JSON in, with schema and message; its readings out, or null if it
+is damaged."""
 import json
 import pathlib
 import struct
