@@ -25,15 +25,24 @@ def readings(payload):
     for frame in json.loads(text):
         times = summed(frame["times"], 2)
         not_good = {(column, row): rest for column, row, *rest in frame.get("quality", [])}
+        numbers = (first + more for first, count in frame.get("numbers", []) for more in range(count))
         columns = zip(frame["names"], frame["decimals"], frame["order"], frame["values"])
-        for column, (name, decimals, order, values) in enumerate(columns):
-            for row, (time, value) in enumerate(zip(times, summed(values, order) if order else values)):
+        columns = [(name, decimals, summed(values, order)) for name, decimals, order, values in columns]
+        for row, time in enumerate(times):
+            for column, (name, decimals, values) in enumerate(columns):
+                value = values[row]
                 quality, reason, age = not_good.get((column, row), ("good", None, 0))
                 if value is None and quality == "good":
                     continue  # the point was not read then
                 if value is not None and decimals:
                     value = value / 10**decimals
-                yield {"topic": frame["base"] + name, "ts": time, "v": value, "q": quality, "reason": reason, "age": age}
+                reading = {"topic": frame["base"] + name, "ts": time, "v": value, "q": quality}
+                reading.update(reason=reason, age=age)
+                if frame.get("clock") == "unset":
+                    reading["clock"] = "unset"
+                if "numbers" in frame:
+                    reading["number"] = next(numbers)
+                yield reading
 
 
 if __name__ == "__main__":

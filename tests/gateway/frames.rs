@@ -1,7 +1,6 @@
 //! Readings in frames and in compressed payloads, as programs of others read them.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
@@ -9,7 +8,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use wellhead::time::parse_rfc3339;
 
-use super::support::{Gateway, Mosquitto, Process, mosquitto_sub, peer, python, wait_for};
+use super::support::{Gateway, Mosquitto, Process, mosquitto_sub, python, wait_for};
 
 /// Time in milliseconds, topic and value.
 type Seen = (i64, String, String);
@@ -63,7 +62,7 @@ fn payloads(reader: &Process) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-fn bytes(hexadecimal: &str) -> Vec<u8> {
+pub fn bytes(hexadecimal: &str) -> Vec<u8> {
     let digits = |at| u8::from_str_radix(&hexadecimal[at..at + 2], 16).unwrap();
     (0..hexadecimal.len()).step_by(2).map(digits).collect()
 }
@@ -186,30 +185,4 @@ fn programs_of_others_read_frames_and_compressed_payloads() {
         counts.iter().filter(|count| **count >= 2).count() * 2 > counts.len(),
         "{counts:?}"
     );
-}
-
-#[test]
-fn another_program_reads_packed_frames() {
-    let vectors = fs::read_to_string(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/vectors/pack.jsonl"
-    ));
-    let vectors = vectors.unwrap();
-    let mut decoder = python();
-    let decoder = decoder
-        .arg(peer("pack.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut decoder = decoder.spawn().unwrap();
-    let mut input = decoder.stdin.take().unwrap();
-    let written = vectors.clone();
-    let writer = std::thread::spawn(move || input.write_all(written.as_bytes()));
-    let output = String::from_utf8(decoder.wait_with_output().unwrap().stdout).unwrap();
-    writer.join().unwrap().unwrap();
-    assert_eq!(output.lines().count(), vectors.lines().count());
-    for (line, decoded) in vectors.lines().zip(output.lines()) {
-        let vector: Value = serde_json::from_str(line).unwrap();
-        let decoded: Value = serde_json::from_str(decoded).unwrap();
-        assert_eq!(decoded, vector["decoded"], "{}", vector["frame"]);
-    }
 }

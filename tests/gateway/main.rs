@@ -27,6 +27,7 @@ mod conformance;
 mod costs;
 mod crash;
 mod damage;
+mod decoders;
 mod docs;
 mod dummy_protocol;
 mod early_outbox;
