@@ -25,6 +25,8 @@ mod brokers;
 #[expect(dead_code, reason = "tests use the rest")]
 #[path = "../tests/gateway/support/client.rs"]
 mod client;
+#[path = "support/remote.rs"]
+mod remote;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use brokers::{Broker, free_port, launch, mosquitto};
 use client::{Client, hello, message};
+use remote::remote;
 use wellhead::mqtt::{Connect, Disconnect, Packet, Publish, QoS, ReasonCode, Version};
 
 /// Uplinks of the idle program.
@@ -115,17 +118,6 @@ fn bridges(port: u16, uplinks: usize, remote: u16) -> String {
     config
 }
 
-/// The remote broker at a port.
-fn remote(port: u16) -> Broker {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("config");
-    let config = format!("listener {port} 127.0.0.1\nallow_anonymous true\nlog_type none\n");
-    fs::write(&file, config).unwrap();
-    let mut command = Command::new(mosquitto());
-    command.arg("-c").arg(&file);
-    launch(command, port, folder)
-}
-
 fn connect(port: u16, id: &str, clean_start: bool) -> Client {
     let hello = Connect {
         clean_start,
@@ -155,7 +147,7 @@ fn idle(programs: &[Program]) {
                 publisher.publish(message(topic, QoS::AtLeastOnce, "12.5"));
                 publisher.await_puback();
             }
-            let _far = remote(far);
+            let _far = remote(far, "");
             std::thread::sleep(SETTLE);
             row.push(mb(broker.memory("VmRSS")));
             threads = broker.memory("Threads");
@@ -213,7 +205,7 @@ fn backlog(programs: &[Program]) {
         publish(&mut publisher, "plant", BACKLOG, &payload);
         std::thread::sleep(SETTLE);
         let waiting = mb(broker.memory("VmRSS"));
-        let _far = remote(far);
+        let _far = remote(far, "");
         std::thread::sleep(DRAIN);
         let sent = mb(broker.memory("VmRSS"));
         println!("| {} | {waiting:.1} | {sent:.1} |", program.name);
@@ -229,7 +221,7 @@ struct Counts {
 }
 
 fn churn(program: &Program, minutes: u64) {
-    let far = remote(free_port());
+    let far = remote(free_port(), "");
     let (broker, file) = program.start(2, far.port);
     std::thread::sleep(SETTLE);
     let start = broker.memory("VmRSS");
@@ -266,7 +258,7 @@ fn churn(program: &Program, minutes: u64) {
             let mut running = Some(far);
             until(RESTART_EVERY, &mut |_| {
                 drop(running.take());
-                running = Some(remote(far_port));
+                running = Some(remote(far_port, ""));
                 counts.restarts.fetch_add(1, Ordering::Relaxed);
             });
         });

@@ -2,7 +2,17 @@
 //! messages a second from the first append to the last acknowledgement. Both send the same packets:
 //! messages are not numbered.
 //!
-//! `cargo bench --bench uplink`; `cargo bench --bench uplink -- 100000` for so many messages a run.
+//! And the whole way, from local clients to a subscriber at the remote: CPU time of the gateway a
+//! message, beside a bridge of mosquitto, which keeps nothing on disk. The gateway has the second
+//! core to itself.
+//!
+//! ```text
+//! cargo bench --bench uplink                              # both
+//! cargo bench --bench uplink -- client 100000             # so many messages a run
+//! cargo bench --bench uplink -- way                       # the whole way
+//! cargo bench --bench uplink -- way /tmp/old/wellhead     # beside another build
+//! ```
+//!
 //! Needs mosquitto.
 
 // A bench that cannot go on stops with what it met; its figures are estimates.
@@ -16,14 +26,30 @@
 )]
 #![allow(clippy::cast_possible_truncation, missing_docs)]
 
+#[expect(dead_code, reason = "other benches use the rest")]
+#[path = "support/brokers.rs"]
+mod brokers;
+#[expect(dead_code, reason = "tests use the rest")]
+#[path = "../tests/gateway/support/client.rs"]
+mod client;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/remote.rs"]
+mod remote;
+#[path = "support/traffic.rs"]
+mod traffic;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use brokers::{Broker, free_port, is_build, launch, median};
+use remote::remote;
 use rumqttc::v5::mqttbytes::QoS as ClientQoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use traffic::{Case, Load};
 use wellhead::message::{Lane, SessionLost};
 use wellhead::mqtt::{Properties, QoS, TopicName};
 use wellhead::outbox::{self, Outgoing};
@@ -34,6 +60,8 @@ use wellhead::uplink::{self, UplinkChannels};
 
 const ROUNDS: usize = 5;
 const PAYLOAD: usize = 64;
+const WARM_UP: Duration = Duration::from_secs(2);
+const RUN: Duration = Duration::from_secs(5);
 
 struct Mosquitto(Child);
 
@@ -42,14 +70,6 @@ impl Drop for Mosquitto {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 fn mosquitto(folder: &Path, window: u16) -> (Mosquitto, u16) {
@@ -187,11 +207,91 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
     })
 }
 
-fn main() {
-    let count = std::env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(60_000);
+/// A gateway that sends everything on to a remote at a port: wellhead, another build of it by its
+/// path, or mosquitto with a bridge.
+fn gateway(name: &str, remote: u16) -> Broker {
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let (program, argument, config) = if name == "mosquitto" {
+        let config = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\nlog_type none\nconnection far\naddress 127.0.0.1:{remote}\nrestart_timeout 1\ntopic # out 2\n"
+        );
+        (brokers::mosquitto(), "-c", config)
+    } else {
+        let config = format!(
+            "site: bench\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\noutbox: {{ folder: data }}\nuplinks:\n  - {{ name: far, to: 'mqtt://127.0.0.1:{remote}', send: [ {{ filter: '#' }} ] }}\n"
+        );
+        let own = env!("CARGO_BIN_EXE_wellhead");
+        let program = PathBuf::from(if is_build(name) { name } else { own });
+        (program, "run", config)
+    };
+    let file = folder.path().join("config");
+    fs::write(&file, config).unwrap();
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]).arg(program);
+    command.arg(argument).arg(&file);
+    launch(command, port, folder)
+}
+
+struct Way {
+    rate: f64,
+    cpu_us: f64,
+    lost: u64,
+}
+
+fn way(name: &str, case: Case) -> Way {
+    let far = remote(
+        free_port(),
+        "max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n",
+    );
+    let gateway = gateway(name, far.port);
+    let mut space = vec![0; 256 * 1024];
+    let mut load = Load::new(gateway.port, far.port, case);
+    load.run(WARM_UP, &mut space);
+    let (cpu, began, before) = (gateway.cpu(), Instant::now(), load.counts.deliveries);
+    load.run(RUN, &mut space);
+    let (cpu, took) = (gateway.cpu() - cpu, began.elapsed());
+    let deliveries = load.counts.deliveries - before;
+    Way {
+        rate: deliveries as f64 / took.as_secs_f64(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / deliveries as f64,
+        lost: load.drain(&mut space),
+    }
+}
+
+/// The whole way, beside other builds.
+fn whole_way(builds: &[&str]) {
+    load::stay_on_the_first_core();
+    println!("| case | gateway | msg/s | CPU us/message | lost |\n|---|---|---|---|---|");
+    let names: Vec<&str> = ["wellhead"]
+        .iter()
+        .chain(builds)
+        .chain(&["mosquitto"])
+        .copied()
+        .collect();
+    for (name, qos) in [("QoS 0", 0), ("QoS 1", 1), ("QoS 2", 2)] {
+        let case = Case {
+            name,
+            publishers: 50,
+            subscribers: 1,
+            qos,
+        };
+        let mut runs: Vec<Vec<Way>> = names.iter().map(|_| Vec::new()).collect();
+        for _ in 0..ROUNDS {
+            for (name, runs) in names.iter().zip(&mut runs) {
+                runs.push(way(name, case));
+            }
+        }
+        for (name, runs) in names.iter().zip(&runs) {
+            let rate = median(runs.iter().map(|run| run.rate).collect());
+            let cpu = median(runs.iter().map(|run| run.cpu_us).collect());
+            let lost: u64 = runs.iter().map(|run| run.lost).sum();
+            println!("| {} | {name} | {rate:.0} | {cpu:.1} | {lost} |", case.name);
+        }
+    }
+}
+
+/// The uplink beside the client of rumqttc.
+fn beside_a_client(count: u64) {
     println!(
         "{count} messages of {PAYLOAD} B a run, median of {ROUNDS} in turn, the same mosquitto"
     );
@@ -222,5 +322,26 @@ fn main() {
             median(&|(_, ours)| 100.0 * ours.written as f64 / count as f64),
             median(&|(_, ours)| ours.commits as f64),
         );
+    }
+}
+
+fn main() {
+    let words = load::words();
+    let wants = |part: &str| {
+        let has = |part: &str| words.iter().any(|word| word == part);
+        has(part) || !["client", "way"].iter().any(|part| has(part))
+    };
+    if wants("client") {
+        let count = words.iter().find_map(|word| word.parse().ok());
+        beside_a_client(count.unwrap_or(60_000));
+    }
+    // Last: it binds this program to one core.
+    if wants("way") {
+        let builds: Vec<&str> = words
+            .iter()
+            .map(String::as_str)
+            .filter(|word| is_build(word))
+            .collect();
+        whole_way(&builds);
     }
 }

@@ -195,6 +195,12 @@ impl Message {
     /// mostly something else.
     #[must_use]
     pub fn detached(&self) -> Self {
+        self.detached_with(self.topic.detached())
+    }
+
+    /// The same with a copy of its topic that is there already.
+    #[must_use]
+    pub fn detached_with(&self, topic: TopicName) -> Self {
         let is_less_than_half = self.payload.len() < self.properties.weight();
         let payload = if self.payload.len() < COPIED_BELOW || is_less_than_half {
             Bytes::copy_from_slice(&self.payload)
@@ -202,7 +208,7 @@ impl Message {
             self.payload.clone()
         };
         Self {
-            topic: self.topic.detached(),
+            topic,
             payload,
             properties: self.properties.detached(),
             publisher: self.publisher.clone(),

@@ -137,7 +137,7 @@ pub(crate) fn launch(mut command: Command, port: u16, folder: tempfile::TempDir)
         port,
         _folder: folder,
     };
-    for _ in 0..200 {
+    for _ in 0..1000 {
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
             return broker;
         }

@@ -68,7 +68,7 @@ fn check_common(text: &str) -> Result<(), TopicError> {
 
 /// More levels than a topic may have. The name of a shared subscription is none.
 fn is_too_deep(plain: &str) -> bool {
-    plain.bytes().filter(|byte| *byte == b'/').count() >= MAX_LEVELS
+    plain.len() >= MAX_LEVELS && plain.bytes().filter(|byte| *byte == b'/').count() >= MAX_LEVELS
 }
 
 /// The filter of `<name>/<filter>`.

@@ -107,6 +107,7 @@ impl World {
     fn new() -> Self {
         let limits = BrokerLimits {
             receive_maximum: 3,
+            send_window: 3,
             output_bytes: 40,
             sys_every: Duration::ZERO,
             ..BrokerLimits::default()

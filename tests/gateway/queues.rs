@@ -17,6 +17,7 @@ fn stage() -> Stage {
     let limits = BrokerLimits {
         max_queued_total: 20_000,
         receive_maximum: 64,
+        send_window: 64,
         sys_every: Duration::ZERO,
         ..BrokerLimits::default()
     };
@@ -147,6 +148,7 @@ fn what_a_client_cannot_take_any_more_leaves_room_for_what_it_can() {
     let limits = BrokerLimits {
         max_queued_bytes: 10_000,
         receive_maximum: 64,
+        send_window: 64,
         sys_every: Duration::ZERO,
         ..BrokerLimits::default()
     };
@@ -193,6 +195,7 @@ fn what_is_in_flight_counts_after_a_restart() {
     let limits = BrokerLimits {
         max_queued_bytes: 10_000,
         receive_maximum: 64,
+        send_window: 64,
         sys_every: Duration::ZERO,
         ..BrokerLimits::default()
     };

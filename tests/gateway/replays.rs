@@ -110,6 +110,7 @@ impl World {
     fn new(qos: QoS, output_bytes: usize) -> Self {
         let limits = BrokerLimits {
             receive_maximum: 7,
+            send_window: 7,
             output_bytes,
             sys_every: Duration::ZERO,
             ..BrokerLimits::default()

@@ -82,6 +82,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let limits = BrokerLimits {
             receive_maximum: 16,
+            send_window: 16,
             sys_every: Duration::ZERO,
             ..BrokerLimits::default()
         };

@@ -84,6 +84,7 @@ pub fn setup() -> Setup {
         sys_every: Duration::from_secs(1_000_000),
         max_queued: 5,
         receive_maximum: 4,
+        send_window: 4,
         topic_aliases: 3,
         max_keep_alive: Some(Duration::from_secs(1000)),
         max_session_expiry: Some(Duration::from_secs(1_000_000)),

@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::authorize::TOO_MANY_STATES;
 use super::deliver::Reached;
-use super::delivery::SharedMessage;
 use super::fanout::Fanout;
 use super::held::HeldFor;
 use super::notice::NoticeKind;
@@ -89,12 +88,11 @@ impl Engine {
         from: Option<SessionKey>,
         now: Instant,
     ) -> Retention {
-        self.next_message += 1;
-        let id = self.next_message;
-        let queued = &self.queued_bytes;
-        let is_kept = self.retained.keep(message, now, |message| {
-            SharedMessage::new(message, id, queued)
-        });
+        let id = self.kept.draw_id();
+        let kept = &mut self.kept;
+        let is_kept = self
+            .retained
+            .keep(message, now, |message| kept.keep(message, id));
         if is_kept {
             return Retention {
                 // Readings and `$SYS` are published again after a start; writing them down would

@@ -214,7 +214,7 @@ impl Engine {
         connection.session = Some(session);
         connection.claimed = None;
         connection.stage = Stage::Live;
-        connection.apply_connect(connect, self.limits.receive_maximum, aliases);
+        connection.apply_connect(connect, self.limits.send_window, aliases);
         // [MQTT-3.1.2-22]
         connection.silence_allowed =
             (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));

@@ -214,8 +214,9 @@ pub(super) struct Connection {
     pub(super) is_bridge: bool,
     /// The login was by a method that CONNECT named.
     pub(super) proved: bool,
-    /// The client's own limits.
-    pub(super) receive_maximum: u16,
+    /// Messages in flight to the client, at most: as many as it wants, or fewer.
+    pub(super) send_window: u16,
+    /// The client's own limit.
     pub(super) max_packet: usize,
     /// The client wants reasons explained [MQTT-3.1.2-29].
     pub(super) explains: bool,
@@ -243,7 +244,7 @@ impl Connection {
             silence_allowed: None,
             is_bridge: false,
             proved: false,
-            receive_maximum: 0,
+            send_window: 0,
             max_packet: usize::MAX,
             explains: true,
             aliases: None,
@@ -269,13 +270,14 @@ impl Connection {
             .is_some_and(|aliases| aliases.are_wanted())
     }
 
-    /// Takes over the terms of CONNECT. The client gets `aliases` topic aliases.
-    pub(super) fn apply_connect(&mut self, connect: &Connect, own_maximum: u16, aliases: u16) {
+    /// Takes over the terms of CONNECT. The client gets at most `window` messages in flight, and
+    /// `aliases` topic aliases.
+    pub(super) fn apply_connect(&mut self, connect: &Connect, window: u16, aliases: u16) {
         let properties = &connect.properties;
-        self.receive_maximum = properties
+        self.send_window = properties
             .receive_maximum
             .map_or(u16::MAX, NonZeroU16::get)
-            .min(own_maximum);
+            .min(window);
         if aliases > 0 {
             self.aliases = Some(Box::new(Aliases::of_client(aliases)));
         }

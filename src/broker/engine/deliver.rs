@@ -1,7 +1,6 @@
 //! New messages to clients: who gets one, at which QoS, at once or from a queue.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::connection::{Connection, DurabilityBarrier};
@@ -215,7 +214,7 @@ impl Engine {
         let has_room = connection.out.waiting < self.limits.output_bytes;
         let has_window = qos == QoS::AtMostOnce
             || (session.has_room_in_flight(&self.limits)
-                && session.in_flight.in_window() < usize::from(connection.receive_maximum)
+                && session.in_flight.in_window() < usize::from(connection.send_window)
                 && !session
                     .in_flight
                     .is_identifier_in_use(session.last_number + 1));
@@ -248,7 +247,7 @@ impl Engine {
             return;
         };
         if has_number {
-            let message = fanout.keep(&mut self.next_message, &self.queued_bytes);
+            let message = fanout.keep(&mut self.kept);
             let delivery = terms.into_delivery(message.clone(), number);
             if is_recorded {
                 let target = TargetRecord::of(session.number, &delivery, true);
@@ -268,9 +267,7 @@ impl Engine {
         fanout: &mut Fanout,
         now: Instant,
     ) {
-        let message = fanout
-            .keep(&mut self.next_message, &self.queued_bytes)
-            .clone();
+        let message = fanout.keep(&mut self.kept).clone();
         if !self.make_room_in_queues(key, now) {
             return self.drop_new(key, &fanout.message, ALL_QUEUES, now);
         }
@@ -335,7 +332,7 @@ impl Engine {
     /// topic brings it.
     fn missed(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
-            session.replays.missed(self.next_message);
+            session.replays.missed(self.kept.last_id());
         }
     }
 
@@ -352,7 +349,7 @@ impl Engine {
 
     /// True if one more message may wait, as far as all sessions together are concerned.
     pub(super) fn has_room_in_total(&self) -> bool {
-        self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total
+        self.kept.bytes() <= self.limits.max_queued_total
     }
 
     /// Room for one more message within the bytes that all sessions may hold together, waiting and
@@ -391,7 +388,7 @@ impl Engine {
         if self.scratch.targets.is_empty() && !retained {
             return 0;
         }
-        let id = fanout.keep(&mut self.next_message, &self.queued_bytes).id;
+        let id = fanout.keep(&mut self.kept).id;
         let position = self.records.put(Record::Message {
             id,
             retained,

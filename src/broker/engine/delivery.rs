@@ -36,8 +36,8 @@ pub(super) struct SharedMessage {
 }
 
 impl SharedMessage {
-    pub(super) fn new(message: &Message, id: u64, total: &Arc<AtomicUsize>) -> Arc<Self> {
-        let message = message.detached();
+    /// `message` keeps no read buffer alive.
+    pub(super) fn new(message: Message, id: u64, total: &Arc<AtomicUsize>) -> Arc<Self> {
         let weight = OVERHEAD + message.weight();
         Arc::new(Self {
             message,

@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use super::connection::{Connection, DurabilityBarrier, OutputStream};
 use super::delivery::{Delivery, SharedMessage, packet_id};
+use super::kept::KeptMessages;
 use super::output::SHARED_FROM;
 use crate::message::Message;
 use crate::mqtt::{Extras, PublishContent, PublishFlags, PublishTemplate, SizedPublish, Version};
@@ -57,15 +57,11 @@ impl Fanout {
         self.message
     }
 
-    pub(super) fn keep(
-        &mut self,
-        next_id: &mut u64,
-        total: &Arc<AtomicUsize>,
-    ) -> &Arc<SharedMessage> {
+    pub(super) fn keep(&mut self, kept: &mut KeptMessages) -> &Arc<SharedMessage> {
         let message = &self.message;
         self.kept.get_or_insert_with(|| {
-            *next_id += 1;
-            SharedMessage::new(message, *next_id, total)
+            let id = kept.draw_id();
+            kept.keep(message, id)
         })
     }
 

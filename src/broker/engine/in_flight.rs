@@ -3,9 +3,10 @@
 //!
 //! Invariants:
 //! * Entries are in the order of their numbers, and no two of them have the same packet identifier.
-//! * `bytes` is what all entries weigh that are not released, `released` are, `unsent` of all were
-//!   not written on this connection, and `in_window` count against the client's Receive Maximum: a
-//!   PUBREL of an earlier connection does not.
+//! * `bytes` is what all entries weigh that are not released, `replays` of these are retained
+//!   messages, `released` are released, `unsent` of all were not written on this connection, and
+//!   `in_window` count against the client's Receive Maximum: a PUBREL of an earlier connection does
+//!   not.
 //! * A message that is given up after it was sent keeps its packet identifier and its place in the
 //!   window until it is acknowledged or the connection ends [MQTT-3.3.4-9], [MQTT-2.2.1-4]: it is
 //!   in `spent`, in the order of the numbers, and in no entry.
@@ -50,6 +51,11 @@ impl InFlightEntry {
     /// True if it was written on an earlier connection [MQTT-3.3.1-1].
     pub(super) fn is_repeated(&self) -> bool {
         self.is_repeated
+    }
+
+    /// A retained message that the client may not have.
+    fn is_replay(&self) -> bool {
+        self.delivery.is_replay && !self.released
     }
 
     fn weight(&self) -> usize {
@@ -116,6 +122,7 @@ pub(super) struct InFlight {
     spent: VecDeque<Spent>,
     bytes: usize,
     released: usize,
+    replays: usize,
     /// Stands in for released messages.
     hollow: Option<Arc<SharedMessage>>,
     unsent: usize,
@@ -138,6 +145,11 @@ impl InFlight {
     /// Their bytes, with the overhead of keeping them.
     pub(super) fn held_bytes(&self) -> usize {
         self.bytes + OVERHEAD * (self.entries.len() - self.released)
+    }
+
+    /// Retained messages among them, sent because of a new subscription.
+    pub(super) fn replays(&self) -> usize {
+        self.replays
     }
 
     /// True if too many messages are released to send more.
@@ -207,6 +219,7 @@ impl InFlight {
         );
         self.bytes += entry.weight();
         self.released += usize::from(entry.released);
+        self.replays += usize::from(entry.is_replay());
         if !entry.released {
             entry.delivery.message.hold();
         }
@@ -296,6 +309,7 @@ impl InFlight {
             return Acknowledged::Message((number, None));
         }
         self.bytes -= entry.weight();
+        self.replays -= usize::from(entry.is_replay());
         self.released += 1;
         let message = entry.release(
             self.hollow
@@ -364,6 +378,7 @@ impl InFlight {
         let gone = self.entries.remove(place)?;
         self.bytes -= gone.weight();
         self.released -= usize::from(gone.released);
+        self.replays -= usize::from(gone.is_replay());
         if !gone.released {
             gone.delivery.message.let_go();
         }
@@ -456,6 +471,11 @@ impl InFlight {
             self.released,
             count(|entry| entry.released),
             "released messages"
+        );
+        assert_eq!(
+            self.replays,
+            count(InFlightEntry::is_replay),
+            "retained messages in flight"
         );
         self.check_numbers();
         assert!(

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::delivery::OVERHEAD;
@@ -131,7 +130,7 @@ impl Engine {
             .collect();
         let bytes = messages.values().sum::<usize>() + OVERHEAD * deliveries().count();
         assert_eq!(
-            self.queued_bytes.load(Ordering::Relaxed),
+            self.kept.bytes(),
             bytes,
             "bytes of all that waits and is in flight"
         );

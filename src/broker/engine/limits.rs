@@ -46,9 +46,12 @@ pub struct BrokerLimits {
     pub max_retained: usize,
     /// Bytes of all retained messages.
     pub max_retained_bytes: usize,
-    /// Unacknowledged QoS 1 and 2 messages in flight to one client; and from one MQTT 5 client,
-    /// which is read more slowly beyond it, and disconnected far beyond it.
+    /// Unacknowledged QoS 1 and 2 messages in flight from one client, which is read more slowly
+    /// beyond it; an MQTT 5 client is disconnected far beyond it.
     pub receive_maximum: u16,
+    /// The same to one client, unless it wants fewer. Beside the first one they weigh at most
+    /// `max_queued_bytes`.
+    pub send_window: u16,
     /// Topic aliases of one MQTT 5 client, in each direction.
     pub topic_aliases: u16,
     /// Bytes that may wait to be written to one connection before messages wait in the session's
@@ -84,6 +87,7 @@ impl Default for BrokerLimits {
             max_retained: 10_000,
             max_retained_bytes: 32 << 20,
             receive_maximum: 64,
+            send_window: 512,
             topic_aliases: 16,
             output_bytes: 64 << 10,
             connect_within: Duration::from_secs(10),

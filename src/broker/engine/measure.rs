@@ -1,8 +1,6 @@
 //! The broker in numbers, as metrics; `sys` has many of them as `$SYS` topics. No label is the name
 //! of a client or a topic: their number has no bound.
 
-use std::sync::atomic::Ordering;
-
 use super::Engine;
 use crate::metrics::{Labels, Metric, MetricSet};
 
@@ -186,7 +184,7 @@ impl Engine {
             (&CLIENTS, sessions.connected),
             (&QUEUED, sessions.queued),
             (&IN_FLIGHT, sessions.in_flight),
-            (&QUEUED_BYTES, self.queued_bytes.load(Ordering::Relaxed)),
+            (&QUEUED_BYTES, self.kept.bytes()),
             (&HELD_BYTES, self.budget.held()),
             (&FULLEST_BYTES, sessions.fullest_bytes),
             (&WAITING, self.held.len()),

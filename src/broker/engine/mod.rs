@@ -25,8 +25,9 @@
 //! * messages from remote brokers: `remotes`
 //! * subscriptions: `subscribe`, `filters` (of a session), `subscriptions` and `tree` (of all),
 //!   `shared` (members of a shared one)
-//! * messages to clients: `deliver`, `delivery`, `fanout` (one message, written for many), `pump`,
-//!   `queue` and `in_flight` (of a session), `fullest` (the fullest queue)
+//! * messages to clients: `deliver`, `delivery` and `kept` (their content), `fanout` (one message,
+//!   written for many), `pump`, `queue` and `in_flight` (of a session), `fullest` (the fullest
+//!   queue)
 //! * retained messages: `retained`, `seek` (filters in sorted topics), `replays` and `replay_turns`
 //!   (on their way to new subscriptions)
 //! * bounds: `limits`, `budget`, `charge` (bytes of sessions), `away` (sessions that may have to
@@ -60,6 +61,7 @@ mod handovers;
 mod held;
 mod in_flight;
 mod invariants;
+mod kept;
 mod known_receipts;
 mod lifecycle;
 mod limits;
@@ -100,7 +102,6 @@ mod wills;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -123,6 +124,7 @@ use gates::DurabilityGate;
 use handovers::Receipts;
 pub use held::ForwardAnswer;
 use held::HeldMessages;
+use kept::KeptMessages;
 pub use lifecycle::Peer;
 pub use limits::{BrokerLimits, QueueFull};
 pub use note::{ClientNote, Noted, Terms};
@@ -205,9 +207,8 @@ pub struct Engine {
     doubts_restored: bool,
     /// Messages of remote brokers.
     remotes: Remotes,
-    next_message: u64,
-    /// Bytes of all messages that wait for sessions or are in flight to them, each counted once.
-    queued_bytes: Arc<AtomicUsize>,
+    /// The content of messages for sessions.
+    kept: KeptMessages,
     /// Finds the queue that gives room when they are too many.
     fullest: Fullest,
     generated_ids: u64,
@@ -263,8 +264,7 @@ impl Engine {
             receipts: Receipts::default(),
             doubts_restored: false,
             remotes: Remotes::new(remotes),
-            next_message: 0,
-            queued_bytes: Arc::default(),
+            kept: KeptMessages::default(),
             fullest: Fullest::default(),
             generated_ids: 0,
             lockout,

@@ -15,6 +15,13 @@ impl Engine {
     /// flight that were not written on this connection, in order [MQTT-4.4.0-1], then those that
     /// wait.
     pub(super) fn pump(&mut self, key: SessionKey, now: Instant) {
+        if !self
+            .sessions
+            .get(key)
+            .is_some_and(Session::has_more_to_send)
+        {
+            return;
+        }
         let mut last = 0;
         while let Some(number) = self.send_next(key, now) {
             last = last.max(number);
@@ -38,7 +45,7 @@ impl Engine {
             return None;
         }
         let in_window = session.in_flight.in_window();
-        let has_window = in_window < usize::from(connection.receive_maximum);
+        let has_window = in_window < usize::from(connection.send_window);
         let client = Client {
             connection: id,
             session: key,
@@ -129,7 +136,7 @@ impl Engine {
     /// After a reconnect everything in flight is sent again: each PUBREL at once [MQTT-3.3.4-10],
     /// each PUBLISH as the window allows.
     pub(super) fn resume(&mut self, key: SessionKey, now: Instant) {
-        let newest = self.next_message;
+        let newest = self.kept.last_id();
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };

@@ -2,9 +2,9 @@
 //! other.
 //!
 //! Invariants:
-//! * At most [`MOST_WAITING`] retained messages wait for a session, and more are fetched only while
-//!   there is room for them in the queues of all. Where there is none, the session that holds most
-//!   gives room for one at a time.
+//! * At most [`MOST_WAITING`] retained messages wait for a session, while fewer are in flight to
+//!   it; more are fetched only while there is room for them in the queues of all. Where there is
+//!   none, the session that holds most gives room for one at a time.
 //! * A session gets its turn when its client has read or acknowledged something and few messages
 //!   wait for it (`is_due`); one that waits for room in the queues of all is among the starved, one
 //!   whose place has no room in the budget among the unplaced.
@@ -77,7 +77,7 @@ impl Engine {
         filters: impl Iterator<Item = TopicFilter>,
         now: Instant,
     ) {
-        let newest = self.next_message;
+        let newest = self.kept.last_id();
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
@@ -450,9 +450,10 @@ impl Engine {
     }
 }
 
-/// True if few retained messages wait for a client that is there.
+/// True if few retained messages wait for a client that is there, and few are in flight to it.
 fn wants_more(session: &Session, output_bytes: usize) -> bool {
     let waiting = session.queue.replays();
     session.connection.is_some()
+        && session.in_flight.replays() < MOST_WAITING
         && (waiting == 0 || (waiting <= FEW_WAITING && session.queue.replay_bytes() < output_bytes))
 }

@@ -324,7 +324,7 @@ impl Restore {
     }
 
     fn message(&mut self, id: u64, retained: bool, message: &Message, targets: Vec<TargetRecord>) {
-        self.engine.next_message = self.engine.next_message.max(id);
+        self.engine.kept.know_id(id);
         if retained {
             self.retained(message);
         }
@@ -332,7 +332,7 @@ impl Restore {
             .iter()
             .any(|target| self.sessions.contains_key(&target.session));
         if is_wanted {
-            self.messages.put(message, id, &self.engine.queued_bytes);
+            self.messages.put(message, id, &mut self.engine.kept);
         }
         self.queue(id, targets);
     }
@@ -445,7 +445,7 @@ impl Restore {
         for message in std::mem::take(&mut self.retained).into_values() {
             self.engine.retain(&message, None, now);
         }
-        let newest = self.engine.next_message;
+        let newest = self.engine.kept.last_id();
         self.engine
             .sessions
             .iter_mut()

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use super::delivery::SharedMessage;
+use super::kept::KeptMessages;
 use crate::message::Message;
 
 /// Bytes of messages that may be kept although all known deliveries are done.
@@ -29,10 +29,10 @@ impl MessageContents {
     }
 
     /// Keeps the content of a message, unless it is here already.
-    pub(super) fn put(&mut self, message: &Message, id: u64, total: &Arc<AtomicUsize>) {
+    pub(super) fn put(&mut self, message: &Message, id: u64, kept: &mut KeptMessages) {
         self.messages
             .entry(id)
-            .or_insert_with(|| SharedMessage::new(message, id, total));
+            .or_insert_with(|| kept.keep(message, id));
     }
 
     /// A delivery of a message is over: its content goes when it is spare for long.

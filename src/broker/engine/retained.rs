@@ -311,7 +311,7 @@ mod tests {
                 let expires_at = lives.map(|seconds| now + Duration::from_secs(seconds));
                 let topic = topic_of(topic);
                 let new = message(&topic, expires_at, if is_removal { b"" } else { b"x" });
-                let is_kept = retained.keep(&new, now, |message| SharedMessage::new(message, 1, &total));
+                let is_kept = retained.keep(&new, now, |message| SharedMessage::new(message.detached(), 1, &total));
                 retained.check_invariants();
                 model.remove(&topic);
                 if !is_removal {
@@ -339,7 +339,7 @@ mod tests {
             (0..10).flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag:04}")))
         {
             assert!(retained.keep(&message(&topic, None, b"x"), now, |message| {
-                SharedMessage::new(message, 1, &total)
+                SharedMessage::new(message.detached(), 1, &total)
             }));
         }
         let matching = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), None, ALL, now);

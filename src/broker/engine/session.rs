@@ -257,6 +257,11 @@ impl Session {
         self.is_recorded && self.is_persistent()
     }
 
+    /// True if something waits to be sent, now or later.
+    pub(super) fn has_more_to_send(&self) -> bool {
+        !self.queue.is_empty() || self.in_flight.unsent() > 0 || self.replays.first().is_some()
+    }
+
     /// Deliveries that are not done.
     pub(super) fn load(&self) -> usize {
         self.queue.len() + self.in_flight.len()

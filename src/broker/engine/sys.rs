@@ -4,7 +4,6 @@
 //! start of the program.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -161,7 +160,7 @@ impl Engine {
     fn message_values(&self, sessions: &SessionTotals) -> Vec<(&'static str, String)> {
         let traffic = &self.traffic;
         let stored = sessions.queued + sessions.in_flight + self.retained.count();
-        let bytes = self.queued_bytes.load(Ordering::Relaxed) + self.retained.bytes();
+        let bytes = self.kept.bytes() + self.retained.bytes();
         let values = [
             ("messages/received", traffic.packets_received),
             ("messages/sent", traffic.packets_sent),
@@ -231,10 +230,7 @@ impl Engine {
             ("sessions/over_budget", self.traffic.over_budget.to_string()),
             ("sessions/in_flight", sessions.in_flight.to_string()),
             ("sessions/queued", sessions.queued.to_string()),
-            (
-                "sessions/queued_bytes",
-                self.queued_bytes.load(Ordering::Relaxed).to_string(),
-            ),
+            ("sessions/queued_bytes", self.kept.bytes().to_string()),
             ("sessions/fullest_bytes", sessions.fullest_bytes.to_string()),
             ("sessions/waits_for_taps", self.held.len().to_string()),
         ];

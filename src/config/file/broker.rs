@@ -72,9 +72,12 @@ pub(in crate::config) struct BrokerConfig {
     pub(in crate::config) max_sessions_size: Option<Size>,
     /// Subscriptions of one client. Default 1000.
     pub(in crate::config) max_subscriptions: Option<usize>,
-    /// QoS 1 and 2 messages in flight, to a client and from a client. A client that exceeds it is
-    /// read more slowly; an MQTT 5 client with 16 times as many is disconnected. Default 64.
+    /// QoS 1 and 2 messages in flight from one client. A client that exceeds it is read more
+    /// slowly; an MQTT 5 client with 16 times as many is disconnected. Default 64.
     pub(in crate::config) max_in_flight: Option<u16>,
+    /// QoS 1 and 2 messages in flight to one client; an MQTT 5 client may ask for fewer. Their size
+    /// is bounded as that of queued ones is. Default `max_in_flight` if that is written, or 512.
+    pub(in crate::config) send_window: Option<u16>,
     /// Messages queued for one client. Default 10000.
     pub(in crate::config) max_queued: Option<usize>,
     /// Their size. Default 4MiB.

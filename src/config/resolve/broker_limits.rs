@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Check, at};
 use crate::broker::engine::BrokerLimits;
 use crate::config::file;
-use crate::units::{Size, Span};
+use crate::units::Size;
 
 const SMALLEST_PACKET: usize = 1000;
 const LARGEST_PACKET: usize = 64 << 20;
@@ -106,6 +106,7 @@ fn filled_in(check: &mut Check<'_>, file: &file::BrokerConfig) -> BrokerLimits {
         max_retained: file.max_retained.unwrap_or(usual.max_retained),
         max_retained_bytes: bytes(file.max_retained_size, usual.max_retained_bytes),
         receive_maximum: file.max_in_flight.unwrap_or(usual.receive_maximum),
+        send_window: send_window(file, usual.send_window),
         topic_aliases: file.topic_aliases.unwrap_or(usual.topic_aliases),
         connect_within: file
             .connect_within
@@ -113,18 +114,25 @@ fn filled_in(check: &mut Check<'_>, file: &file::BrokerConfig) -> BrokerLimits {
         max_keep_alive: file.max_keep_alive.map(|span| span.0),
         failed_logins: file.failed_logins.unwrap_or(usual.failed_logins),
         max_session_expiry: file.max_session_expiry.map(|span| span.0),
-        sys_every: file.sys_every.map_or(usual.sys_every, sys_every),
+        sys_every: sys_every(file).unwrap_or(usual.sys_every),
         ..usual
     }
 }
 
+/// Without a value of its own, `max_in_flight` binds both directions.
+fn send_window(file: &file::BrokerConfig, usual: u16) -> u16 {
+    let both = file.max_in_flight.map(|both| both.max(1));
+    file.send_window.or(both).unwrap_or(usual)
+}
+
 /// How often the broker publishes its `$SYS` topics; 0 for never.
-fn sys_every(typed: Span) -> Duration {
-    if typed.0.is_zero() {
-        typed.0
+fn sys_every(file: &file::BrokerConfig) -> Option<Duration> {
+    let typed = file.sys_every?.0;
+    Some(if typed.is_zero() {
+        typed
     } else {
-        typed.0.max(SHORTEST_SYS)
-    }
+        typed.max(SHORTEST_SYS)
+    })
 }
 
 fn check_limits(check: &mut Check<'_>, limits: &BrokerLimits) {
@@ -143,6 +151,7 @@ fn check_limits(check: &mut Check<'_>, limits: &BrokerLimits) {
         ("max_queued_total", limits.max_queued_total),
         ("max_subscriptions", limits.max_subscriptions),
         ("max_in_flight", usize::from(limits.receive_maximum)),
+        ("send_window", usize::from(limits.send_window)),
     ];
     for (key, number) in numbers {
         if number == 0 {

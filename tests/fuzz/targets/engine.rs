@@ -147,6 +147,7 @@ fuzz_target!(|data: &[u8]| {
         max_subscriptions: 8,
         max_retained: 8,
         receive_maximum: 4,
+        send_window: 4,
         topic_aliases: 2,
         output_bytes: 100,
         ..BrokerLimits::default()
