@@ -159,7 +159,7 @@ fn typed(value: &Measured) -> (&'static str, Value) {
 /// What the gateway finds in a message: null if it is damaged.
 fn by_the_gateway(asked: &Asked) -> Value {
     let schema = FrameSchema::from_json(asked.schema.to_string().as_bytes()).unwrap();
-    let Ok((_, readings)) = schema.decode(&asked.message) else {
+    let Ok(readings) = schema.decode(&asked.message) else {
         return Value::Null;
     };
     let told = |own: &UnpackedReading| {
@@ -404,7 +404,7 @@ fn the_script_for_telegraf_prints_line_protocol() {
         &log,
     );
     // Whether it has subscribed by then does not matter to a retained message.
-    let mut publish = |topic: &str, payload: &[u8]| {
+    let publish = |topic: &str, payload: &[u8]| {
         let file = folder.path().join("payload");
         fs::write(&file, payload).unwrap();
         let mut publish = Command::new("mosquitto_pub");
