@@ -41,7 +41,7 @@ def readings(payload):
                 if frame.get("clock") == "unset":
                     reading["clock"] = "unset"
                 if "numbers" in frame:
-                    reading["number"] = next(numbers)
+                    reading.update(series=frame["series"], number=next(numbers))
                 yield reading
 
 

@@ -48,7 +48,8 @@ struct pack_text {
 };
 
 struct pack_reading {
-    uint64_t number; /* in the series of the message: a reading that comes twice has it twice */
+    uint64_t series; /* that of an outbox; a reading that comes twice has its series and number twice */
+    uint64_t number;
     size_t column;   /* in the schema: its topic is `base` and `names[column]`, its unit `units[column]` */
     int64_t time_ms; /* since 1970 */
     int clock_set;   /* 0: the time is worthless, because the clock of the gateway was not set */
@@ -379,7 +380,7 @@ static inline int64_t pack_adaptive(struct pack_column *column, struct pack_code
 
 struct pack_frame {
     const struct pack_schema *schema;
-    uint64_t flags;
+    uint64_t series, flags;
     size_t rows, columns;
     int64_t start, step;
     size_t *places; /* of its columns in the schema */
@@ -704,6 +705,7 @@ static inline void pack_tell(const struct pack_frame *frame, struct pack_bytes *
         pack_check(bytes, !pack_has(frame, PACK_FLAG_NUMBERS) || told < frame->number_count);
         if (bytes->failed) return;
         told++;
+        reading.series = frame->series;
         reading.number = pack_next_number(&numbers);
         reading.column = frame->places[cell % frame->columns];
         reading.time_ms = pack_add(frame->start, frame->after[row]);
@@ -748,12 +750,14 @@ static inline int pack_read_head(struct pack_frame *frame, struct pack_bytes *by
     return 1;
 }
 
-static inline enum pack_result pack_read_frame(const struct pack_schema *schema, struct pack_bytes bytes,
-                                               uint64_t *cells_left, pack_on_reading *on_reading, void *context) {
+static inline enum pack_result pack_read_frame(const struct pack_schema *schema, uint64_t series,
+                                               struct pack_bytes bytes, uint64_t *cells_left,
+                                               pack_on_reading *on_reading, void *context) {
     struct pack_frame frame;
     enum pack_result result = PACK_OK;
     memset(&frame, 0, sizeof frame);
     frame.schema = schema;
+    frame.series = series;
     if (!pack_read_head(&frame, &bytes, cells_left)) {
         result = PACK_NO_MEMORY;
     } else if (!bytes.failed && pack_has(&frame, PACK_FLAG_ADAPTIVE)) {
@@ -779,22 +783,13 @@ static inline enum pack_result pack_hash_of(const uint8_t *message, size_t size,
     return PACK_OK;
 }
 
-/* The series in which the readings of a message are numbered. */
-static inline enum pack_result pack_series_of(const uint8_t *message, size_t size, uint64_t *series) {
-    struct pack_bytes bytes;
-    if (size < 5) return PACK_DAMAGED;
-    bytes = pack_bytes_of(message + 5, size - 5);
-    *series = pack_number(&bytes);
-    return bytes.failed ? PACK_DAMAGED : PACK_OK;
-}
-
 static inline enum pack_result pack_frames(const struct pack_schema *schema, const uint8_t *message, size_t size,
                                            pack_on_reading *on_reading, void *context) {
-    struct pack_bytes bytes = pack_bytes_of(message + 5, size - 5), sizes;
-    uint64_t cells_left = PACK_MOST_CELLS;
+    struct pack_bytes bytes = pack_bytes_of(message + 5, size - 5), sizes, frame_bytes;
+    uint64_t series, cells_left = PACK_MOST_CELLS;
     enum pack_result result = PACK_OK;
     size_t count, frame;
-    pack_number(&bytes); /* the series */
+    series = pack_number(&bytes);
     count = pack_count(&bytes);
     sizes = bytes;
     for (frame = 1; frame < count; frame++) pack_number(&bytes);
@@ -802,11 +797,12 @@ static inline enum pack_result pack_frames(const struct pack_schema *schema, con
         uint64_t own_size = pack_number(&sizes);
         const uint8_t *own = pack_take(&bytes, own_size);
         if (own == NULL) return PACK_DAMAGED;
-        result = pack_read_frame(schema, pack_bytes_of(own, (size_t)own_size), &cells_left, on_reading, context);
+        frame_bytes = pack_bytes_of(own, (size_t)own_size);
+        result = pack_read_frame(schema, series, frame_bytes, &cells_left, on_reading, context);
     }
     if (bytes.failed) return PACK_DAMAGED;
     if (result != PACK_OK) return result;
-    return pack_read_frame(schema, pack_bytes_of(bytes.at, pack_left(&bytes)), &cells_left, on_reading, context);
+    return pack_read_frame(schema, series, bytes, &cells_left, on_reading, context);
 }
 
 /* Tells the readings of a message: all of them, or none if the result is not PACK_OK. Frames come one after the other:

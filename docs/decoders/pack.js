@@ -5,8 +5,8 @@
 //     for (const reading of decode(schema, message))  // message: a Buffer
 //       console.log(reading.time, reading.topic, reading.value);
 //
-// A reading has number, topic, unit, time in ms, clockSet, type, value, quality, reason, and age in s. Integers
-// are numbers up to 2^53 and BigInts beyond; `number`, by which a reading is known that comes twice, is one of both.
+// A reading has series and number, which come twice if it does, topic, unit, time in ms, clockSet, type, value,
+// quality, reason, and age in s. Integers are numbers up to 2^53, and BigInts beyond.
 
 const MOST_CELLS = 1 << 20;
 const ADAPTIVE = 1, IRREGULAR = 2, GAPS = 4, SOME_COLUMNS = 8, NOT_GOOD = 16, CLOCK_UNSET = 32, NUMBERS = 64;
@@ -446,7 +446,7 @@ function readBody(schema, data, flags, rows, places, step) {
 }
 
 // Adds the readings of a frame, and returns how many cells the others may have.
-function readFrame(schema, data, cellsLeft, readings) {
+function readFrame(schema, series, data, cellsLeft, readings) {
   const flags = Number(BigInt.asUintN(9, BigInt(data.number()))), rows = data.number(), start = data.zigzag();
   check(rows > 0, 'no rows');
   const step = rows > 1 && !(flags & IRREGULAR) ? data.zigzag() : 0;
@@ -468,6 +468,7 @@ function readFrame(schema, data, cellsLeft, readings) {
       const isText = cell !== null && schema.kinds[place] === 'text';
       check(!isText || (cell >= 0 && cell < texts.length), 'a text that is not there');
       readings.push({
+        series,
         number: numbers.of(count),
         topic: schema.topics[place],
         unit: schema.units[place],
@@ -492,23 +493,17 @@ function hashOf(message) {
   return Buffer.from(message.subarray(1, 5)).toString('hex');
 }
 
-// The series in which the readings of a message are numbered.
-function seriesOf(message) {
-  return new Bytes(message.subarray(5)).number();
-}
-
 // The readings of a message in the order of their numbers; `schema` is a Schema or its document.
 function decode(schema, message) {
   const own = schema instanceof Schema ? schema : new Schema(schema);
   check(hashOf(message) === own.hash, 'another version or schema');
   const data = new Bytes(message.subarray(5));
-  data.number(); // the series
-  const sizes = [], count = data.count();
+  const series = data.number(), sizes = [], count = data.count();
   while (sizes.length + 1 < count) sizes.push(data.number());
   const readings = [];
   let cellsLeft = MOST_CELLS;
-  for (const size of sizes) cellsLeft = readFrame(own, new Bytes(data.take(size)), cellsLeft, readings);
-  readFrame(own, new Bytes(data.take(data.left)), cellsLeft, readings);
+  for (const size of sizes) cellsLeft = readFrame(own, series, new Bytes(data.take(size)), cellsLeft, readings);
+  readFrame(own, series, new Bytes(data.take(data.left)), cellsLeft, readings);
   return readings.sort((one, other) => (one.number < other.number ? -1 : one.number > other.number ? 1 : 0));
 }
 
@@ -536,6 +531,7 @@ function decodeColumns(text) {
         const decimals = frame.decimals[column];
         const value = values[row] !== null && decimals ? values[row] / 10 ** decimals : values[row];
         readings.push({
+          series: frame.series ?? null,
           number: numbers.length > 0 ? numbers[count++] : null,
           topic: frame.base + frame.names[column],
           unit: null,
@@ -553,4 +549,4 @@ function decodeColumns(text) {
   return readings;
 }
 
-if (typeof module !== 'undefined') module.exports = { Schema, decode, decodeColumns, hashOf, seriesOf };
+if (typeof module !== 'undefined') module.exports = { Schema, decode, decodeColumns, hashOf };

@@ -21,7 +21,8 @@ SIGNS, LENGTHS, TREES, THERE = 474, 632, 5688, 25912  # where the chances of eac
 
 
 class Reading(NamedTuple):
-    number: Optional[int]  # in the series of the message: a reading that comes twice has it twice
+    series: Optional[int]  # that of an outbox; a reading that comes twice has its series and number twice
+    number: Optional[int]
     topic: str
     unit: Optional[str]
     time: int  # ms since 1970
@@ -337,7 +338,7 @@ def read_not_good(data, cells, texts):
     return found
 
 
-def frame(schema, data, cells_left):
+def frame(schema, series, data, cells_left):
     """The readings of a frame, and how many cells the others may have."""
     flags, rows, start = data.number(), data.number(), data.zigzag()
     check(rows > 0, "no rows")
@@ -366,8 +367,9 @@ def frame(schema, data, cells_left):
             check(numbers is None or len(readings) < len(numbers), "more readings than numbers")
             own = (first + len(readings)) % (1 << 64) if numbers is None else numbers[len(readings)]
             value = None if number is None else schema.value(place, number, texts)
-            readings.append(Reading(own, schema.topics[place], schema.units[place], signed(start + after[row]),
-                                    not flags & CLOCK_UNSET, schema.types[place], value, quality, reason, age / 1000))
+            time, is_set = signed(start + after[row]), not flags & CLOCK_UNSET
+            readings.append(Reading(series, own, schema.topics[place], schema.units[place], time, is_set,
+                                    schema.types[place], value, quality, reason, age / 1000))
     check(numbers is None or len(readings) == len(numbers), "more numbers than readings")
     return readings, cells_left
 
@@ -377,22 +379,16 @@ def hash_of(message):
     return message[1:5].hex() if len(message) >= 5 and message[0] == 1 else None
 
 
-def series_of(message):
-    """The series in which the readings of a message are numbered."""
-    return Bytes(message[5:]).number()
-
-
 def decode(schema, message):
     """Yields the readings of a message in the order of their numbers; `schema` is a Schema or its document."""
     schema = schema if isinstance(schema, Schema) else Schema(schema)
     check(hash_of(message) == schema.hash, "another version or schema")
     data, readings, cells_left = Bytes(message[5:]), [], MOST_CELLS
-    data.number()  # the series
-    count = data.count()
+    series, count = data.number(), data.count()
     sizes = [data.number() for _ in range(count - 1)]
     for size in [*sizes, None]:
         own = data.take(len(data.data) - data.at if size is None else size)
-        found, cells_left = frame(schema, Bytes(own), cells_left)
+        found, cells_left = frame(schema, series, Bytes(own), cells_left)
         readings.extend(found)
     yield from sorted(readings, key=lambda reading: reading.number)
 
@@ -400,8 +396,8 @@ def decode(schema, message):
 def without_schema(payload):
     """The readings of a message in the format `columns`, which says neither units nor types."""
     for own in columns.readings(payload):
-        yield Reading(own.get("number"), own["topic"], None, own["ts"], "clock" not in own, None, own["v"], own["q"],
-                      own["reason"], own["age"])
+        yield Reading(own.get("series"), own.get("number"), own["topic"], None, own["ts"], "clock" not in own, None,
+                      own["v"], own["q"], own["reason"], own["age"])
 
 
 class Receiver:

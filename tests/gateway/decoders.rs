@@ -1,5 +1,5 @@
-//! The decoders that receivers of packed frames copy, `docs/decoders`: in Python, JavaScript and C they
-//! read what is frozen, and refuse what the gateway refuses.
+//! The decoders that receivers of packed frames copy, `docs/decoders`: in Python, JavaScript and C
+//! they read what is frozen, and refuse what the gateway refuses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,18 +42,29 @@ fn frozen() -> Vec<(Asked, Value)> {
             schema: vector["schema"].clone(),
             message: message(&vector),
         };
-        (asked, canonical(vector["readings"].clone()))
+        (
+            asked,
+            in_series(&vector["series"], vector["readings"].clone()),
+        )
     };
     let of_frames = |vector: Value| {
         let asked = Asked {
             schema: schema_of(&vector),
             message: message(&vector),
         };
-        (asked, canonical(readings_of(&vector)))
+        (asked, in_series(&vector["series"], readings_of(&vector)))
     };
     let of_schemas = vectors("schemas.jsonl").into_iter().map(of_schema);
     let of_frames = vectors("pack.jsonl").into_iter().map(of_frames);
     of_schemas.chain(of_frames).collect()
+}
+
+/// Frozen readings with their series behind the rest.
+fn in_series(series: &Value, mut readings: Value) -> Value {
+    for reading in readings.as_array_mut().unwrap() {
+        reading.as_array_mut().unwrap().push(series.clone());
+    }
+    canonical(readings)
 }
 
 /// A schema for frozen frames, whose columns are integers and texts.
@@ -119,7 +130,7 @@ fn readings_of(vector: &Value) -> Value {
 }
 
 /// Readings in one form: floats as their bits, what is no number as one, ages as decoders have them
-/// in seconds, and the clock as unset where the time says it.
+/// in seconds, and the clock as unset where the time says it. Null stays as it is.
 fn canonical(mut readings: Value) -> Value {
     for reading in readings.as_array_mut().into_iter().flatten() {
         if let Some(bits) = reading[6].get(0).filter(|_| reading[5] != "list") {
@@ -175,7 +186,8 @@ fn by_the_gateway(asked: &Asked) -> Value {
             value,
             reading.quality.name(),
             reading.quality.reason(),
-            reading.age.as_millis() as u64
+            reading.age.as_millis() as u64,
+            own.series
         ])
     };
     canonical(readings.iter().map(told).collect())

@@ -7,7 +7,7 @@
 
 struct output {
     const struct pack_schema *schema;
-    const char *between;
+    char before; /* the next reading */
 };
 
 static void print_text(struct pack_text text) {
@@ -49,9 +49,9 @@ static void print_value(int type, const struct pack_reading *reading) {
 static void on_reading(void *context, const struct pack_reading *reading) {
     static const char *const qualities[] = {"good", "stale", "bad"};
     struct output *output = (struct output *)context;
-    printf("%s[%" PRIu64 ",%zu,%" PRId64 ",%s,", output->between, reading->number, reading->column, reading->time_ms,
+    printf("%c[%" PRIu64 ",%zu,%" PRId64 ",%s,", output->before, reading->number, reading->column, reading->time_ms,
            reading->clock_set ? "true" : "false");
-    output->between = ",";
+    output->before = ',';
     if (reading->has_value) {
         print_value(output->schema->types[reading->column], reading);
     } else {
@@ -63,7 +63,7 @@ static void on_reading(void *context, const struct pack_reading *reading) {
     } else {
         print_text(reading->reason);
     }
-    printf(",%" PRIu64 "]", reading->age_ms);
+    printf(",%" PRIu64 ",%" PRIu64 "]", reading->age_ms, reading->series);
 }
 
 /* A block of exactly these bytes, so that a read behind them is found. */
@@ -98,9 +98,9 @@ static void take(char *line) {
     schema.model = sizes[3] > 0 ? bytes[3] : NULL;
     schema.model_size = sizes[3];
     output.schema = &schema;
-    output.between = "[";
+    output.before = '[';
     if (pack_decode(&schema, bytes[4], sizes[4], on_reading, &output) == PACK_OK) {
-        puts(output.between[0] == '[' ? "[]" : "]");
+        puts(output.before == '[' ? "[]" : "]");
     } else {
         puts("null");
     }

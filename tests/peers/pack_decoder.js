@@ -22,17 +22,17 @@ const told = (reading) => {
   let value = reading.value;
   if (value === null) of = null;
   else if (of === 'f32' || of === 'f64') value = bits(of, value);
-  const { number, topic, unit, time, clockSet, quality, reason, age } = reading;
-  return [number, topic, unit, time, clockSet, of, value, quality, reason, Math.round(age * 1000)];
+  const { number, topic, unit, time, clockSet, quality, reason, age, series } = reading;
+  return [number, topic, unit, time, clockSet, of, value, quality, reason, Math.round(age * 1000), series];
 };
 
 readline.createInterface({ input: process.stdin }).on('line', (line) => {
   const asked = JSON.parse(line);
-  let readings = null;
+  const message = Buffer.from(asked.message, 'hex');
   try {
-    readings = decode(asked.schema, Buffer.from(asked.message, 'hex')).map(told);
+    console.log(json(decode(asked.schema, message).map(told)));
   } catch (error) {
     if (!(error instanceof RangeError || error instanceof SyntaxError)) throw error;
+    console.log('null');
   }
-  console.log(json(readings));
 });

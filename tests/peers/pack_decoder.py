@@ -16,13 +16,14 @@ def told(reading):
     elif of in ("f32", "f64"):
         value = struct.pack(">f" if of == "f32" else ">d", value).hex()
     place = [reading.number, reading.topic, reading.unit, reading.time, reading.clock_set]
-    return [*place, of, value, reading.quality, reading.reason, round(reading.age * 1000)]
+    return [*place, of, value, reading.quality, reading.reason, round(reading.age * 1000), reading.series]
 
 
 for line in sys.stdin:
     asked = json.loads(line)
+    message = bytes.fromhex(asked["message"])
     try:
-        readings = [told(reading) for reading in pack.decode(asked["schema"], bytes.fromhex(asked["message"]))]
+        readings = [told(reading) for reading in pack.decode(asked["schema"], message)]
+        print(json.dumps(readings))
     except ValueError:
-        readings = None
-    print(json.dumps(readings))
+        print("null")
