@@ -74,26 +74,35 @@ impl ColumnsFrame {
                 if value.is_none() && not_good.is_none() {
                     continue;
                 }
-                let mut time = Timestamp::at(time);
-                time.clock_set &= self.clock.is_none();
-                let (quality, age) =
-                    not_good.map_or(Some((Quality::Good, Duration::ZERO)), |own| own.told())?;
                 into.push(UnpackedReading {
                     series: self.series,
                     number: numbers.next()?,
                     topic: topic.clone(),
                     unit: None,
-                    reading: Reading {
-                        point: PointId(u32::MAX),
-                        value,
-                        time,
-                        quality,
-                        age,
-                    },
+                    reading: self.reading(time, value, not_good.copied())?,
                 });
             }
         }
         Some(())
+    }
+
+    fn reading(
+        &self,
+        unix_ms: i64,
+        value: Option<Value>,
+        not_good: Option<&NotGoodJson>,
+    ) -> Option<Reading> {
+        let good = Some((Quality::Good, Duration::ZERO));
+        let (quality, age) = not_good.map_or(good, NotGoodJson::told)?;
+        let mut time = Timestamp::at(unix_ms);
+        time.clock_set &= self.clock.is_none();
+        Some(Reading {
+            point: PointId(u32::MAX),
+            value,
+            time,
+            quality,
+            age,
+        })
     }
 
     /// The numbers of its readings; `None` if there are too many.

@@ -149,6 +149,16 @@ fn saved_session(settings: &UplinkSettings, outbox: &Outbox) -> Session {
     session
 }
 
+/// What an earlier run has learned of packed frames.
+fn saved_schemas(outbox: &Outbox) -> Schemas {
+    Schemas::restored(outbox.schemas())
+}
+
+fn heartbeat(settings: &UplinkSettings) -> Heartbeat {
+    let name = format!("uplink:{}", settings.name);
+    Heartbeat::new(name, PATIENCE + 2 * settings.connect_within, now())
+}
+
 /// Checks the certificates of an uplink and makes it ready.
 // One list of all its parts.
 pub fn prepare(
@@ -161,10 +171,9 @@ pub fn prepare(
     let (purger, purges) = purge::orders();
     let status = StatusTopics::new(settings.name.clone(), &ends, outbox.clone());
     let at = now();
-    let name = format!("uplink:{}", settings.name);
     Ok(Uplink {
         credentials,
-        heartbeat: Heartbeat::new(name, PATIENCE + 2 * settings.connect_within, at),
+        heartbeat: heartbeat(&settings),
         newest: outbox.newest(),
         session: saved_session(&settings, &outbox),
         lanes: Lanes::new(),
@@ -172,7 +181,7 @@ pub fn prepare(
         deliveries: Deliveries::new(ends.inbound, Origin::uplink(settings.index)),
         burials: Burials::default(),
         batches: Batches::default(),
-        schemas: Schemas::restored(outbox.schemas()),
+        schemas: saved_schemas(&outbox),
         pace: LinkPace::default(),
         saving: None,
         last_save: at,

@@ -103,8 +103,8 @@ pub(in crate::config) struct UplinkConfig {
     /// How fast messages go out, such as 10/s or 10kB/s, or a list of both: those of QoS 1 and 2
     /// wait, those of QoS 0 that come faster are dropped and counted. Default as fast as the link.
     pub(in crate::config) rate: Option<Rate>,
-    /// How readings are written: json (default), value, object, scan, columns, pack, line, senml, or
-    /// { template: ... }. Messages of local clients stay as they are.
+    /// How readings are written: json (default), value, object, scan, columns, pack, line, senml,
+    /// or { template: ... }. Messages of local clients stay as they are.
     pub(in crate::config) format: Option<FormatConfig>,
     /// What is sent first when the link is back.
     #[serde(default)]

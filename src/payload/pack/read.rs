@@ -57,9 +57,7 @@ impl Reader<'_> {
     }
 
     fn frame(&mut self, left: &mut usize) -> Result<PackFrame, PackError> {
-        let rows = usize::try_from(self.number()?).ok();
-        let rows = rows.filter(|rows| *rows > 0);
-        let rows = rows.ok_or(PackError("no rows"))?;
+        let rows = self.rows()?;
         let (start, step) = (self.zigzag()?, self.step(rows)?);
         let places = self.places()?;
         *left = rows
@@ -71,16 +69,13 @@ impl Reader<'_> {
         let texts = self.texts()?;
         let not_good = self.not_good(rows, places.len(), &texts)?;
         let mut body = self.body(rows, &places)?;
-        let regular = || (0..).map(|row: i64| step.wrapping_mul(row)).take(rows);
-        let after = body.times.take().unwrap_or_else(|| regular().collect());
-        let times = after
-            .iter()
-            .map(|after| start.wrapping_add(*after))
-            .collect();
+        let after = body.times.take();
+        let after = after.unwrap_or_else(|| regular(step).take(rows).collect());
+        let times = after.iter().map(|after| start.wrapping_add(*after));
         let columns = body.columns.into_iter();
         let columns = columns.map(|column| self.column(column, &texts));
         let mut frame = PackFrame {
-            times,
+            times: times.collect(),
             clock_set: !self.has(CLOCK_UNSET),
             columns: columns.collect::<Result<_, _>>()?,
             not_good,
@@ -88,6 +83,12 @@ impl Reader<'_> {
         };
         frame.numbers = numbers.of(frame.readings())?;
         Ok(frame)
+    }
+
+    fn rows(&mut self) -> Result<usize, PackError> {
+        let rows = usize::try_from(self.number()?).ok();
+        let rows = rows.filter(|rows| *rows > 0);
+        rows.ok_or(PackError("no rows"))
     }
 
     /// The step between rows that are equally far apart.
@@ -211,6 +212,11 @@ impl Reader<'_> {
             cells,
         })
     }
+}
+
+/// The distances of rows from the first one.
+fn regular(step: i64) -> impl Iterator<Item = i64> {
+    (0..).map(move |row: i64| step.wrapping_mul(row))
 }
 
 fn text(place: u64, texts: &[Arc<str>]) -> Result<Arc<str>, PackError> {
