@@ -25,14 +25,19 @@ pub enum Progress {
     NeedMore,
 }
 
+/// A bound on packets; none is larger than 256 MB.
+fn bound(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// Cuts packets off a byte stream. It learns the protocol version from the CONNECT that passes
 /// through it.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     version: Option<Version>,
-    max_packet: usize,
+    max_packet: u32,
     /// Until CONNECT was decoded.
-    max_first: usize,
+    max_first: u32,
     is_server: bool,
 }
 
@@ -40,6 +45,7 @@ impl Decoder {
     /// The server's side: the first packet must be CONNECT. `max_packet` bounds a whole frame, in
     /// bytes.
     pub fn server(max_packet: usize) -> Self {
+        let max_packet = bound(max_packet);
         Self {
             version: None,
             max_packet,
@@ -52,13 +58,14 @@ impl Decoder {
     #[must_use]
     pub fn with_first(self, max_first: usize) -> Self {
         Self {
-            max_first: max_first.min(self.max_packet),
+            max_first: bound(max_first).min(self.max_packet),
             ..self
         }
     }
 
     /// The client's side, where the version is known.
     pub fn client(version: Version, max_packet: usize) -> Self {
+        let max_packet = bound(max_packet);
         Self {
             version: Some(version),
             max_packet,
@@ -108,7 +115,7 @@ impl Decoder {
         } else {
             self.max_packet
         };
-        if header_len + body_len > most {
+        if header_len + body_len > most as usize {
             let what = "a packet larger than the maximum";
             return Err(DecodeError::new(ReasonCode::PACKET_TOO_LARGE, what));
         }

@@ -127,7 +127,7 @@ fn put_subscriptions(records: &mut Records, session: &Session) {
 }
 
 fn put_received(records: &mut Records, session: &Session) {
-    for (packet_id, incoming) in &session.incoming {
+    for (packet_id, incoming) in &*session.incoming {
         records.put(Record::Received(ReceivedRecord {
             session: session.number,
             packet_id: *packet_id,

@@ -14,6 +14,7 @@ use super::aliases::Aliases;
 use super::lifecycle::{Claimed, Peer, Stage};
 use super::output::OutputBuffer;
 use super::owed::{HeldAck, OwedAcks};
+use super::rare::{Rare, Shareable};
 use super::{Lsn, SessionKey, Timer};
 use crate::mqtt::{Connect, Packet, Properties, Version, encode};
 
@@ -43,11 +44,19 @@ impl Settled {
     }
 }
 
+/// Bytes that wait for a batch.
 #[derive(Debug)]
 struct Gate {
     after: Lsn,
     bytes: OutputBuffer,
     settles: Settled,
+}
+
+impl Shareable for VecDeque<Gate> {
+    fn none() -> &'static Self {
+        static NONE: VecDeque<Gate> = VecDeque::new();
+        &NONE
+    }
 }
 
 /// The two streams of packets to a client: a message to it never waits for an acknowledgement of
@@ -64,8 +73,8 @@ pub(super) enum OutputStream {
 #[derive(Debug, Default)]
 pub(super) struct ConnectionOutput {
     ready: OutputBuffer,
-    answers: VecDeque<Gate>,
-    messages: VecDeque<Gate>,
+    answers: Rare<VecDeque<Gate>>,
+    messages: Rare<VecDeque<Gate>>,
     /// The batch of the last gate that the engine does not know of.
     new_gate: Option<Lsn>,
     /// CONNACK waits for this batch: nothing overtakes it.
@@ -102,9 +111,8 @@ impl ConnectionOutput {
             });
             self.new_gate = self.new_gate.max(Some(after));
         }
-        gates
-            .back_mut()
-            .map_or(&mut self.ready, |gate| &mut gate.bytes)
+        let last = gates.known().and_then(VecDeque::back_mut);
+        last.map_or(&mut self.ready, |gate| &mut gate.bytes)
     }
 
     /// Later messages wait for a batch, as the answer does that must come before them.
@@ -142,7 +150,7 @@ impl ConnectionOutput {
 
     /// Adds to what is settled with the last answer; returns what is settled at once.
     fn settle_with_last(&mut self, settled: Settled) -> Settled {
-        match self.answers.back_mut() {
+        match self.answers.known().and_then(VecDeque::back_mut) {
             Some(gate) => {
                 gate.settles.add(settled);
                 Settled::default()
@@ -154,7 +162,8 @@ impl ConnectionOutput {
     /// The batch `position` is durable.
     pub(super) fn open(&mut self, position: Lsn) -> Settled {
         let mut settled = Settled::default();
-        for lane in [&mut self.answers, &mut self.messages] {
+        let lanes = [&mut self.answers, &mut self.messages];
+        for lane in lanes.into_iter().filter_map(Rare::known) {
             while let Some(mut gate) = lane.pop_front_if(|gate| gate.after <= position) {
                 self.ready.append(&mut gate.bytes);
                 settled.add(gate.settles);
@@ -168,15 +177,15 @@ impl ConnectionOutput {
         let mut settled = Settled::default();
         self.answers
             .iter()
-            .chain(&self.messages)
+            .chain(&*self.messages)
             .for_each(|gate| settled.add(gate.settles));
         settled
     }
 
     /// Forgets what waits for the disk.
     pub(super) fn drop_gated(&mut self) {
-        self.answers.clear();
-        self.messages.clear();
+        self.answers = Rare::default();
+        self.messages = Rare::default();
         self.new_gate = None;
     }
 
@@ -222,7 +231,7 @@ pub(super) struct Connection {
     pub(super) explains: bool,
     pub(super) aliases: Option<Box<Aliases>>,
     pub(super) out: ConnectionOutput,
-    pub(super) acks: OwedAcks,
+    pub(super) acks: Rare<OwedAcks>,
     /// PUBLISH packets whose first acknowledgement has not left, and the bytes of their payloads.
     pub(super) owed: usize,
     pub(super) owed_bytes: usize,
@@ -249,7 +258,7 @@ impl Connection {
             explains: true,
             aliases: None,
             out: ConnectionOutput::default(),
-            acks: OwedAcks::default(),
+            acks: Rare::default(),
             owed: 0,
             owed_bytes: 0,
             window: 0,

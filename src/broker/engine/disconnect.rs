@@ -9,6 +9,7 @@ use super::budget::BudgetPart;
 use super::connect::{capped, expiry};
 use super::lifecycle::{End, Stage};
 use super::note::Noted;
+use super::queue::SessionQueue;
 use super::refusal::Refusal;
 use super::{Client, ConnectionId, Engine, Output, OutputBuffer, Timer};
 use crate::mqtt::{Disconnect, Packet, ReasonCode, Version};
@@ -173,7 +174,8 @@ impl Engine {
         debug_assert_eq!(session.connection, Some(id), "each has the other");
         session.connection = None;
         session.away_since = Some(now);
-        let lost = session.queue.forget_qos_0();
+        let queue = session.queue.known();
+        let lost = queue.map_or_else(Vec::new, SessionQueue::forget_qos_0);
         let outlives = session.outlives;
         self.rewind_replay(key, &lost);
         self.refund(key, BudgetPart::Aliases, 0);

@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::delivery::{Delivery, IDENTIFIERS, OVERHEAD, SharedMessage};
+use super::rare::Shareable;
 use crate::mqtt::{PacketId, QoS};
 
 /// More places than this are given back when the list is empty.
@@ -131,7 +132,28 @@ pub(super) struct InFlight {
     written: usize,
 }
 
+impl Shareable for InFlight {
+    fn none() -> &'static Self {
+        static NONE: InFlight = InFlight::new();
+        &NONE
+    }
+}
+
 impl InFlight {
+    const fn new() -> Self {
+        Self {
+            entries: VecDeque::new(),
+            spent: VecDeque::new(),
+            bytes: 0,
+            released: 0,
+            replays: 0,
+            hollow: None,
+            unsent: 0,
+            in_window: 0,
+            written: 0,
+        }
+    }
+
     /// Messages.
     pub(super) fn len(&self) -> usize {
         self.entries.len()

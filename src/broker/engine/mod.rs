@@ -35,7 +35,7 @@
 //! * time and disk: `timers`, `gates` (what waits until records are durable)
 //! * durable state: `record`, `read_record`, `qos_2_records`, `restore`, `restored_messages`,
 //!   `restored_incoming`, `known_receipts`, `checkpoint`
-//! * `invariants` (for tests), `numbers` (a hash)
+//! * `invariants` (for tests), `numbers` (a hash), `rare` (state that most have none of)
 
 mod accept;
 mod acknowledge;
@@ -77,6 +77,7 @@ mod publish;
 mod pump;
 mod qos_2_records;
 mod queue;
+mod rare;
 mod read_record;
 mod record;
 mod refusal;

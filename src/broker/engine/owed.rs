@@ -4,8 +4,10 @@
 //! Invariant: `waiting` has the place of each acknowledgement that waits for a destination, by its
 //! ticket; no two wait for the same one.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
 
+use super::rare::Shareable;
 use super::refusal::Refusal;
 use super::{ByNumber, Lsn, Ticket};
 use crate::mqtt::{PacketId, ReasonCode};
@@ -43,7 +45,22 @@ pub(super) struct OwedAcks {
     waiting: ByNumber<Ticket, u64>,
 }
 
+impl Shareable for OwedAcks {
+    fn none() -> &'static Self {
+        static NONE: OwedAcks = OwedAcks::new();
+        &NONE
+    }
+}
+
 impl OwedAcks {
+    const fn new() -> Self {
+        Self {
+            acks: VecDeque::new(),
+            first: 0,
+            waiting: HashMap::with_hasher(BuildHasherDefault::new()),
+        }
+    }
+
     /// Adds the acknowledgement of the newest PUBLISH.
     pub(super) fn push(&mut self, ack: HeldAck) {
         if let AckState::Waiting(ticket) = ack.state {

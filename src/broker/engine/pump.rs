@@ -140,10 +140,13 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
-        session.in_flight.begin_again();
         session.replays.connected(newest);
-        let (connection, released) = (session.connection, session.in_flight.releases());
-        for packet_id in released {
+        let connection = session.connection;
+        let released = session.in_flight.known().map(|in_flight| {
+            in_flight.begin_again();
+            in_flight.releases()
+        });
+        for packet_id in released.into_iter().flatten() {
             if let Some(id) = connection {
                 let release = Ack::new(packet_id, ReasonCode::SUCCESS);
                 self.send(id, &Packet::PubRel(release), 0);

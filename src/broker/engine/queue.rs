@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::delivery::{Delivery, OVERHEAD};
+use super::rare::Shareable;
 use super::{BrokerLimits, QueueFull};
 use crate::mqtt::{QoS, TopicFilter};
 
@@ -40,7 +41,24 @@ fn size(delivery: &Delivery) -> usize {
     OVERHEAD + delivery.message.weight()
 }
 
+impl Shareable for SessionQueue {
+    fn none() -> &'static Self {
+        static NONE: SessionQueue = SessionQueue::new();
+        &NONE
+    }
+}
+
 impl SessionQueue {
+    const fn new() -> Self {
+        Self {
+            deliveries: VecDeque::new(),
+            counted_bytes: 0,
+            held_bytes: 0,
+            replays: 0,
+            first_expiry: None,
+        }
+    }
+
     /// Deliveries.
     pub(super) fn len(&self) -> usize {
         self.deliveries.len()

@@ -21,6 +21,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::delivery::{Delivery, SharedMessage};
+use super::rare::{Rare, Shareable};
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 
 /// Bytes that a place takes besides its topic, about.
@@ -84,10 +85,17 @@ pub(super) fn free_place(topic: &TopicName) -> Option<TopicName> {
     TopicName::new(text.get(..end)?.to_owned()).ok()
 }
 
+impl Shareable for VecDeque<Replay> {
+    fn none() -> &'static Self {
+        static NONE: VecDeque<Replay> = VecDeque::new();
+        &NONE
+    }
+}
+
 /// The replays of one session, in the order of their subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Replays {
-    list: VecDeque<Replay>,
+    list: Rare<VecDeque<Replay>>,
     bytes: usize,
     /// The last message that was kept when the client connected.
     newest_at_connect: u64,
@@ -115,7 +123,7 @@ impl Replays {
 
     /// The first one has fetched everything.
     pub(super) fn set_fetched(&mut self) {
-        if let Some(replay) = self.list.front_mut() {
+        if let Some(replay) = self.list.known().and_then(VecDeque::front_mut) {
             replay.is_fetched = true;
         }
     }
@@ -123,7 +131,7 @@ impl Replays {
     /// The first of the lost messages that the first replay has passed: it must go back to before
     /// this topic.
     pub(super) fn go_back(&mut self, lost: &[Delivery]) -> Option<TopicName> {
-        let replay = self.list.front_mut()?;
+        let replay = self.list.known()?.front_mut()?;
         let was_passed = |topic: &&TopicName| {
             replay.is_fetched || replay.after.as_ref().is_some_and(|after| *topic <= after)
         };
@@ -141,9 +149,8 @@ impl Replays {
 
     /// Replays that the records do not show as they are; from now on they do.
     pub(super) fn take_unrecorded(&mut self) -> impl Iterator<Item = &Replay> {
-        self.list
-            .iter_mut()
-            .filter(|replay| replay.recorded != Recorded::UpToDate)
+        let list = self.list.known().into_iter().flatten();
+        list.filter(|replay| replay.recorded != Recorded::UpToDate)
             .map(|replay| {
                 replay.recorded = Recorded::UpToDate;
                 &*replay
@@ -186,9 +193,8 @@ impl Replays {
 
     /// All messages have their numbers: those up to `newest` may be replayed.
     pub(super) fn restored(&mut self, newest: u64) {
-        self.list
-            .iter_mut()
-            .for_each(|replay| replay.newest = newest);
+        let list = self.list.known().into_iter().flatten();
+        list.for_each(|replay| replay.newest = newest);
     }
 
     /// A new message is dropped: what is retained up to `newest` is replayed, also where it is
@@ -218,7 +224,7 @@ impl Replays {
         self.bytes -= weight(gone.after.as_ref());
         if self.list.is_empty() {
             // Most clients subscribe once: an empty list gives its memory back.
-            self.list = VecDeque::new();
+            self.list = Rare::default();
         }
         Some(gone.recorded)
     }
@@ -245,7 +251,7 @@ impl Replays {
     }
 
     pub(super) fn move_to(&mut self, after: Option<TopicName>) {
-        let Some(replay) = self.list.front_mut() else {
+        let Some(replay) = self.list.known().and_then(VecDeque::front_mut) else {
             return;
         };
         self.bytes = self.bytes - weight(replay.after.as_ref()) + weight(after.as_ref());

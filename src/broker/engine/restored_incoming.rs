@@ -132,7 +132,9 @@ impl Restore {
         let Some((key, session)) = self.of(source) else {
             return false;
         };
-        note_taken(session.incoming.get_mut(&packet_id), receipt, bit)
+        let known = session.incoming.known();
+        let known = known.and_then(|incoming| incoming.get_mut(&packet_id));
+        note_taken(known, receipt, bit)
             || is_unknown && self.restore_unknown(key, packet_id, taken_only(receipt, bit))
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Invariant: deliveries at QoS 1 and 2 are numbered when they are queued.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use super::filters::Filters;
 use super::in_flight::InFlight;
 use super::qos_2_records::ReceivedProgress;
 use super::queue::SessionQueue;
+use super::rare::{Rare, Shareable};
 use super::record::{Deadline, SessionRecord};
 use super::replays::Replays;
 use super::shared::MemberClass;
@@ -24,7 +27,8 @@ use crate::mqtt::{PacketId, TopicFilter};
 
 /// Bytes of a session besides its names, about: itself, its places among the sessions, the client
 /// identifiers and the timers.
-const SESSION_OVERHEAD: usize = size_of::<Session>() + 300;
+const SESSION_OVERHEAD: usize =
+    size_of::<Session>() + size_of::<InFlight>() + size_of::<SessionQueue>() + 350;
 /// Bytes of an identifier of a QoS 2 message, at most.
 pub(super) const RECEIVED: usize = 96;
 /// More places than this are given back when nothing is received any more.
@@ -95,6 +99,13 @@ impl Rest {
     }
 }
 
+impl Shareable for ByNumber<PacketId, Incoming> {
+    fn none() -> &'static Self {
+        static NONE: ByNumber<PacketId, Incoming> = HashMap::with_hasher(BuildHasherDefault::new());
+        &NONE
+    }
+}
+
 /// A will that waits.
 #[derive(Debug, Clone)]
 pub(super) struct PendingWill {
@@ -148,10 +159,10 @@ pub(super) struct Session {
     pub(super) filters: Filters,
     /// Retained messages that are still to come for some of them.
     pub(super) replays: Replays,
-    pub(super) queue: SessionQueue,
-    pub(super) in_flight: InFlight,
+    pub(super) queue: Rare<SessionQueue>,
+    pub(super) in_flight: Rare<InFlight>,
     /// Taken out by [`Session::forget`].
-    pub(super) incoming: ByNumber<PacketId, Incoming>,
+    pub(super) incoming: Rare<ByNumber<PacketId, Incoming>>,
     pub(super) will: Option<Box<PendingWill>>,
     pub(super) last_number: u64,
     /// The bytes it holds of the budget.
@@ -182,9 +193,9 @@ impl Session {
             away_since: None,
             filters: Filters::default(),
             replays: Replays::default(),
-            queue: SessionQueue::default(),
-            in_flight: InFlight::default(),
-            incoming: ByNumber::default(),
+            queue: Rare::default(),
+            in_flight: Rare::default(),
+            incoming: Rare::default(),
             will: None,
             last_number: 0,
             account,
@@ -193,9 +204,10 @@ impl Session {
 
     /// Forgets a QoS 2 message from the client; what was known of it.
     pub(super) fn forget(&mut self, packet_id: PacketId) -> Option<Incoming> {
-        let known = self.incoming.remove(&packet_id);
-        if self.incoming.is_empty() && self.incoming.capacity() > SPARE {
-            self.incoming = ByNumber::default();
+        let incoming = self.incoming.known()?;
+        let known = incoming.remove(&packet_id);
+        if incoming.is_empty() && incoming.capacity() > SPARE {
+            self.incoming = Rare::default();
         }
         known
     }
@@ -275,9 +287,8 @@ impl Session {
     /// Gives up the oldest message that waits; if none does, the oldest in flight that the client
     /// has not received: a client that acknowledges nothing holds the most.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
-        self.queue
-            .dequeue()
-            .or_else(|| self.in_flight.give_up_oldest())
+        let oldest = self.queue.known().and_then(SessionQueue::dequeue);
+        oldest.or_else(|| self.in_flight.known()?.give_up_oldest())
     }
 
     /// True if one more message may be in flight, as far as its bytes go.

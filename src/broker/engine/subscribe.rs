@@ -159,7 +159,12 @@ impl Engine {
             if existed {
                 self.subscriptions.remove(filter, key);
                 session.replays.forget(filter);
-                left_behind.extend(session.queue.take_shared(filter));
+                let queue = session.queue.known();
+                left_behind.extend(
+                    queue
+                        .into_iter()
+                        .flat_map(|queue| queue.take_shared(filter)),
+                );
                 if session.is_kept() {
                     after = self.records.put(Record::Unsubscribed {
                         session: session.number,

@@ -15,7 +15,7 @@
 //!   much.
 //! * An idle connection holds no buffers.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -56,20 +56,27 @@ enum EndedBy {
     Peer,
 }
 
-struct ConnectionTask<S> {
+/// Bytes on their way from a client and to it.
+#[derive(Debug, Default)]
+struct Buffers {
+    input: BytesMut,
+    output: OutputBuffer,
+}
+
+pub(super) struct ConnectionTask<S> {
     stream: S,
     inbox: Arc<Inbox>,
     wire: Arc<ConnectionHandle>,
     decoder: Decoder,
-    input: BytesMut,
-    /// Bytes of `input` that count among the large packets that are not complete.
+    /// There while something is in them.
+    buffers: Option<Box<Buffers>>,
+    /// Bytes of the input that count among the large packets that are not complete.
     held: usize,
     burst: u16,
     /// PUBLISH packets of QoS 1 and 2 handed to the engine since `turn`, the last of its turns that
     /// is known here.
     ahead: u16,
     turn: u64,
-    output: OutputBuffer,
     /// Bytes that are no packet came: nothing more is read.
     is_over: bool,
     /// The transport may hold bytes back.
@@ -92,50 +99,60 @@ pub(super) struct ConnectionContext {
 
 /// Serves one client until either side ends the connection. The future is all the memory that an
 /// idle connection takes.
-pub(super) fn serve<S>(
-    stream: S,
-    peer: Peer,
-    context: ConnectionContext,
-) -> impl Future<Output = ()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(super) fn serve<S>(stream: S, peer: Peer, context: ConnectionContext) -> ServedClient<S> {
     let ConnectionContext {
         inbox,
         place,
         sizes: (max_packet, max_connect),
         burst,
     } = context;
-    let mut connection = inbox.open(peer).map(|wire| ConnectionTask {
+    let connection = inbox.open(peer).map(|wire| ConnectionTask {
         stream,
         inbox,
         wire,
         decoder: Decoder::server(max_packet).with_first(max_connect),
-        input: BytesMut::new(),
+        buffers: None,
         held: 0,
         burst: burst.max(1),
         ahead: 0,
         turn: 0,
-        output: OutputBuffer::default(),
         is_over: false,
         needs_flush: false,
         closes: false,
         stall: None,
         _place: place,
     });
-    async move {
-        // Borrowed: a future has room of its own for what is moved inside it.
-        let Some(connection) = &mut connection else {
-            return;
-        };
-        let ended = poll_fn(|cx| connection.poll(cx)).await;
-        if ended == EndedBy::Engine {
-            // The connection is over, whether this works or not.
-            let _ = Box::pin(timeout(
-                LINGER,
-                linger(&mut connection.stream, LINGER_BYTES),
-            ))
-            .await;
+    connection.map_or(ServedClient::Over, ServedClient::Talks)
+}
+
+/// One client being served. Written by hand: the compiler would make it larger.
+pub(super) enum ServedClient<S> {
+    Talks(ConnectionTask<S>),
+    /// Everything is written, and the peer may read it.
+    Lingers(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Over,
+}
+
+impl<S> Future for ServedClient<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let service = self.get_mut();
+        if let Self::Talks(connection) = service {
+            let ended = ready!(connection.poll(cx));
+            let Self::Talks(connection) = std::mem::replace(service, Self::Over) else {
+                return Poll::Ready(());
+            };
+            if ended == EndedBy::Engine {
+                *service = Self::Lingers(Box::pin(connection.linger()));
+            }
+        }
+        match service {
+            Self::Lingers(rest) => rest.as_mut().poll(cx),
+            _ => Poll::Ready(()),
         }
     }
 }
@@ -154,30 +171,45 @@ impl<S> ConnectionTask<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    /// The connection is over, whether this works or not.
+    async fn linger(mut self) {
+        let _ = timeout(LINGER, linger(&mut self.stream, LINGER_BYTES)).await;
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
+        let mut buffers = self.buffers.take().unwrap_or_default();
+        let ended = self.poll_both(&mut buffers, cx);
+        let is_empty = buffers.input.is_empty() && buffers.output.is_empty();
+        self.buffers = Some(buffers).filter(|_| !is_empty);
+        ended
+    }
+
+    /// Ready only when the connection is over.
+    fn poll_both(&mut self, buffers: &mut Buffers, cx: &mut Context<'_>) -> Poll<EndedBy> {
+        let Buffers { input, output } = buffers;
         self.wire.register(cx);
-        let (is_paused, closes) = self.wire.collect(&mut self.output);
+        let (is_paused, closes) = self.wire.collect(output);
         if closes && !self.closes {
             self.closes = true;
             self.stall = Some(Box::pin(sleep(CLOSE_WITHIN)));
         }
-        if let Poll::Ready(ended) = self.poll_write(cx) {
+        if let Poll::Ready(ended) = self.poll_write(output, cx) {
             return Poll::Ready(ended);
         }
         if self.closes || is_paused || self.is_over {
             return Poll::Pending;
         }
-        self.poll_read(cx)
+        self.poll_read(input, cx)
     }
 
     /// Ready only when the connection is over.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
+    fn poll_write(&mut self, output: &mut OutputBuffer, cx: &mut Context<'_>) -> Poll<EndedBy> {
         let mut written = 0;
         let is_done = loop {
-            if self.output.is_empty() {
+            if output.is_empty() {
                 break true;
             }
-            match self.poll_write_some(cx) {
+            match self.poll_write_some(output, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(EndedBy::Peer),
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Pending => break false,
@@ -205,10 +237,14 @@ where
         Poll::Ready(EndedBy::Peer)
     }
 
-    fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+    fn poll_write_some(
+        &mut self,
+        output: &mut OutputBuffer,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<usize>> {
         let mut space = [IoSlice::new(&[]); PIECES];
         let mut count = 0;
-        for (slot, piece) in space.iter_mut().zip(self.output.pieces()) {
+        for (slot, piece) in space.iter_mut().zip(output.pieces()) {
             *slot = IoSlice::new(piece);
             count += 1;
         }
@@ -219,9 +255,9 @@ where
             many if stream.is_write_vectored() => ready!(stream.poll_write_vectored(cx, many))?,
             many => ready!(stream.poll_write(cx, many.first().map_or(&[], |piece| piece)))?,
         };
-        self.output.advance(written);
-        if self.output.is_empty() {
-            self.output.release();
+        output.advance(written);
+        if output.is_empty() {
+            output.release();
         }
         Poll::Ready(Ok(written))
     }
@@ -236,25 +272,25 @@ where
     }
 
     /// Ready only when the connection is over.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
+    fn poll_read(&mut self, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<EndedBy> {
         for _ in 0..READS {
             if self.ahead >= self.burst {
                 // A burst: the engine sees it first, and may say that this client must wait. What
                 // is left of it comes before new bytes.
                 self.turn = ready!(self.inbox.poll_turn(cx, self.turn));
                 self.ahead = 0;
-                self.decode();
+                self.decode(input);
                 if self.is_over {
                     return Poll::Pending;
                 }
                 continue;
             }
             ready!(self.inbox.poll_room(cx));
-            match ready!(self.poll_read_some(cx)) {
+            match ready!(self.poll_read_some(input, cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(EndedBy::Peer),
                 Ok(count) => self.inbox.bytes_received.add(count as u64),
             }
-            self.decode();
+            self.decode(input);
             if self.is_over {
                 return Poll::Pending;
             }
@@ -266,19 +302,23 @@ where
 
     /// Reads to the stack: what is kept takes as much memory as has come, and a connection without
     /// a part of a packet keeps nothing.
-    fn poll_read_some(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+    fn poll_read_some(
+        &mut self,
+        input: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<usize>> {
         let mut space = [const { MaybeUninit::uninit() }; READ_CHUNK];
         let mut read = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        self.input.extend_from_slice(read.filled());
+        input.extend_from_slice(read.filled());
         Poll::Ready(Ok(read.filled().len()))
     }
 
     /// Large packets that are not complete take memory that all connections share; the last one
     /// finds none.
-    fn account(&mut self) -> Result<(), DecodeError> {
-        let held = if self.input.len() > READ_CHUNK {
-            self.input.capacity()
+    fn account(&mut self, input: &BytesMut) -> Result<(), DecodeError> {
+        let held = if input.len() > READ_CHUNK {
+            input.capacity()
         } else {
             0
         };
@@ -301,8 +341,8 @@ where
 
     /// Hands every whole packet to the engine. What is more than a read brings is decoded before
     /// anybody has to wait for it.
-    fn decode(&mut self) {
-        let is_large = self.input.len() > READ_CHUNK;
+    fn decode(&mut self, input: &mut BytesMut) {
+        let is_large = input.len() > READ_CHUNK;
         let id = self.wire.id;
         // Packets that the engine has taken are no burst any more.
         if self.ahead > 0
@@ -312,7 +352,7 @@ where
         }
         let inbox = Arc::clone(&self.inbox);
         let mut decode = |events: &mut Vec<InboxEvent>| {
-            if let Err(error) = self.take_packets(events) {
+            if let Err(error) = self.take_packets(input, events) {
                 self.is_over = true;
                 events.push(InboxEvent::Invalid(id, error));
             }
@@ -327,20 +367,24 @@ where
         if let Some(turn) = turn {
             self.turn = turn;
         }
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
+        if input.is_empty() {
+            *input = BytesMut::new();
         }
     }
 
-    fn take_packets(&mut self, events: &mut Vec<InboxEvent>) -> Result<(), DecodeError> {
+    fn take_packets(
+        &mut self,
+        input: &mut BytesMut,
+        events: &mut Vec<InboxEvent>,
+    ) -> Result<(), DecodeError> {
         while self.ahead < self.burst
-            && let Progress::Packet(packet) = self.decoder.decode(&mut self.input)?
+            && let Progress::Packet(packet) = self.decoder.decode(input)?
         {
             self.ahead += u16::from(
                 matches!(&packet, Packet::Publish(publish) if publish.packet_id.is_some()),
             );
             events.push(InboxEvent::Packet(self.wire.id, packet));
         }
-        self.account()
+        self.account(input)
     }
 }

@@ -434,7 +434,7 @@ impl Handshake {
 
     async fn serve_web_socket(
         self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         peer: Peer,
         context: ConnectionContext,
     ) {
