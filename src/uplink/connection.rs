@@ -230,6 +230,7 @@ impl<'a> RemoteConnection<'a> {
     /// Checks everything that only time changes.
     fn tick(&mut self) -> Result<(), LinkError> {
         self.uplink.status.show();
+        self.uplink.save_schemas();
         self.check_excess()?;
         self.check_life()?;
         self.check_question()?;

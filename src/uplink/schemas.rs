@@ -36,6 +36,8 @@ pub(super) struct Schemas {
     topics: HashMap<TopicName, TopicSchemas>,
     /// What the remote has not answered.
     publishing: Option<PublishedSchema>,
+    /// The remote has one that the next run does not know.
+    is_unsaved: bool,
 }
 
 /// A schema on its way to the remote.
@@ -101,7 +103,8 @@ impl TopicSchemas {
 
     /// Prepares for readings that are to be sent.
     fn prepare(&mut self, readings: &[NamedReading<'_>], learns: bool, now: Instant) {
-        let newest = self.newest().cloned().unwrap_or_default();
+        let empty = FrameSchema::default();
+        let newest = self.next.as_ref().or(self.there.as_ref()).unwrap_or(&empty);
         if let Some(grown) = newest.grown(readings) {
             // Frames count in the units of their schema.
             self.lessons.begin_again();
@@ -109,7 +112,7 @@ impl TopicSchemas {
             return;
         }
         if learns && self.lessons.wants_more(now) && self.lessons.take(newest.frames(readings)) {
-            self.next = Some(newest.learned(&self.lessons.frames));
+            self.next = Some(newest.clone().learned(&self.lessons.frames));
             self.lessons.has_learned(now);
         }
     }
@@ -134,19 +137,22 @@ impl Schemas {
         });
         Self {
             topics: restored.take(MOST_TOPICS).collect(),
-            publishing: None,
+            ..Self::default()
         }
     }
 
-    /// What the next run is to know.
-    pub(super) fn saved(&self) -> Vec<SavedSchema> {
+    /// What the next run is to know, if it does not; it counts as saved.
+    pub(super) fn save(&mut self) -> Option<Vec<SavedSchema>> {
+        if !std::mem::take(&mut self.is_unsaved) {
+            return None;
+        }
         let newest = self.topics.iter().filter_map(|(topic, own)| {
             Some(SavedSchema {
                 topic: topic.to_string(),
                 schema: own.newest()?.to_json(),
             })
         });
-        newest.collect()
+        Some(newest.collect())
     }
 
     /// A connection begins. A remote without the session may have lost what it retained, too.
@@ -223,6 +229,7 @@ impl Schemas {
         if let Some(own) = self.topics.get_mut(&topic) {
             own.next.take_if(|next| next.hash() == schema.hash());
             own.there = Some(schema);
+            self.is_unsaved = true;
         }
     }
 
@@ -233,5 +240,145 @@ impl Schemas {
         let own = self.topics.get_mut(&topic)?;
         let is_first = own.refused.replace(now).is_none();
         is_first.then_some(topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{Expanded, Expander, PointNames};
+    use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
+    use crate::time::now;
+
+    fn topic() -> TopicName {
+        TopicName::new("far/frames").unwrap()
+    }
+
+    /// A stage with a remote that has the schemas it got.
+    struct FarRemote {
+        schemas: Schemas,
+        expander: Expander,
+        next: u64,
+    }
+
+    impl FarRemote {
+        fn of(schemas: Schemas) -> Self {
+            Self {
+                schemas,
+                expander: Expander::default(),
+                next: 1,
+            }
+        }
+
+        /// Sends a reading. True if it went in a packed frame, and came.
+        fn send(&mut self, value: Value) -> bool {
+            let reading = Reading {
+                point: PointId(0),
+                value: Some(value),
+                time: Timestamp::at(1_769_847_330_250),
+                quality: Quality::Good,
+                age: Duration::ZERO,
+            };
+            let names = PointNames::of_topic(&TopicName::new("s7/pump/flow").unwrap());
+            let readings = [NamedReading {
+                reading: &reading,
+                time: reading.time,
+                names: &names,
+                number: self.next,
+            }];
+            self.next += 1;
+            self.schemas
+                .prepare(&topic(), &readings, PackCoder::Adaptive, now());
+            let Some(payload) = self.schemas.encode(&topic(), 7, &readings) else {
+                return false;
+            };
+            match self.expander.expand(&topic(), &payload) {
+                Expanded::Readings(found) => found[0].reading.value == reading.value,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// The remote gets the next schema. False if there is none.
+        fn publish(&mut self) -> bool {
+            let Some((there, document)) = self.schemas.publish(now()) else {
+                return false;
+            };
+            let hash = there.strip_prefix("far/frames/meta/").unwrap();
+            assert!(document.contains(hash));
+            self.expander.schema(&topic(), document.as_bytes()).unwrap();
+            true
+        }
+    }
+
+    #[test]
+    fn frames_are_written_by_schemas_that_the_remote_has() {
+        let mut far = FarRemote::of(Schemas::default());
+        assert!(!far.send(Value::F64(12.5)));
+        assert!(far.publish());
+        assert!(!far.send(Value::F64(12.5)), "it may not have it yet");
+        assert!(!far.publish(), "one at a time");
+        far.schemas.acknowledged();
+        assert!(far.send(Value::F64(12.5)));
+        // More digits than the schema knows; values with fewer still go by the one that is there.
+        assert!(!far.send(Value::F64(12.75)));
+        assert!(far.send(Value::F64(12.5)));
+        assert!(far.publish());
+        far.schemas.acknowledged();
+        assert!(far.send(Value::F64(12.75)));
+        assert!(!far.publish());
+    }
+
+    #[test]
+    fn a_remote_without_the_session_and_one_after_a_restart_get_it_again() {
+        let mut far = FarRemote::of(Schemas::default());
+        far.send(Value::F64(12.5));
+        far.publish();
+        far.schemas.acknowledged();
+        far.schemas.begin(true);
+        assert!(far.send(Value::F64(12.5)) && !far.publish());
+        far.schemas.begin(false);
+        assert!(!far.send(Value::F64(12.5)) && far.publish());
+        // The connection breaks before the answer.
+        far.schemas.begin(true);
+        assert!(!far.send(Value::F64(12.5)) && far.publish());
+        far.schemas.acknowledged();
+        let saved = far.schemas.save().unwrap();
+        assert_eq!(far.schemas.save(), None);
+        let mut later = FarRemote::of(Schemas::restored(saved));
+        assert!(later.publish());
+        later.schemas.acknowledged();
+        assert!(later.send(Value::F64(12.5)));
+    }
+
+    #[test]
+    fn a_schema_that_is_refused_is_told_once_and_tried_again_later() {
+        let mut far = FarRemote::of(Schemas::default());
+        far.send(Value::F64(12.5));
+        assert!(far.publish());
+        assert_eq!(far.schemas.refused(now()), Some(topic()));
+        assert!(!far.publish());
+        let later = now() + REFUSED_FOR;
+        assert!(far.schemas.publish(later).is_some());
+        assert_eq!(far.schemas.refused(later), None);
+        far.schemas.begin(true);
+        assert!(far.publish());
+    }
+
+    #[test]
+    fn what_was_learned_is_published_and_memory_is_given_back() {
+        let mut far = FarRemote::of(Schemas::default());
+        let mut published = 0;
+        for step in 0..60_000_u32 {
+            far.send(Value::F64(f64::from(1 + step % 97) / 10.0));
+            if far.publish() {
+                published += 1;
+                far.schemas.acknowledged();
+            }
+        }
+        // The first one, and one for each lesson.
+        assert_eq!(published, 1 + LEARN_AT.len());
+        let own = &far.schemas.topics[&topic()];
+        assert!(own.there.as_ref().is_some_and(FrameSchema::has_model));
+        assert_eq!(own.lessons.weight, 0);
     }
 }

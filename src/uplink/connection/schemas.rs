@@ -51,14 +51,20 @@ impl RemoteConnection<'_> {
             return;
         }
         self.uplink.schemas.acknowledged();
-        let saved = self.uplink.schemas.saved();
-        if let Err(error) = self.uplink.outbox.save_schemas(&saved) {
-            tracing::warn!(event = "uplink.schemas_unsaved", uplink = %self.uplink.settings.name, "the schemas of packed frames cannot be saved: they are made anew after a restart; {error}");
-        }
     }
 }
 
 impl Uplink {
+    /// Saves what the remote has got since the last time.
+    pub(super) fn save_schemas(&mut self) {
+        let Some(schemas) = self.schemas.save() else {
+            return;
+        };
+        if let Err(error) = self.outbox.save_schemas(&schemas) {
+            tracing::warn!(event = "uplink.schemas_unsaved", uplink = %self.settings.name, "the schemas of packed frames cannot be saved: they are made anew after a restart; {error}");
+        }
+    }
+
     fn schema_message(&self, topic: String, schema: String) -> Option<Outgoing> {
         let message = Outgoing {
             topic: TopicName::new(topic).ok()?,
