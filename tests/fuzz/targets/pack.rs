@@ -1,10 +1,11 @@
-//! Bytes of packed frames and models: no panic; what is taken comes back the same.
+//! Bytes of packed frames, models and schemas: no panic; what is taken comes back the same.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use wellhead::payload::pack::{AdaptiveModel, ColumnKind, PackFrame, PackSchema};
+use wellhead::payload::FrameSchema;
+use wellhead::payload::pack::{AdaptiveModel, ColumnKind, PackMessage, PackSchema};
 
 const KINDS: [ColumnKind; 6] = [
     ColumnKind::Scaled,
@@ -22,12 +23,14 @@ static SCHEMAS: LazyLock<[PackSchema; 2]> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     for schema in SCHEMAS.iter() {
         // A hash that nobody has to guess.
-        let Some((flags, rest)) = data.split_first() else { return };
-        let bytes = [&[1, *flags, 0, 0, 0, 0][..], rest].concat();
-        if let Ok(frame) = PackFrame::decode(&bytes, schema) {
-            let again = frame.encode(schema).expect("what was decoded can be encoded");
-            assert_eq!(PackFrame::decode(&again, schema), Ok(frame));
+        let bytes = [&[1, 0, 0, 0, 0][..], data].concat();
+        if let Ok(message) = PackMessage::decode(&bytes, schema) {
+            let again = message.encode(schema).expect("what was decoded can be encoded");
+            assert_eq!(PackMessage::decode(&again, schema), Ok(message));
         }
+    }
+    if let Ok(schema) = FrameSchema::from_json(data) {
+        assert_eq!(FrameSchema::from_json(schema.to_json().as_bytes()), Ok(schema));
     }
     if let Ok(model) = AdaptiveModel::from_bytes(data, KINDS.len()) {
         assert_eq!(AdaptiveModel::from_bytes(&model.to_bytes(), KINDS.len()), Ok(model));
