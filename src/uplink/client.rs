@@ -30,6 +30,7 @@ use super::status::{StatusTopics, ToldGap};
 use super::subscriptions::Subscriptions;
 use super::suspicion::Suspicion;
 use super::tls::Certificates;
+use super::turns::BacklogTurns;
 use super::{Purge, Purges, Remote, UplinkSettings, purge};
 use crate::heartbeat::Heartbeat;
 use crate::message::Origin;
@@ -82,6 +83,7 @@ pub struct Uplink {
     /// Messages of the remote that may come once more for another subscription.
     pub(super) copies: Copies,
     pub(super) rates: Rates,
+    pub(super) turns: BacklogTurns,
     /// How topics are written here and there.
     pub(super) routes: watch::Receiver<Arc<Routes>>,
     /// When the token of the connection is to be replaced.
@@ -190,6 +192,7 @@ pub fn prepare(
         presence: RemotesSeen::default(),
         copies: Copies::default(),
         rates: Rates::default(),
+        turns: BacklogTurns::default(),
         routes: ends.routes,
         renewal: None,
         current: 0,
