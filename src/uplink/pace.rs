@@ -28,9 +28,9 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 const SLOWER_THAN_USUAL: u32 = 4;
 /// The weight of a new measurement in the average is one part in this number.
 const WEIGHT: u32 = 8;
-/// Bytes on their way at the beginning, fewer than TCP begins with (RFC 6928): with its headers
-/// and those of TLS they fit into the queue of the slowest links.
-const FIRST_BYTES: u64 = 10_000;
+/// Bytes on their way at the beginning, fewer than TCP begins with (RFC 6928): the slowest links
+/// need two seconds for them, and TCP takes for lost what needs longer.
+const FIRST_BYTES: u64 = 5_000;
 /// Bytes on their way at least.
 const FEWEST_BYTES: u64 = 4_000;
 /// Payloads of late readings: smaller ones take more bytes, larger ones hardly fewer, and the first
@@ -55,10 +55,18 @@ struct Sent {
     at: Instant,
     /// Its packet among the bytes of this connection.
     packet: Range<u64>,
-    /// Bytes acknowledged on this connection until then, and when the last of them were, unless
-    /// nothing was on its way: acknowledgements come in clumps.
+    /// Bytes acknowledged on this connection until then.
     acknowledged: u64,
-    after: Instant,
+    /// The message that was acknowledged last, unless nothing was on its way: acknowledgements come
+    /// in clumps, and what they tell is spread over the time since that one was sent, or answered.
+    after: AnsweredMessage,
+}
+
+/// When a message was sent, and when it was answered.
+#[derive(Debug, Clone, Copy)]
+struct AnsweredMessage {
+    sent: Instant,
+    answered: Instant,
 }
 
 impl Sent {
@@ -74,9 +82,9 @@ pub(super) struct LinkPace {
     sent: HashMap<EntryId, Sent>,
     /// Their bytes.
     on_way: u64,
-    /// Bytes acknowledged on this connection, and when the last of them were.
+    /// Bytes acknowledged on this connection, and the message with the last of them.
     acknowledged: u64,
-    last_at: Option<Instant>,
+    last: Option<AnsweredMessage>,
     /// The usual time from sending a message to the end of its acknowledgement; kept from
     /// connection to connection.
     usual: Option<Duration>,
@@ -140,7 +148,13 @@ impl LinkPace {
             at,
             packet,
             acknowledged: self.acknowledged,
-            after: self.last_at.filter(|_| self.on_way > 0).unwrap_or(at),
+            after: self
+                .last
+                .filter(|_| self.on_way > 0)
+                .unwrap_or(AnsweredMessage {
+                    sent: at,
+                    answered: at,
+                }),
         };
         self.on_way += sent.bytes();
         self.sent.insert(place, sent);
@@ -194,13 +208,18 @@ impl LinkPace {
         self.on_way -= sent.bytes();
         self.read = self.read.max(sent.packet.end);
         self.acknowledged += sent.bytes();
-        self.last_at = Some(at);
+        self.last = Some(AnsweredMessage {
+            sent: sent.at,
+            answered: at,
+        });
         let taken = at.saturating_duration_since(sent.at);
         let usual = self.usual.unwrap_or(taken);
         self.usual = Some(usual * (WEIGHT - 1) / WEIGHT + taken / WEIGHT);
         let shortest = self.shortest.map_or(taken, |shortest| shortest.min(taken));
         self.shortest = Some(shortest);
-        let within = at.saturating_duration_since(sent.after);
+        let within = at
+            .saturating_duration_since(sent.after.answered)
+            .max(sent.at.saturating_duration_since(sent.after.sent));
         self.measure(&sent, within, at);
     }
 
