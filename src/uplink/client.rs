@@ -168,18 +168,16 @@ pub fn prepare(
     outbox: Outbox,
     ends: UplinkChannels,
 ) -> Result<Uplink, TlsError> {
-    let credentials = Credentials::new(Certificates::of(&settings)?);
     let (changes, updates) = watch::channel(None);
     let (purger, purges) = purge::orders();
-    let status = StatusTopics::new(settings.name.clone(), &ends, outbox.clone());
     let at = now();
     Ok(Uplink {
-        credentials,
+        credentials: Credentials::new(Certificates::of(&settings)?),
         heartbeat: heartbeat(&settings),
         newest: outbox.newest(),
         session: saved_session(&settings, &outbox),
         lanes: Lanes::new(),
-        status,
+        status: StatusTopics::new(settings.name.clone(), &ends, outbox.clone()),
         deliveries: Deliveries::new(ends.inbound, Origin::uplink(settings.index)),
         burials: Burials::default(),
         batches: Batches::default(),
