@@ -216,7 +216,7 @@ impl Diff {
             self.changes.push(format!("uplink {uplink}: {what}"));
         }
         if routes.catch_up != running.catch_up {
-            let what = "the order after an outage";
+            let what = "how it catches up after an outage";
             self.changes.push(format!("uplink {uplink}: {what}"));
         }
         if routes.rate != running.rate {

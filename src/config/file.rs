@@ -38,8 +38,8 @@ pub(super) use point::{BitOrder, HowReadBack, PointConfig, ReadBackConfig, Writa
 pub(super) use point_defaults::{Defaults, POINT_DEFAULTS, PointDefaults};
 pub(super) use text::TextConfig;
 pub(super) use uplink::{
-    HowPresent, PasswordCommand, PresenceConfig, ReceiveConfig, Remotes, SendConfig, UplinkConfig,
-    UseWhenConfig,
+    CatchUpConfig, HowPresent, PasswordCommand, PresenceConfig, ReceiveConfig, Remotes, SendConfig,
+    UplinkConfig, UseWhenConfig,
 };
 pub(super) use value::{
     BrokenValue, DeadbandConfig, Factor, FromZero, OneOrMore, Printed, RawWord, Several,

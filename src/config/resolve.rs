@@ -3,6 +3,7 @@
 mod broker;
 mod broker_limits;
 mod broker_tls;
+mod catch_up;
 mod cloud;
 mod context;
 mod credentials;

@@ -21,6 +21,7 @@ use crate::field::text::frame::WithEnd;
 use crate::field::text::script::{Pattern, ScriptStep, TypedPattern};
 use crate::mqtt::TopicFilter;
 use crate::report::template::TopicTemplate;
+use crate::route::LinkShare;
 use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, RemoteSecret};
 
@@ -258,6 +259,10 @@ looks! {
             { "type": "array", "items": { "type": ["integer", "string"] } }
         ],
         "examples": ["1-20", "1-4, 7"]
+    };
+    LinkShare: "Percentage" = {
+        "description": "A percentage, 1% to 99%.",
+        "type": "string", "pattern": r"^\s*[1-9]\d?\s*%\s*$|\$\{(env|credential):", "examples": ["70%"]
     };
     UseWhenConfig: "UseWhen" = {
         "description": "Another uplink, and how long it must have been down.",

@@ -10,6 +10,7 @@
 //! * A rule that cannot be evaluated does not take a message.
 
 mod bucket;
+mod catch_up;
 mod condition;
 mod formats;
 mod local_view;
@@ -26,11 +27,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 pub use bucket::{Bucket, EVENLY};
+pub use catch_up::{CatchUp, CatchUpOrder, LinkShare};
 pub use condition::{Condition, Subject};
 pub use formats::{JoinTerms, WrittenAt};
 pub use outlet::{OfferError, Outlet};
 pub use paced::StateKind;
-pub use routes::{Arrival, CatchUpOrder, Inward, Points, Routes, SET, is_of_broker};
+pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
 pub use rule::Rule;
 pub use states::{StateSender, StateTask};
 pub use table::{DESTINATION_BITS, Destination, MOST_UPLINKS, RouteTable, RouteTarget, SendTerms};

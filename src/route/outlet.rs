@@ -255,7 +255,7 @@ impl Outlet {
         let is_late = !*self.is_up.borrow() && self.outbox.waiting() >= FEW_WAITING;
         let may_be_overtaken = || {
             lane == Lane::Live
-                && terms.routes.catch_up == CatchUpOrder::NewestFirst
+                && terms.routes.catch_up.order != CatchUpOrder::OldestFirst
                 && matches!(&outgoing.payload, Payload::Reading(reading) if reading.time.clock_set)
                 && terms.tells_time()
         };

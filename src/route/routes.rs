@@ -27,9 +27,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use serde::Deserialize;
-
-use super::{Condition, Rule, Subject};
+use super::{CatchUp, Condition, Rule, Subject};
 use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, TopicError, TopicName};
 use crate::payload::{NamesOfPoints, ReadingFormat};
@@ -51,17 +49,6 @@ pub struct Inward {
     pub keeps_retained: bool,
 }
 
-/// The order of readings after an outage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum CatchUpOrder {
-    /// Fresh ones first; those that waited fill the pauses between them.
-    #[default]
-    NewestFirst,
-    /// As they were taken.
-    OldestFirst,
-}
-
 /// The rules of one uplink.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
@@ -71,8 +58,8 @@ pub struct Routes {
     pub receive: Vec<Inward>,
     /// Limit for all messages to the remote.
     pub rate: Option<Rate>,
-    /// Which readings go first when the link is back.
-    pub catch_up: CatchUpOrder,
+    /// How what has waited is sent when the link is back.
+    pub catch_up: CatchUp,
     /// How readings are written, where their rule does not say it.
     pub format: ReadingFormat,
     /// The names of points, for formats that write them.
@@ -141,7 +128,7 @@ impl Routes {
             send,
             receive,
             rate: None,
-            catch_up: CatchUpOrder::default(),
+            catch_up: CatchUp::default(),
             format: ReadingFormat::default(),
             point_names: Arc::default(),
             commands,

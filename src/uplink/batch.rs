@@ -20,13 +20,14 @@ use crate::outbox::{EntryId, Outgoing, Waiting};
 use crate::payload::ReadingFormat;
 use crate::route::JoinTerms;
 
-/// The payload of a batch of readings that are late, in bytes: large, because what is late comes in
-/// masses, and small enough for a live one to overtake it on a slow link.
+/// The payload of a batch of readings that are late, in bytes, while nothing is known of the link:
+/// large, because what is late comes in masses.
 const CATCH_UP: usize = 16_000;
 /// Of a packet that much is left for the topic and the rest.
 const HEAD: usize = 1_000;
-/// What all batches may weigh in memory,
-const MOST_WEIGHT: usize = 4 << 20;
+/// What all batches may weigh in memory: as many readings as a fast link over a satellite has on
+/// its way, in a format of few bytes,
+const MOST_WEIGHT: usize = 32 << 20;
 /// and in how many runs of consecutive numbers their readings may lie in the outbox.
 const MOST_RUNS: usize = 1_500;
 
@@ -106,20 +107,16 @@ impl Batch {
         begins_run
     }
 
-    /// The largest payload, if a packet has room for so many bytes.
-    fn limit(&self, largest: usize) -> usize {
+    /// The largest payload.
+    fn limit(&self, limits: PayloadLimits) -> usize {
         let up_to = self.key.join.terms.up_to;
-        let wanted = if self.is_late {
-            up_to.max(CATCH_UP)
-        } else {
-            up_to
-        };
-        wanted.min(largest)
+        let wanted = if self.is_late { limits.late } else { up_to };
+        wanted.min(limits.packet)
     }
 
     /// True if a reading fits in, as far as the size is known.
-    fn takes(&self, joining: &Joining, largest: usize) -> bool {
-        self.size.with(joining.bytes) <= self.limit(largest)
+    fn takes(&self, joining: &Joining, limits: PayloadLimits) -> bool {
+        self.size.with(joining.bytes) <= self.limit(limits)
     }
 
     fn weight(&self) -> usize {
@@ -177,6 +174,15 @@ impl Joining {
     }
 }
 
+/// Bounds of payloads, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct PayloadLimits {
+    /// What a packet has room for, as far as that is known.
+    packet: usize,
+    /// Of readings that are late.
+    late: usize,
+}
+
 /// All batches of an uplink.
 #[derive(Debug)]
 pub(super) struct Batches {
@@ -187,8 +193,7 @@ pub(super) struct Batches {
     held: HashSet<EntryId>,
     weight: usize,
     runs: usize,
-    /// The largest payload that the remote takes, as far as that is known.
-    largest: usize,
+    limits: PayloadLimits,
 }
 
 impl Default for Batches {
@@ -199,7 +204,10 @@ impl Default for Batches {
             held: HashSet::new(),
             weight: 0,
             runs: 0,
-            largest: usize::MAX,
+            limits: PayloadLimits {
+                packet: usize::MAX,
+                late: CATCH_UP,
+            },
         }
     }
 }
@@ -208,7 +216,12 @@ impl Batches {
     /// Packets have at most this size.
     pub(super) fn limit_packets(&mut self, most: Option<u32>) {
         let most = most.map_or(usize::MAX, |most| most as usize);
-        self.largest = most.saturating_sub(HEAD);
+        self.limits.packet = most.saturating_sub(HEAD);
+    }
+
+    /// The payloads of readings that are late have at most this size.
+    pub(super) fn limit_late(&mut self, most: usize) {
+        self.limits.late = most;
     }
 
     /// True if no more readings may be taken before some are done.
@@ -245,9 +258,9 @@ impl Batches {
     pub(super) fn to_measure(&self, joining: &Joining) -> Option<&Batch> {
         let key = joining.key();
         let batch = self.open.iter().find(|open| open.key == key)?;
-        let limit = batch.limit(self.largest);
+        let limit = batch.limit(self.limits);
         let may_take = batch.format().shrinks() && batch.size.known() < limit / 8 * 7;
-        (may_take && !batch.takes(joining, self.largest)).then_some(batch)
+        (may_take && !batch.takes(joining, self.limits)).then_some(batch)
     }
 
     /// The batch that a reading would join has so many bytes.
@@ -262,8 +275,8 @@ impl Batches {
     pub(super) fn add(&mut self, joining: Joining, now: Instant) -> Option<Waiting> {
         let key = joining.key();
         let found = self.open.iter().position(|open| open.key == key);
-        let largest = self.largest;
-        let is_full = |batch: &Batch| !batch.takes(&joining, largest);
+        let limits = self.limits;
+        let is_full = |batch: &Batch| !batch.takes(&joining, limits);
         let full = found.filter(|index| self.open.get(*index).is_some_and(is_full));
         let closed = full.and_then(|index| self.close(index));
         let place = joining.waiting.place();
@@ -353,7 +366,7 @@ impl Batches {
             .get(&place)
             .filter(|batch| batch.members.len() > 1)?;
         let mut first = self.end(place)?;
-        self.largest = self.largest.min(first.size.bytes() / 2);
+        self.limits.packet = self.limits.packet.min(first.size.bytes() / 2);
         let rest = first.members.split_off(first.members.len() / 2);
         first.size.halve();
         let second = Batch {

@@ -30,6 +30,7 @@ use super::status::{StatusTopics, ToldGap};
 use super::subscriptions::Subscriptions;
 use super::suspicion::Suspicion;
 use super::tls::Certificates;
+use super::turns::BacklogTurns;
 use super::{Purge, Purges, Remote, UplinkSettings, purge};
 use crate::heartbeat::Heartbeat;
 use crate::message::Origin;
@@ -82,6 +83,7 @@ pub struct Uplink {
     /// Messages of the remote that may come once more for another subscription.
     pub(super) copies: Copies,
     pub(super) rates: Rates,
+    pub(super) turns: BacklogTurns,
     /// How topics are written here and there.
     pub(super) routes: watch::Receiver<Arc<Routes>>,
     /// When the token of the connection is to be replaced.
@@ -166,18 +168,16 @@ pub fn prepare(
     outbox: Outbox,
     ends: UplinkChannels,
 ) -> Result<Uplink, TlsError> {
-    let credentials = Credentials::new(Certificates::of(&settings)?);
     let (changes, updates) = watch::channel(None);
     let (purger, purges) = purge::orders();
-    let status = StatusTopics::new(settings.name.clone(), &ends, outbox.clone());
     let at = now();
     Ok(Uplink {
-        credentials,
+        credentials: Credentials::new(Certificates::of(&settings)?),
         heartbeat: heartbeat(&settings),
         newest: outbox.newest(),
         session: saved_session(&settings, &outbox),
         lanes: Lanes::new(),
-        status,
+        status: StatusTopics::new(settings.name.clone(), &ends, outbox.clone()),
         deliveries: Deliveries::new(ends.inbound, Origin::uplink(settings.index)),
         burials: Burials::default(),
         batches: Batches::default(),
@@ -190,6 +190,7 @@ pub fn prepare(
         presence: RemotesSeen::default(),
         copies: Copies::default(),
         rates: Rates::default(),
+        turns: BacklogTurns::default(),
         routes: ends.routes,
         renewal: None,
         current: 0,

@@ -193,6 +193,7 @@ impl<'a> RemoteConnection<'a> {
             let ends_at = self.ends_at();
             let holds_back = self.uplink.lanes.holds_back();
             let passes_at = self.uplink.rates.ready_at(now(), holds_back);
+            let catches_up_at = self.uplink.turns.ready_at(now());
             let batch_at = self.uplink.batches.next_due(now());
             tokio::select! {
                 incoming = self.link.next() => self.receive(incoming?).await?,
@@ -203,6 +204,7 @@ impl<'a> RemoteConnection<'a> {
                 is_durable = saved(&mut self.uplink.saving) => self.uplink.saved(is_durable)?,
                 () = due(save_at) => {}
                 () = due(passes_at) => {}
+                () = due(catches_up_at) => {}
                 () = due(batch_at) => {}
                 // After everything else had its turn.
                 () = tokio::task::yield_now(), if self.uplink.lanes.reads_on() => {}

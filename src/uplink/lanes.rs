@@ -1,5 +1,5 @@
 //! The next message: of the lane that continues an earlier run, else of the highest lane that has
-//! any; each lane in its order. Pure.
+//! any, or of the backlog where that has its turn; each lane in its order. Pure.
 //!
 //! Messages of a rule whose rate is used up are passed over, and keep their order: a few stay in
 //! memory, the others are read again in their turn. The outbox notes in pieces what is settled, and
@@ -45,6 +45,31 @@ pub(super) struct Blocked {
     /// The remote takes no more QoS 2 messages: a lane waits with such a message, the other lanes
     /// go on.
     pub(super) is_exact: bool,
+    /// What becomes of the backlog.
+    pub(super) backlog: BacklogPlace,
+}
+
+/// The place of the backlog among the lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum BacklogPlace {
+    /// It gets what the others leave.
+    #[default]
+    Last,
+    /// It goes before what is live.
+    BeforeLive,
+    /// It has to wait.
+    Waits,
+}
+
+impl BacklogPlace {
+    /// The lanes in the order in which they are looked at.
+    fn order(self) -> &'static [Lane] {
+        match self {
+            Self::Last => &LANES,
+            Self::BeforeLive => &[Lane::Alarm, Lane::Backlog, Lane::Live],
+            Self::Waits => &[Lane::Alarm, Lane::Live],
+        }
+    }
 }
 
 impl Blocked {
@@ -362,7 +387,8 @@ impl Lanes {
         let mut lanes = LANES.iter().zip(&mut self.lanes);
         match choice {
             Choice::Any => {
-                for (lane, ahead) in lanes {
+                for lane in closed.backlog.order() {
+                    let ahead = self.lanes.get_mut(*lane as usize)?;
                     match ahead.look(*lane, closed) {
                         Look::Read(wanted) => return Some(wanted),
                         Look::Ready => return None,
@@ -435,7 +461,10 @@ impl Lanes {
         }
         let mut lanes = self.lanes.iter_mut();
         match choice {
-            Choice::Any => lanes.find_map(|ahead| ahead.next(closed)),
+            Choice::Any => closed.backlog.order().iter().find_map(|lane| {
+                let ahead = self.lanes.get_mut(*lane as usize)?;
+                ahead.next(closed)
+            }),
             Choice::Only(lane) => lanes.nth(lane)?.next(closed),
             Choice::GoesOn(lane) => {
                 let lane = lanes.nth(lane)?;
@@ -527,6 +556,7 @@ mod tests {
         Blocked {
             rules: HashSet::from(rules),
             is_exact: false,
+            ..Blocked::default()
         }
     }
 
@@ -1033,6 +1063,29 @@ mod tests {
             (of_live, of_backlog),
             (MOST_PIECES_EXACT, (1..=500).collect())
         );
+    }
+
+    #[test]
+    fn the_backlog_goes_before_what_is_live_in_its_turn_and_never_before_alarms() {
+        let (mut lanes, place) = (Lanes::new(), |backlog| Blocked {
+            backlog,
+            ..Blocked::default()
+        });
+        fill(&mut lanes, Lane::Alarm, &[1]);
+        fill(&mut lanes, Lane::Live, &[1, 2]);
+        fill(&mut lanes, Lane::Backlog, &[1, 2]);
+        let mut next = |backlog| {
+            let blocked = place(backlog);
+            lanes
+                .next(Choice::Any, &blocked)
+                .map(|next| next.waiting.lane)
+        };
+        assert_eq!(next(BacklogPlace::BeforeLive), Some(Lane::Alarm));
+        assert_eq!(next(BacklogPlace::BeforeLive), Some(Lane::Backlog));
+        assert_eq!(next(BacklogPlace::Last), Some(Lane::Live));
+        assert_eq!(next(BacklogPlace::Waits), Some(Lane::Live));
+        assert_eq!(next(BacklogPlace::Waits), None, "the rest is backlog");
+        assert_eq!(next(BacklogPlace::Last), Some(Lane::Backlog));
     }
 
     #[test]

@@ -29,9 +29,11 @@ use crate::outbox::Outgoing;
 use crate::time::now;
 use codec::Codec;
 
-/// Bytes collected before the link has taken them; one packet may exceed it. What is collected
-/// cannot be overtaken by an alarm.
+/// Bytes collected before the link has taken them, at most; one packet may exceed it. What is
+/// collected cannot be overtaken by an alarm.
 const WRITE_AHEAD: usize = 32 * 1024;
+/// And at least, however slow the link is.
+const LEAST_AHEAD: usize = 2 * 1024;
 /// Small writes are put together to about one packet, for a small part of a round trip: headers are
 /// billed too.
 const PACKET: usize = 1400;
@@ -191,6 +193,8 @@ pub(super) struct Link {
     codec: Codec,
     input: BytesMut,
     output: BytesMut,
+    /// Bytes that may be collected.
+    ahead: usize,
     max_packet: usize,
     retain_available: bool,
     /// How many topic aliases the remote takes.
@@ -275,6 +279,7 @@ impl Link {
             codec: Codec::new(protocol),
             input: BytesMut::new(),
             output: BytesMut::new(),
+            ahead: WRITE_AHEAD,
             max_packet: usize::MAX,
             retain_available: true,
             max_aliases: 0,
@@ -387,9 +392,14 @@ impl Link {
         })
     }
 
+    /// No more is collected than the link takes in a moment, as far as that is known.
+    pub(super) fn collect_at_most(&mut self, bytes: usize) {
+        self.ahead = bytes.clamp(LEAST_AHEAD, WRITE_AHEAD);
+    }
+
     /// True while more may be collected.
     pub(super) fn has_room(&self) -> bool {
-        self.output.len() < WRITE_AHEAD
+        self.output.len() < self.ahead
     }
 
     /// True when everything collected was written.

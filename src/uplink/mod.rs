@@ -61,6 +61,7 @@ mod task;
 mod throttle;
 mod tls;
 mod transport;
+mod turns;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -105,6 +105,9 @@ impl Uplink {
             acknowledged: self.status.counters.acknowledged.value(),
         };
         self.silence.is_over();
+        let name = crc32c::crc32c(self.settings.client_id.as_bytes());
+        let name = f64::from(name) / f64::from(u32::MAX);
+        self.turns.connected(name, fastrand::f64(), life.since);
         self.status.connected(remote);
         life
     }
@@ -126,6 +129,7 @@ impl Uplink {
         if matches!(error, LinkError::Broken(_)) {
             self.silence.lasted(lasted);
         }
+        self.turns.disconnected(now());
         let pause = self.pause_for_rival(error, lasted);
         if is_proven || has_worked && lasted >= WORKED {
             self.status.proven();

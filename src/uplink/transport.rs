@@ -22,7 +22,7 @@ use crate::net::websocket;
 
 /// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by
 /// an alarm.
-const NOT_SENT: u32 = 16 * 1024;
+const NOT_SENT: u32 = 4 * 1024;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}

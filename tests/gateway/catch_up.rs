@@ -2,6 +2,7 @@
 //! remote retains what is newest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -58,7 +59,6 @@ uplinks:
   - name: cloud
     to: mqtt://127.0.0.1:{remote}
     retry: {{ first: 100ms, longest: 500ms }}
-    rate: 150/s
     {uplink}
     send: [ {{ filter: 'x/meter/counter', prefix: far/ }} ]
 "
@@ -81,6 +81,15 @@ fn waiting(folder: &Path) -> f64 {
 /// The readings over an outage in which 600 have to wait, in the order in which they came, and
 /// what the remote retains in the end.
 fn over_an_outage(folder: &Path, uplink: &str) -> (Vec<Arrival>, String) {
+    over_an_outage_with(folder, uplink, || {})
+}
+
+/// The same; `when_back` is called when the link is back.
+fn over_an_outage_with(
+    folder: &Path,
+    uplink: &str,
+    when_back: impl FnOnce(),
+) -> (Vec<Arrival>, String) {
     let modbus = free_port();
     let mut server = python();
     server.arg("-u").arg(peer("modbus_server.py"));
@@ -100,6 +109,7 @@ fn over_an_outage(folder: &Path, uplink: &str) -> (Vec<Arrival>, String) {
     });
     let before = arrivals(&subscriber).len();
     link.restore();
+    when_back();
     wait_for("all have come", || {
         let came = arrivals(&subscriber).len() - before;
         (came > 900 && waiting(folder) < 5.0).then_some(())
@@ -142,7 +152,7 @@ fn overtaken(arrivals: &[Arrival]) -> usize {
 #[test]
 fn fresh_readings_do_not_wait_for_those_of_an_outage() {
     let folder = tempfile::tempdir().unwrap();
-    let (arrivals, _) = over_an_outage(folder.path(), "");
+    let (arrivals, _) = over_an_outage(folder.path(), "rate: 150/s");
     check_complete(&arrivals);
     let overtaken = overtaken(&arrivals);
     assert!(overtaken > 300, "{overtaken} readings were overtaken");
@@ -157,10 +167,55 @@ fn fresh_readings_do_not_wait_for_those_of_an_outage() {
 #[test]
 fn readings_come_as_they_were_taken_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let order = "catch_up: { order: oldest-first }";
+    let order = "catch_up: { order: oldest-first }\n    rate: 150/s";
     let (arrivals, _) = over_an_outage(folder.path(), order);
     check_complete(&arrivals);
     assert_eq!(overtaken(&arrivals), 0);
+}
+
+/// The part of what came while the backlog was being sent that was backlog.
+fn part_of_backlog(arrivals: &[Arrival]) -> f64 {
+    let is_late = |one: &Arrival| one.series.ends_with('b');
+    let late = || arrivals.iter().enumerate().filter(|(_, one)| is_late(one));
+    let (first, _) = late().next().unwrap();
+    let (last, _) = late().next_back().unwrap();
+    let count = u32::try_from(late().count()).unwrap();
+    let all = u32::try_from(last - first + 1).unwrap();
+    f64::from(count) / f64::from(all)
+}
+
+#[test]
+fn the_backlog_gets_its_share_of_a_link_that_fresh_readings_would_fill() {
+    let folder = tempfile::tempdir().unwrap();
+    // 50 readings are taken in a second.
+    let rules = "catch_up: { order: alternate, share: 70% }\n    rate: 70/s";
+    let (arrivals, _) = over_an_outage(folder.path(), rules);
+    check_complete(&arrivals);
+    let part = part_of_backlog(&arrivals);
+    assert!(
+        (0.6..0.8).contains(&part),
+        "{part} of what came was backlog"
+    );
+}
+
+#[test]
+fn the_backlog_goes_no_faster_than_it_may_and_a_reload_lets_it_go_faster() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let reload = || {
+        let yaml = fs::read_to_string(&file).unwrap();
+        fs::write(&file, yaml.replace("max_rate: 1/h", "max_rate: 50/s")).unwrap();
+        let (code, _, error) = run(wellhead().arg("reload").arg(&file));
+        assert_eq!(code, Some(0), "{error}");
+    };
+    let rules = "catch_up: { max_rate: 1/h, spread: 0s }";
+    let (arrivals, _) = over_an_outage_with(folder.path(), rules, reload);
+    check_complete(&arrivals);
+    let part = part_of_backlog(&arrivals);
+    assert!(
+        (0.4..0.6).contains(&part),
+        "{part} of what came was backlog"
+    );
 }
 
 #[test]

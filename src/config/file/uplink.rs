@@ -8,7 +8,7 @@ use serde::{Deserialize, de};
 use super::FormatConfig;
 use crate::mqtt::TopicFilter;
 use crate::report::template::TopicTemplate;
-use crate::route::CatchUpOrder;
+use crate::route::{CatchUpOrder, LinkShare};
 use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::cloud::CloudName;
 use crate::uplink::{Protocol, Proxy, Remote, RemoteSecret, Resolve};
@@ -132,9 +132,18 @@ pub(in crate::config) struct UplinkConfig {
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct CatchUpConfig {
     /// newest-first (default): fresh readings do not wait for those of the outage, which fill the
-    /// pauses between them. oldest-first: as they were taken.
+    /// pauses between them. alternate: both in turn, by `share`. oldest-first: as they were taken.
     #[serde(default)]
     pub(in crate::config) order: CatchUpOrder,
+    /// The most of the link's bytes that the backlog takes while fresh messages wait, 1% to 99%;
+    /// with `order: alternate`. Default 50%.
+    pub(in crate::config) share: Option<LinkShare>,
+    /// How fast the backlog goes at most, such as 2kB/s or 10/s, or a list of both. Default as fast
+    /// as the link.
+    pub(in crate::config) max_rate: Option<Rate>,
+    /// After an outage the backlog begins up to this time later, by chance, so that gateways behind
+    /// one link do not begin together; at most a twentieth of the outage. Default 10s.
+    pub(in crate::config) spread: Option<Span>,
 }
 
 /// `false`, `true`, or how.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::field::Field;
-use super::{Check, NORMAL, at, cloud, formats};
+use super::{Check, NORMAL, at, catch_up, cloud, formats};
 use crate::config::document::PathStep;
 use crate::config::{WriteGroup, file};
 use crate::field::Point;
@@ -130,7 +130,7 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
     check_shared_names(check, index, &routes, local);
     routes.rate = cloud::rate(check, index, uplink);
-    routes.catch_up = uplink.catch_up.order;
+    routes.catch_up = catch_up::resolve(check, index, &uplink.catch_up);
     write_readings(check, index, &mut routes, local);
     routes
 }

@@ -128,6 +128,15 @@ fn late_readings_go_in_large_messages() {
         [most],
         "nothing more can be taken"
     );
+    // A slow link.
+    batches.limit_late(2_000);
+    for seq in 0..20 {
+        assert_eq!(batches.add(late(seq), start), None);
+    }
+    let head = batches.add(late(20), start).unwrap();
+    assert_eq!(seqs(&mut batches, &head).len(), 20);
+    let last = batches.close_due(start).unwrap();
+    assert_eq!(seqs(&mut batches, &last), [20]);
     // A remote that takes no such packets.
     batches.limit_packets(Some(1_250));
     assert_eq!(batches.add(late(1), start), None);

@@ -18,7 +18,7 @@ impl RemoteConnection<'_> {
     /// the session has no room.
     pub(super) fn close_batch(&mut self) -> bool {
         let has_more = self.uplink.lanes.reads_on();
-        if self.is_held() || self.uplink.session.room() == 0 || has_more {
+        if !self.has_room_for_batch() || has_more {
             return false;
         }
         let is_last = self.give_up.is_some() || self.uplink.is_relieved();
@@ -36,11 +36,18 @@ impl RemoteConnection<'_> {
         is_there
     }
 
+    /// True if the session takes one more message, and the link too: until then more readings may
+    /// join.
+    fn has_room_for_batch(&self) -> bool {
+        let session = &self.uplink.session;
+        !self.is_held() && session.room() > 0 && self.uplink.pace.has_room(session.on_wire())
+    }
+
     /// Hands a batch to the session that is due and that messages of lower lanes would overtake:
     /// nothing more of its own lane can be taken. False if there is none, or if the session has no
     /// room.
     pub(super) fn close_overtaken(&mut self) -> bool {
-        if self.is_held() || self.uplink.session.room() == 0 {
+        if !self.has_room_for_batch() {
             return false;
         }
         let uplink = &mut *self.uplink;
@@ -110,8 +117,8 @@ impl Uplink {
         self.batches.measured(joining, bytes);
     }
 
-    /// What a reading adds to the payload of the readings that wait for others, before it is
-    /// compressed.
+    /// What a reading adds to the payload of the readings that wait for others, or more, before it
+    /// is compressed.
     fn bytes_of_joining(&self, joining: &Joining, routes: &Routes) -> Option<usize> {
         let format = &joining.join.format;
         if let Payload::Reading(reading) = &joining.waiting.message.payload
@@ -123,6 +130,10 @@ impl Uplink {
             |readings: &[&Waiting]| routes.bytes_written(format, readings.iter().copied());
         let own = &joining.waiting;
         let alone = written(&[own])?;
+        if joining.join.format.shrinks() {
+            // Only writing all of them tells.
+            return Some(alone);
+        }
         let Some(last) = self.batches.last_before(joining) else {
             return Some(alone);
         };

@@ -25,7 +25,9 @@ impl RemoteConnection<'_> {
         if self.uplink.rates.follow(&routes) {
             self.uplink.lanes.read_again();
         }
+        self.uplink.turns.follow(routes.catch_up);
         self.uplink.lanes.has_looked();
+        self.follow_pace();
         while self.link.has_room() {
             self.publish_schema()?;
             if let Some(step) = self.next_step() {
@@ -39,6 +41,13 @@ impl RemoteConnection<'_> {
         }
         self.settle_written();
         Ok(())
+    }
+
+    /// What the link shows to take bounds what is collected ahead of it.
+    fn follow_pace(&mut self) {
+        let Uplink { pace, batches, .. } = &mut *self.uplink;
+        self.link.collect_at_most(pace.allowed());
+        batches.limit_late(pace.largest_late());
     }
 
     /// The next packet of what was taken, as far as the remote, the link and the rates allow it.
@@ -59,17 +68,20 @@ impl RemoteConnection<'_> {
         }
     }
 
-    /// True if another message may be taken from the outbox.
+    /// True if another message may be taken from the outbox: the link has room for it. What is in
+    /// the outbox can be overtaken, what was taken cannot.
     fn may_take(&mut self) -> bool {
         let is_held = self.is_held();
         let Uplink {
             session,
+            pace,
             rates,
             batches,
             ..
         } = &mut *self.uplink;
         !is_held
             && session.room() > 0
+            && pace.has_room(session.on_wire())
             && !batches.is_full()
             && rates.may_take_behind(|| session.unwritten(), now())
     }
@@ -83,13 +95,15 @@ impl RemoteConnection<'_> {
             session,
             pace,
             rates,
+            turns,
             lanes,
             ..
         } = &mut *self.uplink;
         let is_everything_else_sent = session.unwritten().0 == 0 && !lanes.reads_on();
+        let holds_back = lanes.holds_back() || turns.ready_at(now()).is_some();
         session.room() > 0
             && pace.has_room(session.on_wire())
-            && (rates.is_used_up(now()) || is_everything_else_sent && lanes.holds_back())
+            && (rates.is_used_up(now()) || is_everything_else_sent && holds_back)
     }
 
     /// Settles the QoS 0 messages that the link has written.
@@ -149,6 +163,7 @@ impl RemoteConnection<'_> {
         let closed = Blocked {
             rules: uplink.rates.closed(now()),
             is_exact: !uplink.session.takes_exact(),
+            backlog: uplink.turns.place_of_backlog(now()),
         };
         while let Some(wanted) = self.uplink.lanes.wants(choice, &closed) {
             match self.uplink.read(wanted, &self.unwritten).await {
@@ -266,6 +281,9 @@ impl RemoteConnection<'_> {
         counters.repeated.add(u64::from(dup));
         counters.resent.add(u64::from(send.is_resent));
         uplink.rates.sent(collected - before, at);
+        if let Some(lane) = LANES.get(place.queue) {
+            uplink.turns.sent(*lane, collected - before, at);
+        }
         if send.packet_id.is_none() {
             self.unwritten.push_back((collected, place));
             return;

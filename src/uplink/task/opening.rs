@@ -83,14 +83,16 @@ impl Uplink {
         }
     }
 
-    /// How long what did not answer is left alone.
+    /// How long what did not answer is left alone; by chance a little longer, so that gateways
+    /// whose links break together do not return together.
     pub(super) fn rest_of_silence(&mut self) -> Duration {
-        self.silence.pause(
+        let pause = self.silence.pause(
             now(),
             self.unheard.len(),
             self.pace.usual(),
             self.settings.longest_silence,
-        )
+        );
+        pause.mul_f64(1.0 + fastrand::f64() / 8.0)
     }
 
     /// The remote may have accepted unheard, with a new session that has no subscription. That is
