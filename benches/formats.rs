@@ -21,7 +21,7 @@ use wellhead::payload::{
 };
 use wellhead::reading::{PointId, Quality, Reading, Timestamp, Value};
 
-use packed::{Known, PackedPlant};
+use packed::Known;
 use plant::{PlantColumn, RegisterKind};
 
 #[path = "support/packed.rs"]
@@ -45,11 +45,10 @@ struct PointReadings {
 impl PointReadings {
     fn of(column: &PlantColumn) -> Self {
         let topic = TopicName::new(format!("plant-7/pump/{}", column.name)).unwrap();
-        let raw = column.raw.get(WRITTEN).unwrap();
         Self {
             names: PointNames::of_topic(&topic),
             readings: (0..)
-                .zip(raw)
+                .zip(&column.raw)
                 .map(|(scan, raw)| reading(scan, value(column, *raw)))
                 .collect(),
         }
@@ -119,7 +118,11 @@ fn main() {
     };
     let points: Vec<PointReadings> = columns.iter().map(PointReadings::of).collect();
     let by_scan = |scan: usize| points.iter().map(move |point| named(point, scan));
-    let readings: Vec<NamedReading<'_>> = (0..WRITTEN.len()).flat_map(by_scan).collect();
+    let mut all: Vec<NamedReading<'_>> = (0..WRITTEN.end).flat_map(by_scan).collect();
+    for (number, reading) in (1..).zip(&mut all) {
+        reading.number = number;
+    }
+    let (before, readings) = all.split_at(WRITTEN.start * points.len());
     println!("payload bytes a reading, {} points", points.len());
     print!("{:>18} {:>8}", "format", "alone");
     for scans in SCANS {
@@ -127,25 +130,27 @@ fn main() {
     }
     println!(" {:>12}", "ns a reading");
     for (name, format) in formats() {
-        row(name, &format, &readings, points.len());
+        row(name, &format, readings, points.len());
     }
     for known in Known::ALL {
-        row_of_pack(known, &columns);
+        row_of_pack(known, before, readings, points.len());
     }
 }
 
-fn row_of_pack(known: Known, columns: &[PlantColumn]) {
-    let plant = PackedPlant::new(columns, known, WRITTEN.start);
+fn row_of_pack(
+    known: Known,
+    before: &[NamedReading<'_>],
+    readings: &[NamedReading<'_>],
+    points: usize,
+) {
+    let schema = known.schema(before);
     print!("{:>18} {:>8}", known.name(), "");
     for scans in SCANS {
-        print!(" {:>8.3}", plant.bytes(WRITTEN, scans).unwrap());
+        print!(" {:>8.3}", packed::bytes(&schema, readings, scans * points));
     }
     let start = Instant::now();
-    plant.bytes(WRITTEN, 20).unwrap();
-    println!(
-        " {:>12.0}",
-        nanoseconds_each(start, WRITTEN.len() * columns.len())
-    );
+    packed::bytes(&schema, readings, 20 * points);
+    println!(" {:>12.0}", nanoseconds_each(start, readings.len()));
 }
 
 #[allow(clippy::cast_precision_loss)]

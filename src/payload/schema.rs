@@ -12,7 +12,7 @@
 //! far. `model`, in Base64, is what the adaptive coder knows.
 //!
 //! Invariants:
-//! * A schema grows and does not shrink: what one could write, the next one can write, too.
+//! * A schema that has grown for readings has a place for each of them, while there is room.
 //! * Schemas of another content have another hash.
 
 use std::borrow::Cow;
@@ -170,20 +170,21 @@ impl FrameSchema {
             let value = named.reading.value.as_ref();
             self.place(&named.names.topic, value).is_none()
         };
-        let mut lacking = readings.iter().filter(lacks).peekable();
-        lacking.peek()?;
+        readings.iter().find(lacks)?;
         let mut grown = self.clone();
-        for named in lacking {
-            grown.take(named);
-        }
+        // More digits for one value may be too many for another.
+        while readings
+            .iter()
+            .fold(false, |has_grown, named| grown.take(named) || has_grown)
+        {}
         (grown.columns != self.columns).then(|| grown.named())
     }
 
-    /// Makes a place for a reading.
-    fn take(&mut self, named: &NamedReading<'_>) {
+    /// Makes a place for a reading. False if it has one, or if there is no room.
+    fn take(&mut self, named: &NamedReading<'_>) -> bool {
         let (topic, value) = (&named.names.topic, named.reading.value.as_ref());
         if self.place(topic, value).is_some() {
-            return;
+            return false;
         }
         let digits = value.and_then(digits_of);
         let of = match (value, digits) {
@@ -201,10 +202,16 @@ impl FrameSchema {
         own.retain(|place| is_of(place, of) || is_of(place, ColumnType::None));
         let decimals = digits.unwrap_or(0);
         match own.first() {
-            Some(place) if is_of(place, ColumnType::None) => self.replace(*place, of, decimals),
+            Some(place) if is_of(place, ColumnType::None) => {
+                self.replace(*place, of, decimals);
+                true
+            }
             // The number is too large for the digits of the others.
             Some(place) if self.digits(*place) >= decimals => self.push(named, ColumnType::F64, 0),
-            Some(place) => self.add_digits(*place, decimals),
+            Some(place) => {
+                self.add_digits(*place, decimals);
+                true
+            }
             None => self.push(named, of, decimals),
         }
     }
@@ -231,10 +238,10 @@ impl FrameSchema {
         self.codes.model = model.map(|model| model.with_more_digits(place, more));
     }
 
-    fn push(&mut self, named: &NamedReading<'_>, of: ColumnType, decimals: u8) {
+    fn push(&mut self, named: &NamedReading<'_>, of: ColumnType, decimals: u8) -> bool {
         let place = self.columns.len();
         if place >= MOST_COLUMNS {
-            return;
+            return false;
         }
         let topic = named.names.topic.detached();
         self.places.entry(topic.clone()).or_default().push(place);
@@ -247,6 +254,7 @@ impl FrameSchema {
         self.codes.kinds.push(kind_of(of));
         let model = self.codes.model.take();
         self.codes.model = model.map(|model| model.with_columns(place + 1));
+        true
     }
 
     /// The same columns, and what frames say about their numbers that came one after the other:

@@ -386,6 +386,19 @@ fn frozen_bytes_are_read() {
     }
 }
 
+#[test]
+fn more_digits_for_one_value_leave_a_place_to_a_large_one_of_the_same_message() {
+    let mut schema = FrameSchema::default();
+    let samples = [
+        sample("s7/pump/total", 0, Value::F64(2e15)),
+        sample("s7/pump/total", 10_000, Value::F64(0.125)),
+    ];
+    assert_eq!(
+        told(&sent(&mut schema, &samples)),
+        told(&expected(&samples))
+    );
+}
+
 fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         4 => (-3000_i32..3000, 0..4_i32).prop_map(|(int, digits)| {

@@ -33,12 +33,19 @@ impl RemoteConnection<'_> {
                 .schema_refused("its topic is not possible there");
             return Ok(());
         };
-        let packet_id = Some(SCHEMA_ID);
-        if self.link.feed(Command::Own { packet_id, message })? {
+        let message = Outgoing {
+            qos: self.state.qos(),
+            ..message
+        };
+        let packet_id = Some(SCHEMA_ID).filter(|_| message.qos != QoS::AtMostOnce);
+        if !self.link.feed(Command::Own { packet_id, message })? {
+            let why = "it is larger than the remote takes";
+            self.uplink.schema_refused(why);
+        } else if packet_id.is_some() {
             self.uplink.session.reserve();
         } else {
-            self.uplink
-                .schema_refused("it is larger than the remote takes");
+            // Nothing answers it; it comes before the frames.
+            self.uplink.schemas.acknowledged();
         }
         Ok(())
     }

@@ -58,6 +58,11 @@ impl PresenceState {
         }
     }
 
+    /// Of messages of the uplink itself.
+    pub(super) fn qos(&self) -> QoS {
+        self.qos
+    }
+
     pub(super) fn has_identifier(&self) -> bool {
         self.has_identifier
     }
