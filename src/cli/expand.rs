@@ -113,6 +113,12 @@ fn shared(frames: &[TopicFilter], group: Option<&str>) -> Result<Vec<TopicFilter
         return Ok(frames.to_vec());
     };
     let shared = |frames: &TopicFilter| {
+        if frames.as_str().ends_with('#') {
+            // Its schemas are on topics of the same filter, and every instance needs them.
+            return Err(Failure::runtime(format!(
+                "--share {group}: {frames} covers schemas, too; name the topics of the frames without #, such as oilco/+/frames"
+            )));
+        }
         TopicFilter::new(format!("$share/{group}/{frames}")).map_err(|error| {
             Failure::runtime(format!(
                 "--share {group}: {error}; write a name without / + and #"
@@ -173,11 +179,17 @@ impl Expansion {
         }
         match self.expander.expand(&topic, &message.payload) {
             Expanded::Readings(mut readings) => {
+                let found = readings.len();
                 if let Some(left) = &mut self.left {
                     readings.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= readings.len() as u64;
                 }
+                let is_whole = readings.len() == found;
                 self.output.write(readings, client)?;
+                if !is_whole || self.output.is_closed() {
+                    // It comes again for the next run.
+                    return Ok(());
+                }
                 self.save()?;
                 client.acknowledge(&message)
             }
@@ -192,7 +204,7 @@ impl Expansion {
     fn wait(&mut self, message: Publish, topic: &TopicName, hash: &str) -> Result<(), Failure> {
         if self.waiting.len() >= MOST_WAITING {
             return Err(Failure::runtime(format!(
-                "{topic}: frames wait for their schema, and {topic}/meta/{hash} does not come; allow this client to read it, or restart the gateway that sends the frames: it publishes its schemas anew"
+                "{topic}: frames wait for their schema, and {topic}/meta/{hash} does not come; allow this client to read it, or restart the gateway that sends the frames: it publishes its schemas again"
             )));
         }
         self.waiting.push_back(message);

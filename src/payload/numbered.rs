@@ -25,7 +25,9 @@ struct ColumnsFrame {
     values: Vec<Vec<serde_json::Value>>,
     #[serde(default)]
     quality: Vec<NotGoodJson>,
-    series: u64,
+    /// Those of an uplink without packed frames, and of a reading that was sent alone, have none.
+    series: Option<u64>,
+    #[serde(default)]
     numbers: Vec<[u64; 2]>,
 }
 
@@ -61,6 +63,8 @@ pub(super) fn decode(payload: &[u8]) -> Option<Vec<UnpackedReading>> {
 
 impl ColumnsFrame {
     fn unpack(&self, into: &mut Vec<UnpackedReading>) -> Option<()> {
+        let cells = self.times.len().checked_mul(self.names.len());
+        cells.filter(|cells| *cells <= MOST_CELLS)?;
         let mut numbers = self.numbers()?;
         let columns = (0..self.names.len()).map(|column| self.column(column));
         let columns: Vec<(TopicName, Vec<Option<Value>>)> = columns.collect::<Option<_>>()?;
@@ -76,7 +80,7 @@ impl ColumnsFrame {
                 }
                 into.push(UnpackedReading {
                     series: self.series,
-                    number: numbers.next()?,
+                    number: self.series.map_or(Some(0), |_| numbers.next())?,
                     topic: topic.clone(),
                     unit: None,
                     reading: self.reading(time, value, not_good.copied())?,

@@ -17,8 +17,8 @@ use crate::reading::{PointId, Quality, Reading, Timestamp, Value};
 /// A reading of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnpackedReading {
-    /// The series of its number: that of an outbox.
-    pub series: u64,
+    /// The series of its number: that of an outbox. `None` without a number.
+    pub series: Option<u64>,
     /// Its number in the series.
     pub number: u64,
     /// The local topic of its point.
@@ -159,7 +159,7 @@ impl FrameSchema {
                 let mut time = Timestamp::at(*time);
                 time.clock_set &= frame.clock_set;
                 into.push(UnpackedReading {
-                    series,
+                    series: Some(series),
                     number: numbers.next().unwrap_or_default(),
                     topic: column.topic.clone(),
                     unit: column.unit.clone(),

@@ -30,6 +30,9 @@ use crate::reading::Value;
 
 /// Most columns.
 const MOST_COLUMNS: usize = 20_000;
+/// Times that a schema looks at readings to grow for all of them: columns get digits, at most nine
+/// times, and then columns of other types.
+const MOST_TURNS: usize = 16;
 const VERSION: u32 = 1;
 
 /// What the values of a column are.
@@ -68,6 +71,15 @@ impl SchemaColumn {
             }
             Some(value) => self.of == plain_type(value),
         }
+    }
+}
+
+impl SchemaColumn {
+    /// True if the unit of its point is another one now.
+    fn take_unit(&mut self, named: &NamedReading<'_>) -> bool {
+        let is_other = self.unit != named.names.unit;
+        self.unit.clone_from(&named.names.unit);
+        is_other
     }
 }
 
@@ -166,25 +178,45 @@ impl FrameSchema {
     /// The schema that has a place for readings, too; `None` if this one has. Readings for which
     /// there is no room are left out.
     pub fn grown(&self, readings: &[NamedReading<'_>]) -> Option<Self> {
-        let lacks = |named: &&NamedReading<'_>| {
-            let value = named.reading.value.as_ref();
-            self.place(&named.names.topic, value).is_none()
-        };
-        readings.iter().find(lacks)?;
+        if self.takes_all(readings) {
+            return None;
+        }
         let mut grown = self.clone();
-        // More digits for one value may be too many for another.
-        while readings
-            .iter()
-            .fold(false, |has_grown, named| grown.take(named) || has_grown)
-        {}
+        for _ in 0..MOST_TURNS {
+            // More digits for one value may be too many for another.
+            let taken = readings.iter().filter(|named| grown.take(named)).count();
+            if taken == 0 {
+                break;
+            }
+        }
         (grown.columns != self.columns).then(|| grown.named())
+    }
+
+    /// True if it has a place for each reading.
+    pub fn takes_all(&self, readings: &[NamedReading<'_>]) -> bool {
+        let has_place = |named: &NamedReading<'_>| {
+            let value = named.reading.value.as_ref();
+            let column = self.place(&named.names.topic, value);
+            let column = column.and_then(|place| self.columns.get(place));
+            column.is_some_and(|column| column.unit == named.names.unit)
+        };
+        readings.iter().all(has_place)
+    }
+
+    /// The same columns; nothing is known of their numbers. `None` if it is this one.
+    pub fn without_model(&self) -> Option<Self> {
+        self.codes.model.as_ref()?;
+        let mut plain = self.clone();
+        plain.codes.model = None;
+        Some(plain.named())
     }
 
     /// Makes a place for a reading. False if it has one, or if there is no room.
     fn take(&mut self, named: &NamedReading<'_>) -> bool {
         let (topic, value) = (&named.names.topic, named.reading.value.as_ref());
-        if self.place(topic, value).is_some() {
-            return false;
+        if let Some(place) = self.place(topic, value) {
+            let column = self.columns.get_mut(place);
+            return column.is_some_and(|column| column.take_unit(named));
         }
         let digits = value.and_then(digits_of);
         let of = match (value, digits) {

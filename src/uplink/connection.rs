@@ -161,6 +161,9 @@ impl<'a> RemoteConnection<'a> {
         if let Err(LinkError::Closed { reason, .. }) = &done
             && self.ending.is_none()
         {
+            if self.uplink.schemas.is_publishing() {
+                self.uplink.schema_refused("it closed the connection");
+            }
             self.blame(*reason);
         }
         // QoS 0 may be lost on the way; it is not sent twice.

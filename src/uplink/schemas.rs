@@ -27,7 +27,7 @@ const LEARN_AGAIN: Duration = Duration::from_secs(7 * 24 * 3600);
 const MOST_LEARNING: usize = 4;
 /// Most topics with frames.
 const MOST_TOPICS: usize = 2_000;
-/// After a remote has refused a schema, it is asked again so much later.
+/// A remote that has refused a schema is asked again after this time.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// The schemas of an uplink.
@@ -159,7 +159,6 @@ impl Schemas {
     pub(super) fn begin(&mut self, is_known: bool) {
         self.publishing = None;
         for own in self.topics.values_mut() {
-            own.refused = None;
             if !is_known {
                 own.next = own.next.take().or(own.there.take());
                 own.there = None;
@@ -183,6 +182,10 @@ impl Schemas {
         let own = self.topics.entry(topic.detached()).or_default();
         let learns = coder == PackCoder::Adaptive && (has_room || own.lessons.weight > 0);
         own.prepare(readings, learns, now);
+        let plain = own.newest().filter(|_| coder == PackCoder::Rice);
+        if let Some(plain) = plain.and_then(FrameSchema::without_model) {
+            own.next = Some(plain);
+        }
     }
 
     /// The payload of readings; `None` if the remote has no schema for them yet.
@@ -193,7 +196,7 @@ impl Schemas {
         readings: &[NamedReading<'_>],
     ) -> Option<Bytes> {
         let schema = self.topics.get(topic)?.there.as_ref()?;
-        if schema.grown(readings).is_some() {
+        if !schema.takes_all(readings) {
             return None;
         }
         let message = schema.encode(series, schema.frames(readings));
@@ -233,8 +236,8 @@ impl Schemas {
         }
     }
 
-    /// The remote does not take the schema that was on its way. True if it has not refused it
-    /// before.
+    /// The remote does not take the schema that was on its way. Returns the topic of its frames if
+    /// it has not refused one there before.
     pub(super) fn refused(&mut self, now: Instant) -> Option<TopicName> {
         let PublishedSchema { topic, .. } = self.publishing.take()?;
         let own = self.topics.get_mut(&topic)?;
@@ -259,6 +262,7 @@ mod tests {
         schemas: Schemas,
         expander: Expander,
         next: u64,
+        coder: PackCoder,
     }
 
     impl FarRemote {
@@ -267,6 +271,7 @@ mod tests {
                 schemas,
                 expander: Expander::default(),
                 next: 1,
+                coder: PackCoder::Adaptive,
             }
         }
 
@@ -287,8 +292,7 @@ mod tests {
                 number: self.next,
             }];
             self.next += 1;
-            self.schemas
-                .prepare(&topic(), &readings, PackCoder::Adaptive, now());
+            self.schemas.prepare(&topic(), &readings, self.coder, now());
             let Some(payload) = self.schemas.encode(&topic(), 7, &readings) else {
                 return false;
             };
@@ -360,8 +364,27 @@ mod tests {
         let later = now() + REFUSED_FOR;
         assert!(far.schemas.publish(later).is_some());
         assert_eq!(far.schemas.refused(later), None);
+        // Also on another connection: it may be that a schema made it close.
         far.schemas.begin(true);
-        assert!(far.publish());
+        assert!(!far.publish());
+    }
+
+    #[test]
+    fn without_the_adaptive_coder_frames_need_no_model() {
+        let mut far = FarRemote::of(Schemas::default());
+        let mut send = |coder: PackCoder, step: u32| {
+            far.coder = coder;
+            far.send(Value::F64(f64::from(1 + step % 97) / 10.0));
+            if far.publish() {
+                far.schemas.acknowledged();
+            }
+            let own = &far.schemas.topics[&topic()];
+            own.there.as_ref().is_some_and(FrameSchema::has_model)
+        };
+        let has_learned = (0..20_000).any(|step| send(PackCoder::Adaptive, step));
+        assert!(has_learned);
+        assert!(!send(PackCoder::Rice, 0));
+        assert!(!send(PackCoder::Rice, 1));
     }
 
     #[test]

@@ -45,8 +45,10 @@ struct PrintedReading<'a> {
     reading: serde_json::Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     unit: Option<&'a str>,
-    series: u64,
-    number: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    series: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
 }
 
 impl ReadingOutput {
@@ -116,7 +118,7 @@ impl Printer {
                     reading: json.map_err(Failure::runtime)?,
                     unit: own.unit.as_deref(),
                     series: own.series,
-                    number: own.number,
+                    number: own.series.map(|_| own.number),
                 };
                 format!("{}\n", json::text(&line)).into_bytes()
             }

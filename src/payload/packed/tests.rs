@@ -56,7 +56,7 @@ fn sent(schema: &mut FrameSchema, samples: &[NamedSample]) -> Vec<UnpackedReadin
 
 fn expected(samples: &[NamedSample]) -> Vec<UnpackedReading> {
     let own = |(number, sample): (u64, &NamedSample)| UnpackedReading {
-        series: 7,
+        series: Some(7),
         number,
         topic: sample.names.topic.clone(),
         unit: sample.names.unit.clone(),
@@ -377,7 +377,7 @@ fn frozen_bytes_are_read() {
         let byte = |at: usize| u8::from_str_radix(&message[at..at + 2], 16).unwrap();
         let message: Vec<u8> = (0..message.len()).step_by(2).map(byte).collect();
         let readings = schema.decode(&message).unwrap();
-        let is_of_series = |own: &UnpackedReading| vector["series"] == own.series;
+        let is_of_series = |own: &UnpackedReading| own.series == vector["series"].as_u64();
         assert!(readings.iter().all(is_of_series));
         let readings: Vec<_> = readings.iter().map(json_of).collect();
         // As text: every digit of a float counts.

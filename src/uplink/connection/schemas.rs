@@ -68,7 +68,7 @@ impl Uplink {
             return;
         };
         if let Err(error) = self.outbox.save_schemas(&schemas) {
-            tracing::warn!(event = "uplink.schemas_unsaved", uplink = %self.settings.name, "the schemas of packed frames cannot be saved: they are made anew after a restart; {error}");
+            tracing::warn!(event = "uplink.schemas_unsaved", uplink = %self.settings.name, "the schemas of packed frames cannot be saved: they are made again after a restart; {error}");
         }
     }
 
@@ -88,7 +88,7 @@ impl Uplink {
         Some(Outgoing { topic, ..message })
     }
 
-    fn schema_refused(&mut self, why: &str) {
+    pub(super) fn schema_refused(&mut self, why: &str) {
         if let Some(topic) = self.schemas.refused(now()) {
             tracing::warn!(event = "uplink.schema_refused", uplink = %self.settings.name, %topic, "the remote does not take the schema of packed frames on {topic}/meta/+: {why}. Readings go there in the format `columns`, which takes more bytes; allow the topic, or choose another format");
         }
