@@ -17,7 +17,7 @@ use super::client::{BrokerAccess, Client};
 use super::{Failure, filter, say};
 use crate::files;
 use crate::mqtt::{Publish, TopicFilter, TopicName};
-use crate::payload::{Expanded, Expander};
+use crate::payload::{Expanded, Expander, UnpackedReading};
 use output::ReadingOutput;
 
 /// Messages that wait for a schema; fewer than a broker usually leaves unacknowledged.
@@ -178,15 +178,9 @@ impl Expansion {
             return Ok(());
         }
         match self.expander.expand(&topic, &message.payload) {
-            Expanded::Readings(mut readings) => {
-                let found = readings.len();
-                if let Some(left) = &mut self.left {
-                    readings.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
-                    *left -= readings.len() as u64;
-                }
-                let is_whole = readings.len() == found;
-                self.output.write(readings, client)?;
-                if !is_whole || self.output.is_closed() {
+            Expanded::Readings(readings) => {
+                let is_whole = self.write(readings, client)?;
+                if !is_whole {
                     // It comes again for the next run.
                     return Ok(());
                 }
@@ -199,6 +193,22 @@ impl Expansion {
                 client.acknowledge(&message)
             }
         }
+    }
+
+    /// Writes readings. False if some of them are not written.
+    fn write(
+        &mut self,
+        mut readings: Vec<UnpackedReading>,
+        client: &mut Client,
+    ) -> Result<bool, Failure> {
+        let found = readings.len();
+        if let Some(left) = &mut self.left {
+            readings.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= readings.len() as u64;
+        }
+        let is_whole = readings.len() == found;
+        self.output.write(readings, client)?;
+        Ok(is_whole && !self.output.is_closed())
     }
 
     fn wait(&mut self, message: Publish, topic: &TopicName, hash: &str) -> Result<(), Failure> {

@@ -63,8 +63,6 @@ pub(super) fn decode(payload: &[u8]) -> Option<Vec<UnpackedReading>> {
 
 impl ColumnsFrame {
     fn unpack(&self, into: &mut Vec<UnpackedReading>) -> Option<()> {
-        let cells = self.times.len().checked_mul(self.names.len());
-        cells.filter(|cells| *cells <= MOST_CELLS)?;
         let mut numbers = self.numbers()?;
         let columns = (0..self.names.len()).map(|column| self.column(column));
         let columns: Vec<(TopicName, Vec<Option<Value>>)> = columns.collect::<Option<_>>()?;
@@ -109,8 +107,10 @@ impl ColumnsFrame {
         })
     }
 
-    /// The numbers of its readings; `None` if there are too many.
+    /// The numbers of its readings; `None` if there are too many of them, or too many cells.
     fn numbers(&self) -> Option<impl Iterator<Item = u64>> {
+        let cells = self.times.len().checked_mul(self.names.len());
+        cells.filter(|cells| *cells <= MOST_CELLS)?;
         let counts = self.numbers.iter().map(|[_, count]| *count);
         let total = counts.fold(0, u64::saturating_add);
         let most = u64::try_from(MOST_CELLS).unwrap_or(u64::MAX);

@@ -96,6 +96,15 @@ fn plain_type(value: &Value) -> ColumnType {
     }
 }
 
+/// The type of a column for a value that needs so few digits, if it is a decimal.
+fn type_for(value: Option<&Value>, digits: Option<u8>) -> ColumnType {
+    match (value, digits) {
+        (None, _) => ColumnType::None,
+        (Some(_), Some(_)) => ColumnType::Decimal,
+        (Some(value), None) => plain_type(value),
+    }
+}
+
 /// The least digits after the point that a value needs; `None` if it is no decimal.
 fn digits_of(value: &Value) -> Option<u8> {
     let Value::F64(float) = value else {
@@ -219,11 +228,7 @@ impl FrameSchema {
             return column.is_some_and(|column| column.take_unit(named));
         }
         let digits = value.and_then(digits_of);
-        let of = match (value, digits) {
-            (None, _) => ColumnType::None,
-            (Some(_), Some(_)) => ColumnType::Decimal,
-            (Some(value), None) => plain_type(value),
-        };
+        let of = type_for(value, digits);
         let own = self.places.get(topic).into_iter().flatten().copied();
         let is_of = |place: &usize, of: ColumnType| {
             self.columns
