@@ -40,6 +40,8 @@ pub(super) struct PresenceState {
     unanswered: Option<Instant>,
     /// Its identifier is in use at the remote, perhaps longer than the answer is waited for.
     has_identifier: bool,
+    /// The remote could not take it at that moment.
+    is_for_later: bool,
     /// Subscriptions and messages wait for the answer.
     holds: Option<Accepted>,
 }
@@ -54,6 +56,7 @@ impl PresenceState {
             is_heard: false,
             unanswered: None,
             has_identifier: false,
+            is_for_later: false,
             holds: None,
         }
     }
@@ -164,6 +167,11 @@ impl RemoteConnection<'_> {
         self.state.has_identifier = false;
         self.uplink.session.give_back();
         let current = self.uplink.current;
+        if reason == ReasonCode::QUOTA_EXCEEDED {
+            // That says nothing about the state.
+            self.state.is_for_later = true;
+            return self.stop_waiting();
+        }
         self.has_said(reason);
         match self
             .uplink
@@ -212,6 +220,9 @@ impl RemoteConnection<'_> {
             .is_some_and(|since| now() >= since + self.uplink.settings.answer_within)
         {
             self.give_up_answer()?;
+        }
+        if self.ending.is_none() && std::mem::take(&mut self.state.is_for_later) {
+            return self.say_here();
         }
         let is_due = !self.state.is_said
             && self.ending.is_none()
